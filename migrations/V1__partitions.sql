@@ -68,3 +68,5 @@ COMMENT ON TABLE ledger.offset_holes IS 'Offsets below commit_offset that hold n
 COMMENT ON TABLE ledger.ingester_instances IS 'Ingesters that said they live; see live_instances.';
 COMMENT ON VIEW ledger.partition_leader_locks IS 'Leadership and progress of each partition. leader_svc_id is NULL while nobody leads.';
 COMMENT ON VIEW ledger.live_instances IS 'Ingesters whose session exists and whose heartbeat is fresh.';
+
+RESET ROLE;

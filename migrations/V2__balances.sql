@@ -47,3 +47,5 @@ COMMENT ON TABLE ledger.account_balances IS 'What each account has, per shard an
 COMMENT ON TABLE ledger.balance_log IS 'One row per change of every decodable, non-duplicate balance event; read it through balance_change_logs.';
 COMMENT ON VIEW ledger.balance_change_logs IS 'One row per balance change. available_after and frozen_after: the balance after it, or, for a rejected one, the balance it met.';
 COMMENT ON COLUMN ledger.balance_log.created_at IS 'Database time at which the batch held all its balances locked.';
+
+RESET ROLE;

@@ -54,3 +54,5 @@ COMMENT ON TABLE ledger.verdict_exceptions IS 'Verdicts of records that have no 
 COMMENT ON VIEW ledger.event_verdicts IS 'Exactly one row for every record below the committed offset.';
 COMMENT ON TABLE ledger.dead_letters IS 'Records that could not be used, byte for byte, with the reason.';
 COMMENT ON COLUMN ledger.dead_letters.headers IS 'Kafka headers in order: [{"key": ..., "value": text} or {"key": ..., "base64": ...}].';
+
+RESET ROLE;

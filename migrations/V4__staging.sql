@@ -25,3 +25,5 @@ CREATE TRIGGER capture BEFORE INSERT ON ledger.staging_balance_changes
 FOR EACH ROW EXECUTE FUNCTION sluice.capture_staged_row();
 
 COMMENT ON TABLE ledger.staging_balance_changes IS 'Where batches are copied to, for sluice.apply_balance_batch in the same transaction. Always empty.';
+
+RESET ROLE;

@@ -1,1 +1,15 @@
+//! The extension `sluice`: taking a partition's lock with a fencing token, and applying a
+//! batch of balance changes, natively. Tables belong to `migrations/`; rules to `ledger`.
 
+mod accounts;
+mod api;
+mod apply;
+mod error;
+mod fence;
+mod identities;
+mod instances;
+mod leader;
+mod outcome;
+mod pg;
+
+::pgrx::pg_module_magic!();

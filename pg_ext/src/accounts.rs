@@ -1,0 +1,163 @@
+//! The balances that a batch touches: locked in key order, folded in memory, written once.
+
+use ledger::account::AccountKey;
+use ledger::fold::{Balance, Leg};
+use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
+use pgrx::spi::SpiClient;
+
+use crate::apply::{Record, assert_count, keys};
+use crate::error::raise;
+use crate::identities::Ownership;
+use crate::leader::run;
+use crate::pg::balances::{Balances, LockedRow};
+use crate::pg::capture::Staged;
+
+// In key order, so that two partitions that open the same accounts cannot deadlock: the
+// later one fails on the primary key, and its batch is tried again.
+const INSERT: &str = "
+    INSERT INTO ledger.account_balances (account_id, shard_id, currency_code, available, frozen, updated_msec)
+    SELECT u.account_id, u.shard_id, u.currency_code, u.available::numeric, u.frozen::numeric, $6
+    FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[])
+        AS u (account_id, shard_id, currency_code, available, frozen)";
+
+// Only for a table with triggers, which PostgreSQL fires for statements.
+const UPDATE: &str = "
+    UPDATE ledger.account_balances b
+    SET available = u.available::numeric, frozen = u.frozen::numeric, updated_msec = $6
+    FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[])
+        AS u (account_id, shard_id, currency_code, available, frozen)
+    WHERE b.account_id = u.account_id AND b.shard_id = u.shard_id AND b.currency_code = u.currency_code";
+
+/// All balances of a batch, by slot in key order.
+pub struct Accounts {
+    keys: Vec<AccountKey>,
+    rows: Vec<Option<LockedRow>>,
+    book: Vec<Balance>,
+    touched: Vec<bool>,
+    table: Balances,
+}
+
+impl Accounts {
+    /// Locks every balance that a record other than a duplicate names. All batches lock
+    /// in the same order, so that no two can wait for each other.
+    pub fn lock(staged: &Staged, records: &[Record], ownership: &Ownership) -> Self {
+        let mut wanted: Vec<AccountKey> = Vec::with_capacity(staged.rows.len());
+        for (index, record) in records.iter().enumerate() {
+            if ownership.is_decided_by_balance(index) {
+                wanted.extend(keys(staged, record));
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut table = Balances::open();
+        let mut rows = Vec::with_capacity(wanted.len());
+        for (count, key) in wanted.iter().enumerate() {
+            if count % 256 == 0 {
+                pgrx::check_for_interrupts!();
+            }
+            rows.push(table.lock(key));
+        }
+        let book = rows.iter().map(|row: &Option<LockedRow>| row.map_or_else(Balance::default, |row| row.balance)).collect();
+        Self { touched: vec![false; wanted.len()], keys: wanted, rows, book, table }
+    }
+
+    pub fn slot(&self, key: &AccountKey) -> u32 {
+        let slot = self.keys.binary_search(key);
+        slot.unwrap_or_else(|_| raise(Code::ERRCODE_INTERNAL_ERROR, "a balance was not locked")) as u32
+    }
+
+    pub fn book(&mut self) -> &mut [Balance] {
+        &mut self.book
+    }
+
+    pub fn touch(&mut self, legs: &[Leg]) {
+        for leg in legs {
+            self.touched[leg.slot as usize] = true;
+        }
+    }
+
+    /// Writes every touched balance once; answers how many rows were updated and inserted.
+    pub fn write(mut self, client: &mut SpiClient<'_>, updated_msec: i64) -> (i64, i64) {
+        let with_triggers = self.table.has_triggers();
+        let mut updates = Columns::default();
+        let mut inserts = Columns::default();
+        let mut updated = 0;
+        for slot in (0..self.keys.len()).filter(|slot| self.touched[*slot]) {
+            match &self.rows[slot] {
+                Some(_) if with_triggers => updates.push(&self.keys[slot], self.book[slot]),
+                Some(row) => {
+                    self.table.update(row, self.book[slot], updated_msec);
+                    updated += 1;
+                    if updated % 256 == 0 {
+                        pgrx::check_for_interrupts!();
+                    }
+                }
+                None => inserts.push(&self.keys[slot], self.book[slot]),
+            }
+        }
+        updated += updates.write(client, UPDATE, updated_msec);
+        let inserted = inserts.write(client, INSERT, updated_msec);
+        if with_triggers {
+            self.check_written();
+        }
+        self.table.close();
+        (updated, inserted)
+    }
+
+    /// A trigger may look, but not change what the log says, or skip it.
+    fn check_written(&mut self) {
+        for slot in (0..self.keys.len()).filter(|slot| self.touched[*slot]) {
+            let written = self.table.lock(&self.keys[slot]).map(|row| row.balance);
+            if written != Some(self.book[slot]) {
+                let key = &self.keys[slot];
+                raise(
+                    Code::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+                    format!(
+                        "a trigger on ledger.account_balances changed or skipped the balance of account {}, shard {}, {}",
+                        key.account_id,
+                        key.shard_id,
+                        key.currency.as_str()
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// Balances as arrays, one per column.
+#[derive(Default)]
+struct Columns {
+    account_ids: Vec<i64>,
+    shard_ids: Vec<i32>,
+    currencies: Vec<String>,
+    available: Vec<String>,
+    frozen: Vec<String>,
+}
+
+impl Columns {
+    fn push(&mut self, key: &AccountKey, balance: Balance) {
+        self.account_ids.push(key.account_id);
+        self.shard_ids.push(key.shard_id);
+        self.currencies.push(key.currency.as_str().to_owned());
+        self.available.push(balance.available.to_string());
+        self.frozen.push(balance.frozen.to_string());
+    }
+
+    fn write(self, client: &mut SpiClient<'_>, statement: &str, updated_msec: i64) -> i64 {
+        if self.account_ids.is_empty() {
+            return 0;
+        }
+        let expected = self.account_ids.len() as i64;
+        let args = [
+            self.account_ids.into(),
+            self.shard_ids.into(),
+            self.currencies.into(),
+            self.available.into(),
+            self.frozen.into(),
+            updated_msec.into(),
+        ];
+        let written = run(client, statement, &args) as i64;
+        assert_count("balances", written, expected);
+        written
+    }
+}

@@ -1,0 +1,39 @@
+//! Who else runs: each ingester says so, and all compute the same even share from it.
+
+use pgrx::Spi;
+use pgrx::datum::Interval;
+
+use crate::leader::{check_text, lease_us, run};
+
+// A name is taken over only from a session that is gone or silent.
+const HEARTBEAT: &str = "
+    INSERT INTO ledger.ingester_instances AS i (service_id, session_pid, topics, expires_at)
+    VALUES ($1, pg_catalog.pg_backend_pid(), $2, pg_catalog.clock_timestamp() + $3 * interval '1 microsecond')
+    ON CONFLICT (service_id) DO UPDATE
+    SET session_pid = excluded.session_pid, topics = excluded.topics, expires_at = excluded.expires_at
+    WHERE i.session_pid = pg_catalog.pg_backend_pid()
+        OR i.expires_at <= pg_catalog.clock_timestamp()
+        OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(i.session_pid))";
+
+// Names are often made up at start: those long gone would pile up.
+const FORGET_OLD: &str = "
+    DELETE FROM ledger.ingester_instances
+    WHERE expires_at < pg_catalog.clock_timestamp() - interval '1 hour'";
+
+const LEAVE: &str = "
+    DELETE FROM ledger.ingester_instances
+    WHERE service_id = $1 AND session_pid = pg_catalog.pg_backend_pid()";
+
+pub fn heartbeat(service_id: &str, topics: Vec<String>, lease: &Interval) -> bool {
+    check_text("service_id", service_id, 255);
+    let lease_us = lease_us(lease);
+    Spi::connect_mut(|client| {
+        let mine = run(client, HEARTBEAT, &[service_id.into(), topics.into(), lease_us.into()]) > 0;
+        run(client, FORGET_OLD, &[]);
+        mine
+    })
+}
+
+pub fn leave(service_id: &str) {
+    Spi::connect_mut(|client| run(client, LEAVE, &[service_id.into()]));
+}

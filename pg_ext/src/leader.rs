@@ -1,0 +1,277 @@
+//! Leadership of a partition: a lease that ends by the database's clock, and a fencing
+//! token that grows with every acquisition.
+//!
+//! A leader whose database session is gone has lost the lease at once: PostgreSQL notices
+//! a killed process sooner than any time-out. A predecessor's transaction in flight is
+//! waited out for a moment and then terminated, so that a frozen process cannot hold its
+//! successor up; only after that is `commit_offset` read.
+
+use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
+use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
+use pgrx::spi::SpiClient;
+use pgrx::{Spi, datum::DatumWithOid};
+
+use crate::error::raise;
+use crate::pg::session;
+
+/// How long a transaction that holds a row may go on before it is looked at.
+const GRACE_MS: u32 = 100;
+/// How long acquiring waits for a row in all.
+const PATIENCE_MS: u32 = 1_000;
+const POLL_MS: u32 = 5;
+const LEASE_MIN_US: i128 = 100_000;
+const LEASE_MAX_US: i128 = 86_400_000_000;
+
+#[derive(Clone, Copy)]
+pub struct PartitionName<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+}
+
+/// What a leader shows to prove that it is one.
+#[derive(Clone, Copy)]
+pub struct Leadership {
+    pub fencing_token: i64,
+    pub lease_id: Uuid,
+}
+
+/// The answer to an attempt to acquire.
+#[derive(Default)]
+pub struct Lock {
+    pub acquired: bool,
+    pub fencing_token: Option<i64>,
+    pub lease_id: Option<Uuid>,
+    pub commit_offset: Option<i64>,
+    pub leader_svc_id: Option<String>,
+    pub lease_expires_at: Option<TimestampWithTimeZone>,
+}
+
+const FIND: &str = "
+    SELECT l.partition_id,
+        l.leader_svc_id IS NULL
+        OR l.leader_svc_id OPERATOR(pg_catalog.=) $3
+        OR l.lease_expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()
+        OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(l.session_pid)) AS free,
+        l.leader_svc_id, l.lease_expires_at
+    FROM ledger.partition_leases l
+    WHERE l.topic OPERATOR(pg_catalog.=) $1 AND l.partition OPERATOR(pg_catalog.=) $2";
+
+const CREATE: &str = "
+    WITH lease AS (
+        INSERT INTO ledger.partition_leases (topic, partition) VALUES ($1, $2)
+        ON CONFLICT (topic, partition) DO NOTHING
+        RETURNING partition_id
+    )
+    INSERT INTO ledger.partition_progress (partition_id, fencing_token, commit_offset)
+    SELECT partition_id, 0, 0 FROM lease";
+
+const LOCK_LEASE: &str = "SELECT 1 FROM ledger.partition_leases WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
+const LOCK_PROGRESS: &str = "SELECT 1 FROM ledger.partition_progress WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
+
+// The row version that everyone sees carries the transaction id of whoever changes it.
+// A lease row is held for milliseconds, or for PATIENCE_MS by another acquirer: whoever
+// idles in that transaction, or has held it for longer, does not move any more.
+const LEASE_HOLDERS: &str = "
+    SELECT h.pid FROM ledger.partition_leases r
+    JOIN pg_catalog.pg_locks h ON h.locktype = 'transactionid' AND h.transactionid = r.xmax AND h.granted
+    JOIN pg_catalog.pg_stat_get_activity(NULL) a ON a.pid = h.pid
+    WHERE r.partition_id = $1 AND h.pid <> pg_catalog.pg_backend_pid()
+        AND (a.state LIKE 'idle in transaction%'
+            OR a.xact_start < pg_catalog.clock_timestamp() - 3 * interval '1 second')";
+const PROGRESS_HOLDERS: &str = "
+    SELECT h.pid FROM ledger.partition_progress r
+    JOIN pg_catalog.pg_locks h ON h.locktype = 'transactionid' AND h.transactionid = r.xmax AND h.granted
+    WHERE r.partition_id = $1 AND h.pid <> pg_catalog.pg_backend_pid()";
+
+// The token follows the clock so that it also grows over a restore of an older backup.
+const GRANT: &str = "
+    WITH lease AS MATERIALIZED (
+        SELECT pg_catalog.gen_random_uuid() AS id
+    ), progress AS (
+        UPDATE ledger.partition_progress p
+        SET fencing_token = greatest(
+                p.fencing_token + 1,
+                (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint),
+            lease_id = lease.id
+        FROM lease
+        WHERE p.partition_id = $1
+        RETURNING p.fencing_token, p.lease_id, p.commit_offset
+    )
+    UPDATE ledger.partition_leases l
+    SET leader_svc_id = $2, lease_id = progress.lease_id, session_pid = pg_catalog.pg_backend_pid(),
+        lease_expires_at = pg_catalog.clock_timestamp() + $3 * interval '1 microsecond'
+    FROM progress
+    WHERE l.partition_id = $1
+    RETURNING progress.fencing_token, progress.lease_id, progress.commit_offset, l.leader_svc_id, l.lease_expires_at";
+
+const RENEW: &str = "
+    UPDATE ledger.partition_leases l
+    SET lease_expires_at = pg_catalog.clock_timestamp() + $5 * interval '1 microsecond',
+        session_pid = pg_catalog.pg_backend_pid()
+    WHERE l.topic = $1 AND l.partition = $2 AND l.lease_id = $4
+        AND EXISTS (
+            SELECT FROM ledger.partition_progress p
+            WHERE p.partition_id = l.partition_id AND p.fencing_token = $3 AND p.lease_id = $4)
+    RETURNING l.lease_expires_at";
+
+const RELEASE: &str = "
+    WITH lease AS (
+        UPDATE ledger.partition_leases l
+        SET leader_svc_id = NULL, lease_id = NULL, lease_expires_at = NULL, session_pid = NULL
+        WHERE l.topic = $1 AND l.partition = $2 AND l.lease_id = $4
+            AND EXISTS (
+                SELECT FROM ledger.partition_progress p
+                WHERE p.partition_id = l.partition_id AND p.fencing_token = $3)
+        RETURNING l.partition_id
+    ), progress AS (
+        UPDATE ledger.partition_progress p SET lease_id = NULL
+        FROM lease WHERE p.partition_id = lease.partition_id
+    )
+    SELECT pg_catalog.pg_notify('sluice_partition_released', $1 || '/' || $2) FROM lease";
+
+/// Tries to become leader. Not acquired is an answer, not an error.
+pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> Lock {
+    check_name(name);
+    check_text("service_id", service_id, 255);
+    let lease_us = lease_us(lease);
+    Spi::connect_mut(|client| {
+        let seen = match find(client, name, service_id) {
+            Some(seen) => seen,
+            None => {
+                run(client, CREATE, &[name.topic.into(), name.partition.into()]);
+                find(client, name, service_id).unwrap_or_else(|| raise(Code::ERRCODE_INTERNAL_ERROR, "no lease row"))
+            }
+        };
+        if !seen.free || !lock_row(client, LOCK_LEASE, LEASE_HOLDERS, seen.partition_id) {
+            return seen.refused();
+        }
+        let Some(seen) = find(client, name, service_id).filter(|seen| seen.free) else {
+            return find(client, name, service_id).map(Seen::refused).unwrap_or_default();
+        };
+        if !lock_row(client, LOCK_PROGRESS, PROGRESS_HOLDERS, seen.partition_id) {
+            raise(
+                Code::ERRCODE_LOCK_NOT_AVAILABLE,
+                format!("another transaction holds the progress of {}/{}: try again", name.topic, name.partition),
+            );
+        }
+        grant(client, seen.partition_id, service_id, lease_us)
+    })
+}
+
+/// Extends the lease; `None` when leadership is lost.
+pub fn renew(name: PartitionName<'_>, mine: Leadership, lease: &Interval) -> Option<TimestampWithTimeZone> {
+    check_name(name);
+    let lease_us = lease_us(lease);
+    Spi::connect_mut(|client| {
+        let args = [name.topic.into(), name.partition.into(), mine.fencing_token.into(), mine.lease_id.into(), lease_us.into()];
+        let rows = client.update(RENEW, None, &args).unwrap_or_else(internal);
+        if rows.is_empty() { None } else { rows.first().get_one().unwrap_or_else(internal) }
+    })
+}
+
+/// Gives the partition back, and wakes standbys once the transaction commits.
+pub fn release(name: PartitionName<'_>, mine: Leadership) -> bool {
+    check_name(name);
+    Spi::connect_mut(|client| {
+        let args = [name.topic.into(), name.partition.into(), mine.fencing_token.into(), mine.lease_id.into()];
+        run(client, RELEASE, &args) > 0
+    })
+}
+
+/// A lease row as it stands now.
+struct Seen {
+    partition_id: i32,
+    free: bool,
+    leader_svc_id: Option<String>,
+    lease_expires_at: Option<TimestampWithTimeZone>,
+}
+
+impl Seen {
+    fn refused(self) -> Lock {
+        Lock { leader_svc_id: self.leader_svc_id, lease_expires_at: self.lease_expires_at, ..Lock::default() }
+    }
+}
+
+fn find(client: &mut SpiClient<'_>, name: PartitionName<'_>, service_id: &str) -> Option<Seen> {
+    let args = [name.topic.into(), name.partition.into(), service_id.into()];
+    // Through `update`, so that it sees what this transaction and others just committed.
+    let rows = client.update(FIND, Some(1), &args).unwrap_or_else(internal);
+    if rows.is_empty() {
+        return None;
+    }
+    let row = rows.first();
+    Some(Seen {
+        partition_id: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
+        free: row.get(2).unwrap_or_else(internal).unwrap_or_default(),
+        leader_svc_id: row.get(3).unwrap_or_else(internal),
+        lease_expires_at: row.get(4).unwrap_or_else(internal),
+    })
+}
+
+/// Locks one row; whoever holds it for longer than a moment and is named by `holders` is ended.
+fn lock_row(client: &mut SpiClient<'_>, lock: &str, holders: &str, partition_id: i32) -> bool {
+    let args = [partition_id.into()];
+    let mut ended = false;
+    for waited_ms in (0..=PATIENCE_MS).step_by(POLL_MS as usize) {
+        if run(client, lock, &args) > 0 {
+            return true;
+        }
+        if waited_ms >= GRACE_MS && !ended {
+            let pids = client.update(holders, None, &args).unwrap_or_else(internal);
+            for row in pids {
+                session::terminate(row.get::<i32>(1).unwrap_or_else(internal).unwrap_or_default());
+            }
+            ended = true;
+        }
+        run(client, "SELECT pg_catalog.pg_sleep($1)", &[(f64::from(POLL_MS) / 1000.0).into()]);
+    }
+    false
+}
+
+fn grant(client: &mut SpiClient<'_>, partition_id: i32, service_id: &str, lease_us: i64) -> Lock {
+    let args = [partition_id.into(), service_id.into(), lease_us.into()];
+    let row = client.update(GRANT, None, &args).unwrap_or_else(internal).first();
+    if row.is_empty() {
+        raise(Code::ERRCODE_INTERNAL_ERROR, "a partition has a lease row but no progress row");
+    }
+    Lock {
+        acquired: true,
+        fencing_token: row.get(1).unwrap_or_else(internal),
+        lease_id: row.get(2).unwrap_or_else(internal),
+        commit_offset: row.get(3).unwrap_or_else(internal),
+        leader_svc_id: row.get(4).unwrap_or_else(internal),
+        lease_expires_at: row.get(5).unwrap_or_else(internal),
+    }
+}
+
+/// Runs a statement and answers how many rows it returned or changed.
+pub fn run(client: &mut SpiClient<'_>, statement: &str, args: &[DatumWithOid<'_>]) -> usize {
+    client.update(statement, None, args).unwrap_or_else(internal).len()
+}
+
+/// An SPI failure that is no ERROR of its own: a defect of this extension.
+pub fn internal<T>(error: pgrx::spi::Error) -> T {
+    raise(Code::ERRCODE_INTERNAL_ERROR, error.to_string())
+}
+
+/// The lease in microseconds; refuses what cannot be meant.
+pub fn lease_us(lease: &Interval) -> i64 {
+    let micros = lease.as_micros();
+    if !(LEASE_MIN_US..=LEASE_MAX_US).contains(&micros) {
+        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, "lease must be between 100 milliseconds and one day");
+    }
+    micros as i64
+}
+
+pub fn check_name(name: PartitionName<'_>) {
+    check_text("topic", name.topic, 249);
+    if name.partition < 0 {
+        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, "partition must not be negative");
+    }
+}
+
+pub fn check_text(what: &str, value: &str, max_bytes: usize) {
+    if value.is_empty() || value.len() > max_bytes {
+        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("{what} must have 1 to {max_bytes} bytes"));
+    }
+}

@@ -1,0 +1,112 @@
+//! What has no row in the log: duplicates and dead records, their verdicts and letters,
+//! and the offsets that hold no record.
+
+use pgrx::spi::SpiClient;
+
+use crate::apply::BatchCall;
+use crate::fence::Fenced;
+use crate::leader::run;
+
+const VERDICTS: &str = "
+    INSERT INTO ledger.verdict_exceptions (partition_id, kafka_offset, event_id, verdict, reason)
+    SELECT $1, u.* FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[]) AS u";
+
+const DEAD_LETTERS: &str = "
+    INSERT INTO ledger.dead_letters
+        (topic, partition, kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers)
+    SELECT $1, $2, u.kafka_offset, u.event_id, u.error_code, u.error_message, u.attempts, u.key, u.payload, u.headers::jsonb
+    FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::bytea[], $9::bytea[], $10::text[])
+        AS u (kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers)";
+
+const HOLES: &str = "
+    INSERT INTO ledger.offset_holes (partition_id, first_offset, next_offset)
+    SELECT $1, u.* FROM unnest($2::bigint[], $3::bigint[]) AS u";
+
+/// Columns of `ledger.verdict_exceptions` to be.
+#[derive(Default)]
+pub struct Exceptions {
+    offsets: Vec<i64>,
+    event_ids: Vec<Option<String>>,
+    verdicts: Vec<&'static str>,
+    reasons: Vec<Option<String>>,
+}
+
+impl Exceptions {
+    pub fn push(&mut self, offset: i64, event_id: Option<String>, verdict: &'static str, reason: Option<String>) {
+        self.offsets.push(offset);
+        self.event_ids.push(event_id);
+        self.verdicts.push(verdict);
+        self.reasons.push(reason);
+    }
+
+    pub fn write(self, client: &mut SpiClient<'_>, fenced: &Fenced) -> usize {
+        if self.offsets.is_empty() {
+            return 0;
+        }
+        let verdicts: Vec<String> = self.verdicts.into_iter().map(str::to_owned).collect();
+        let args = [
+            fenced.partition_id.into(),
+            self.offsets.into(),
+            self.event_ids.into(),
+            verdicts.into(),
+            self.reasons.into(),
+        ];
+        run(client, VERDICTS, &args)
+    }
+}
+
+/// Columns of `ledger.dead_letters` to be.
+#[derive(Default)]
+pub struct DeadLetters {
+    pub offsets: Vec<i64>,
+    pub event_ids: Vec<Option<String>>,
+    pub codes: Vec<String>,
+    pub messages: Vec<String>,
+    pub attempts: Vec<i32>,
+    pub keys: Vec<Option<Vec<u8>>>,
+    pub payloads: Vec<Option<Vec<u8>>>,
+    pub headers: Vec<Option<String>>,
+}
+
+impl DeadLetters {
+    pub fn write(self, client: &mut SpiClient<'_>, call: &BatchCall<'_>) -> usize {
+        if self.offsets.is_empty() {
+            return 0;
+        }
+        let args = [
+            call.name.topic.into(),
+            call.name.partition.into(),
+            self.offsets.into(),
+            self.event_ids.into(),
+            self.codes.into(),
+            self.messages.into(),
+            self.attempts.into(),
+            self.keys.into(),
+            self.payloads.into(),
+            self.headers.into(),
+        ];
+        run(client, DEAD_LETTERS, &args)
+    }
+}
+
+/// Half-open spans of offsets without a record.
+#[derive(Default)]
+pub struct Holes {
+    first: Vec<i64>,
+    next: Vec<i64>,
+}
+
+impl Holes {
+    pub fn push(&mut self, first: i64, next: i64) {
+        if first < next {
+            self.first.push(first);
+            self.next.push(next);
+        }
+    }
+
+    pub fn write(self, client: &mut SpiClient<'_>, fenced: &Fenced) {
+        if !self.first.is_empty() {
+            run(client, HOLES, &[fenced.partition_id.into(), self.first.into(), self.next.into()]);
+        }
+    }
+}

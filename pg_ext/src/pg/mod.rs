@@ -1,0 +1,11 @@
+//! The only place where Rust touches PostgreSQL's memory and C functions, and so the
+//! only `unsafe` of the workspace. What leaves this module is safe to use.
+#![allow(unsafe_code)]
+
+pub mod balances;
+pub mod capture;
+pub mod log;
+pub mod numeric;
+pub mod session;
+mod target;
+mod varlena;

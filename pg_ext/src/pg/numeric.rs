@@ -1,0 +1,80 @@
+//! PostgreSQL's on-disk `numeric`, read and written without a detour over text.
+//!
+//! Layout (src/backend/utils/adt/numeric.c): a 16-bit header, short (`0x8000` set: sign,
+//! scale and weight in one word) or long (weight in a second word), then base-10000
+//! digits, most significant first. An amount counts units of 10^-18; 18 is no multiple of
+//! 4, so the arithmetic here runs in units of 10^-20, which still fits 128 bits.
+
+use ledger::amount::Amount;
+
+const BASE: u128 = 10_000;
+/// Base-10000 digits behind the point in units of 10^-20.
+const FRACTION_DIGITS: i32 = 5;
+const UNITS_PER_AMOUNT_UNIT: u128 = 100;
+const MAX_DIGITS: usize = 10;
+const SHORT: u16 = 0x8000;
+const SHORT_NEGATIVE: u16 = 0x2000;
+const LONG_NEGATIVE: u16 = 0x4000;
+const KIND_MASK: u16 = 0xC000;
+const SCALE_SHIFT: u16 = 7;
+
+/// Reads the data of a numeric, without its varlena header.
+///
+/// `None` for NaN, the infinities, more than 18 decimals or more than 18 digits in front.
+pub fn decode(data: &[u8]) -> Option<Amount> {
+    let word = |at: usize| Some(u16::from_ne_bytes([*data.get(at)?, *data.get(at + 1)?]));
+    let header = word(0)?;
+    let (negative, weight, digits_at) = match header & KIND_MASK {
+        SHORT => {
+            let low = (header & 0x3F) as i32;
+            (header & SHORT_NEGATIVE != 0, if header & 0x40 != 0 { low - 64 } else { low }, 2)
+        }
+        KIND_MASK => return None,
+        kind => (kind == LONG_NEGATIVE, word(2)? as i16 as i32, 4),
+    };
+    let mut magnitude: u128 = 0;
+    let mut position = weight + FRACTION_DIGITS;
+    for pair in data[digits_at..].chunks_exact(2) {
+        let digit = u16::from_ne_bytes([pair[0], pair[1]]) as u128;
+        if digit != 0 {
+            if !(0..MAX_DIGITS as i32).contains(&position) {
+                return None;
+            }
+            magnitude = magnitude.checked_add(digit * BASE.pow(position as u32))?;
+        }
+        position -= 1;
+    }
+    if !magnitude.is_multiple_of(UNITS_PER_AMOUNT_UNIT) {
+        return None;
+    }
+    let units = (magnitude / UNITS_PER_AMOUNT_UNIT) as i128;
+    if units > Amount::MAX.units() {
+        return None;
+    }
+    Some(Amount::from_units(if negative { -units } else { units }))
+}
+
+/// Appends the data of `amount` as numeric(36,18), without a varlena header.
+pub fn encode(amount: Amount, out: &mut Vec<u8>) {
+    let mut rest = amount.units().unsigned_abs() * UNITS_PER_AMOUNT_UNIT;
+    let mut digits = [0u16; MAX_DIGITS];
+    let (mut lowest, mut highest) = (None, 0);
+    for (position, digit) in digits.iter_mut().enumerate() {
+        *digit = (rest % BASE) as u16;
+        rest /= BASE;
+        if *digit != 0 {
+            lowest.get_or_insert(position);
+            highest = position;
+        }
+    }
+    let weight = if lowest.is_some() { highest as i32 - FRACTION_DIGITS } else { 0 };
+    let sign = if amount.units() < 0 { SHORT_NEGATIVE } else { 0 };
+    let scale = (Amount::SCALE as u16) << SCALE_SHIFT;
+    let header = SHORT | sign | scale | (weight as u16 & 0x7F);
+    out.extend_from_slice(&header.to_ne_bytes());
+    if let Some(lowest) = lowest {
+        for digit in digits[lowest..=highest].iter().rev() {
+            out.extend_from_slice(&digit.to_ne_bytes());
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! This session and the others: clock, durability, who lives, and how to end the
+//! transaction of one that does not move.
+
+use pgrx::pg_sys;
+
+/// Whether a backend with this process id exists on this server.
+pub fn exists(pid: i32) -> bool {
+    // SAFETY: BackendPidGetProc takes its own lock and answers NULL for an unknown pid; the pointer is not used.
+    unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
+/// Ends a backend as pg_terminate_backend does. Whoever may acquire a partition may end
+/// the transaction that stands in the way, whatever role it runs as.
+pub fn terminate(pid: i32) {
+    if pid > 0 && exists(pid) {
+        // SAFETY: kill takes no pointers; SIGTERM is how PostgreSQL asks its own backends to end.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+}
+
+/// Whether COMMIT waits for its WAL to reach the disk.
+pub fn commits_durably() -> bool {
+    // SAFETY: a plain integer variable of the backend, written only by this thread.
+    let level = unsafe { pg_sys::synchronous_commit } as u32;
+    level != pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF
+}
+
+/// The database's clock, in microseconds since 2000-01-01.
+pub fn now() -> i64 {
+    // SAFETY: reads the clock only.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// A timestamp of [`now`] in milliseconds since 1970-01-01.
+pub fn unix_millis(timestamp: i64) -> i64 {
+    const UNIX_EPOCH_TO_2000_MS: i64 = 946_684_800_000;
+    timestamp / 1_000 + UNIX_EPOCH_TO_2000_MS
+}

@@ -1,0 +1,128 @@
+//! A table opened for native writes, with the executor state that its constraints and
+//! indexes need: the same set-up as PostgreSQL's logical replication worker makes
+//! (src/backend/replication/logical/worker.c, create_edata_for_relation).
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
+use pgrx::pg_sys;
+
+use crate::error::raise;
+
+pub const SCHEMA: &CStr = c"ledger";
+
+/// An open relation. PostgreSQL closes it at the end of the transaction if an ERROR passes by.
+pub struct Target {
+    pub relation: pg_sys::Relation,
+    pub estate: *mut pg_sys::EState,
+    pub result: *mut pg_sys::ResultRelInfo,
+    name: &'static str,
+}
+
+impl Target {
+    /// Opens `ledger.<name>` and refuses what native writes would pass over.
+    pub fn open(name: &'static str, column_types: &[pg_sys::Oid]) -> Self {
+        let c_name = CString::new(name).expect("a table name has no NUL");
+        // SAFETY: the names are NUL-terminated and live through the calls; a missing schema or table is an answer, checked before table_open.
+        let relation = unsafe {
+            let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
+            let oid = pg_sys::get_relname_relid(c_name.as_ptr(), schema);
+            if oid == pg_sys::InvalidOid {
+                raise(Code::ERRCODE_UNDEFINED_TABLE, format!("table ledger.{name} does not exist: run `sluice migrate`"));
+            }
+            pg_sys::table_open(oid, pg_sys::RowExclusiveLock as _)
+        };
+        // SAFETY: table_open returned a valid relation whose cache entries stay valid while it is open.
+        unsafe {
+            refuse_unsupported(relation, name, column_types);
+            let estate = pg_sys::CreateExecutorState();
+            init_range_table(estate, relation);
+            let result = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+            (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+            pg_sys::InitResultRelInfo(result, relation, 1, std::ptr::null_mut(), 0);
+            (*estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
+            pg_sys::ExecOpenIndices(result, false);
+            Self { relation, estate, result, name }
+        }
+    }
+
+    pub fn has_triggers(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { !(*self.relation).trigdesc.is_null() }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Frees what constraints and index expressions allocated for the last rows.
+    pub fn reset_per_tuple_memory(&self) {
+        // SAFETY: the estate is live; the context exists once an expression was evaluated in it.
+        unsafe {
+            let context = (*self.estate).es_per_tuple_exprcontext;
+            if !context.is_null() {
+                pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            }
+        }
+    }
+
+    pub fn close(self) {
+        // SAFETY: everything was opened by `open` and is used no more; the lock stays until the end of the transaction.
+        unsafe {
+            pg_sys::ExecCloseIndices(self.result);
+            pg_sys::FreeExecutorState(self.estate);
+            pg_sys::table_close(self.relation, pg_sys::NoLock as _);
+        }
+    }
+}
+
+/// # Safety
+/// `relation` is open.
+unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_types: &[pg_sys::Oid]) {
+    // SAFETY: by contract the relation and with it rd_rel and rd_att are valid.
+    let (form, descriptor) = unsafe { (*(*relation).rd_rel, &*(*relation).rd_att) };
+    let refusal = if form.relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char {
+        "is partitioned or is not a plain table"
+    } else if form.relhassubclass {
+        "has child tables"
+    } else if form.relhasrules {
+        "has rules"
+    } else if form.relrowsecurity {
+        "has row level security"
+    } else {
+        ""
+    };
+    if !refusal.is_empty() {
+        raise(
+            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("ledger.{name} {refusal}, which the batched apply would pass over: undo that to go on"),
+        );
+    }
+    // SAFETY: attrs holds natts entries.
+    let attributes = unsafe { descriptor.attrs.as_slice(descriptor.natts as usize) };
+    let fits = attributes.len() >= column_types.len()
+        && attributes.iter().zip(column_types).all(|(a, wanted)| a.atttypid == *wanted && !a.attisdropped);
+    if !fits {
+        raise(
+            Code::ERRCODE_DATATYPE_MISMATCH,
+            format!("ledger.{name} does not have the columns that this version of the extension writes: run `sluice migrate`"),
+        );
+    }
+}
+
+/// Constraint errors describe the failing row by way of the range table.
+///
+/// # Safety
+/// `estate` is fresh and `relation` is open.
+unsafe fn init_range_table(estate: *mut pg_sys::EState, relation: pg_sys::Relation) {
+    // SAFETY: palloc0 gives a zeroed node of the right size in the current memory context, which outlives the estate.
+    unsafe {
+        let entry = pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast::<pg_sys::RangeTblEntry>();
+        (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
+        (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
+        (*entry).relid = (*relation).rd_id;
+        (*entry).relkind = (*(*relation).rd_rel).relkind;
+        (*entry).rellockmode = pg_sys::RowExclusiveLock as _;
+        pg_sys::ExecInitRangeTable(estate, pg_sys::lappend(std::ptr::null_mut(), entry.cast()));
+    }
+}

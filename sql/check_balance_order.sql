@@ -1,0 +1,19 @@
+-- Within a partition, each change of an account meets the balance that the change before it
+-- left. Only accounts of a single partition: between partitions the order of commits decides.
+WITH changes AS (
+    SELECT account_id, shard_id, currency_code, partition_id, kafka_offset, change_no, reject_reason,
+        available_delta, frozen_delta, available_after, frozen_after,
+        lag(available_after, 1, 0) OVER account AS available_met,
+        lag(frozen_after, 1, 0) OVER account AS frozen_met,
+        min(partition_id) OVER everything <> max(partition_id) OVER everything AS shared
+    FROM ledger.balance_log
+    WHERE reject_reason IS NULL
+    WINDOW
+        account AS (PARTITION BY account_id, shard_id, currency_code ORDER BY kafka_offset, change_no),
+        everything AS (PARTITION BY account_id, shard_id, currency_code)
+)
+SELECT account_id, shard_id, currency_code, partition_id, kafka_offset, change_no,
+    available_met, available_delta, available_after, frozen_met, frozen_delta, frozen_after
+FROM changes
+WHERE NOT shared
+    AND (available_met + available_delta <> available_after OR frozen_met + frozen_delta <> frozen_after);

@@ -1,0 +1,2 @@
+-- Nothing is left in staging.
+SELECT * FROM ledger.staging_balance_changes;
