@@ -1,0 +1,410 @@
+#!/usr/bin/env bash
+# A private PostgreSQL, Kafka and Redis in one folder, on free ports of 127.0.0.1.
+#
+#   scripts/stack.sh DIR up [--env FILE] [--no-migrate]
+#   scripts/stack.sh DIR down | status
+#   scripts/stack.sh DIR postgres-stop [fast|immediate] | postgres-start
+#   scripts/stack.sh DIR kafka-stop | kafka-kill | kafka-start
+#   scripts/stack.sh DIR redis-stop | redis-start
+#
+# `up` writes FILE (default DIR/env), one NAME=value a line: DATABASE_URL, ADMIN_DATABASE_URL, KAFKA_BROKERS, REDIS_URL.
+# A service that is stopped and started again keeps its port and its data; `down` removes DIR.
+# SLUICE_LIBDIR names a folder whose sluice.so PostgreSQL loads before the installed one (tests of patched builds).
+# PG_CONFIG selects another PostgreSQL than Debian's 15.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/kafka-home.sh"
+
+say() { echo "stack: $*" >&2; }
+die() { say "$*"; exit 1; }
+usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+[ $# -ge 2 ] || usage
+dir=$(realpath -m -- "$1")
+command=$2
+shift 2
+
+pg_bin=$("${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}" --bindir 2>/dev/null) \
+  || die "PostgreSQL 15 is not installed: run make setup"
+# A caller's PGHOST, PGPORT and the like would lead psql to another server than ours.
+# shellcheck disable=SC2086
+unset ${!PG@}
+
+# --- what one stack is: these files in DIR ---
+
+settings=$dir/settings # ports and passwords, so that a service comes back as it was
+pg_home=$dir/pg        # owned by the user that runs PostgreSQL: data, log, socket
+kafka_dir=$dir/kafka
+redis_dir=$dir/redis
+start_timeout_s=90
+
+remember() { # NAME VALUE; the last line of a name counts, and appending is safe while two jobs do it
+  echo "$1=$2" >>"$settings"
+  printf -v "$1" %s "$2"
+}
+
+random_password() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# PostgreSQL refuses to run as root, so root lends it Debian's own user.
+as_postgres() {
+  if [ "$(id -u)" = 0 ]; then
+    setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"
+  else
+    "$@"
+  fi
+}
+
+# Ports below the kernel's range for outgoing connections: none of those can take one while a service is down for a restart.
+free_port() {
+  local port
+  for _ in {1..200}; do
+    port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
+    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      echo "$port"
+      return
+    fi
+  done
+  die "no free port found between 20000 and 31999"
+}
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# --- processes: recorded by pid, and only ever signalled while they still are what was recorded ---
+
+pid_of() { # SERVICE; prints nothing when it does not run
+  local pid
+  pid=$(head -n 1 "$dir/$1.pid" 2>/dev/null) || return 0
+  # A pid may by now belong to a stranger; every service of ours carries DIR in its command line, a zombie has none.
+  if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$dir/"; then echo "$pid"; fi
+}
+
+wait_until() { # SECONDS CONDITION…; polls
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ $SECONDS -lt $deadline ] || return 1
+    sleep 0.05
+  done
+}
+
+gone() { [ -z "$(pid_of "$1")" ]; }
+running() { ! gone "$1"; }
+
+stop_service() { # SERVICE SIGNAL
+  local pid
+  pid=$(pid_of "$1")
+  [ -n "$pid" ] || return 0
+  kill -s "$2" "$pid" 2>/dev/null || true
+  wait_until 20 gone "$1" || { kill -s KILL "$pid" 2>/dev/null || true; wait_until 10 gone "$1"; }
+}
+
+# Starts a daemon that outlives us, apart from the caller's terminal, and records its pid.
+# The variable that marks what with-stack.sh has to clean up is not for services: `down` stops these in order.
+launch() { # SERVICE LOG COMMAND…
+  local service=$1 log=$2
+  shift 2
+  env -u SLUICE_STACK_DIR setsid -- "$@" </dev/null >>"$log" 2>&1 &
+  echo $! >"$dir/$service.pid"
+  # The command line that pid_of looks for appears with the last exec of this chain.
+  wait_until 5 running "$service" || true
+}
+
+failed() { # SERVICE LOG; the log's end is what a person needs now
+  say "$1 did not start; the end of $2:"
+  tail -n 15 "$2" >&2 || true
+  return 1
+}
+
+# --- PostgreSQL ---
+
+postgres_create() {
+  local owner=$USER_OF_POSTGRES
+  mkdir "$pg_home"
+  (umask 077 && echo "$ADMIN_PASSWORD" >"$pg_home/password")
+  chown "$owner" "$pg_home" "$pg_home/password"
+  as_postgres "$pg_bin/initdb" -D "$pg_home/data" -U postgres --pwfile="$pg_home/password" --no-sync \
+    --encoding=UTF8 --locale=C.UTF-8 --auth=scram-sha-256 >"$dir/initdb.log" 2>&1 || { failed initdb "$dir/initdb.log"; return 1; }
+  rm "$pg_home/password"
+  as_postgres sh -c 'cat >>"$1"' sh "$pg_home/data/postgresql.conf" <<CONF
+listen_addresses = '127.0.0.1'
+unix_socket_directories = '$pg_home'
+max_connections = 200
+shared_buffers = 256MB
+max_wal_size = 4GB
+fsync = on
+synchronous_commit = on
+log_line_prefix = '%m [%p] %q%u@%d %a '
+include_if_exists = 'sluice.conf'
+CONF
+}
+
+postgres_settings() {
+  echo "port = $PG_PORT"
+  if [ -e "$("$pg_bin/pg_config" --pkglibdir)/pg_stat_statements.so" ]; then
+    echo "shared_preload_libraries = 'pg_stat_statements'"
+  fi
+  if [ -n "${SLUICE_LIBDIR:-}" ]; then
+    echo "dynamic_library_path = '$(realpath "$SLUICE_LIBDIR"):\$libdir'"
+  fi
+}
+
+postgres_start() {
+  [ -z "$(pid_of postgres)" ] || return 0
+  local log=$pg_home/log
+  # After an immediate stop the last backends may hold the shared memory for a moment longer.
+  local deadline=$((SECONDS + 15)) seen
+  while :; do
+    seen=$(stat -c %s "$log" 2>/dev/null || echo 0)
+    if as_postgres env -u SLUICE_STACK_DIR "$pg_bin/pg_ctl" start -s -w -t $start_timeout_s -D "$pg_home/data" -l "$log" \
+      >"$dir/pg_ctl.log" 2>&1; then
+      head -n 1 "$pg_home/data/postmaster.pid" >"$dir/postgres.pid"
+      return 0
+    fi
+    tail -c "+$((seen + 1))" "$log" 2>/dev/null | grep -q 'shared memory block' && [ $SECONDS -lt $deadline ] || break
+    sleep 0.1
+  done
+  failed PostgreSQL "$log"
+}
+
+postgres_start_on_free_port() {
+  for _ in {1..5}; do
+    remember PG_PORT "$(free_port)"
+    postgres_settings | as_postgres sh -c 'cat >"$1"' sh "$pg_home/data/sluice.conf"
+    postgres_start && return
+    grep -q 'Address already in use' "$pg_home/log" || return 1
+    as_postgres rm -f "$pg_home/log"
+  done
+  return 1
+}
+
+postgres_stop() { # [fast|immediate]
+  case ${1:-fast} in
+    fast) stop_service postgres INT ;;
+    immediate) stop_service postgres QUIT ;;
+    *) usage ;;
+  esac
+}
+
+sql() { # statements on stdin
+  PGPASSWORD=$ADMIN_PASSWORD "$pg_bin/psql" -h 127.0.0.1 -p "$PG_PORT" -U postgres -d "${1:-sluice}" -X -q -v ON_ERROR_STOP=1 >/dev/null
+}
+
+# --- Kafka: one node, broker and controller at once ---
+
+kafka_java() { java -Dlog4j2.configurationFile="$here/kafka/log4j2.properties" -cp "$kafka_home/*" "$@"; }
+
+kafka_settings() {
+  cat <<CONF
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
+listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
+controller.listener.names=CONTROLLER
+log.dirs=$kafka_dir/data
+auto.create.topics.enable=false
+num.partitions=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+group.initial.rebalance.delay.ms=0
+# Retention and compaction work within seconds, so that tests can wait for them.
+log.initial.task.delay.ms=1000
+log.retention.check.interval.ms=1000
+log.segment.delete.delay.ms=1000
+log.cleaner.backoff.ms=1000
+log.cleaner.dedupe.buffer.size=16777216
+# A broker that was killed may register again once its former session has run out.
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+CONF
+}
+
+kafka_create() {
+  mkdir -p "$kafka_dir"
+  kafka_settings >"$kafka_dir/server.properties"
+  # The cluster's id is the base64 of "sluice-stack-dev".
+  kafka_java kafka.tools.StorageTool format -t c2x1aWNlLXN0YWNrLWRldg -c "$kafka_dir/server.properties" \
+    >"$kafka_dir/format.log" 2>&1 || failed "Kafka's StorageTool" "$kafka_dir/format.log"
+}
+
+kafka_ready() { # BYTES of log to skip
+  gone kafka && return 0 # it died: the caller sees that at once instead of at the time-out
+  answers "$KAFKA_PORT" && tail -c "+$(($1 + 1))" "$kafka_dir/log" | grep -q 'Kafka Server started'
+}
+
+kafka_start() {
+  [ -z "$(pid_of kafka)" ] || return 0
+  local log=$kafka_dir/log skip
+  skip=$(stat -c %s "$log" 2>/dev/null || echo 0)
+  launch kafka "$log" java -Xmx512m -XX:+ExitOnOutOfMemoryError -Dlog4j2.configurationFile="$here/kafka/log4j2.properties" \
+    -cp "$kafka_home/*" kafka.Kafka "$kafka_dir/server.properties"
+  if ! wait_until $start_timeout_s kafka_ready "$skip" || gone kafka; then
+    failed Kafka "$log"
+  fi
+}
+
+kafka_start_on_free_port() {
+  for _ in {1..5}; do
+    kafka_start && return
+    grep -qi 'address already in use' "$kafka_dir/log" || return 1
+    rm -f "$kafka_dir/log"
+    kafka_choose_ports
+    kafka_settings >"$kafka_dir/server.properties"
+  done
+  return 1
+}
+
+kafka_choose_ports() {
+  remember KAFKA_PORT "$(free_port)"
+  remember KAFKA_CONTROLLER_PORT "$(free_port)"
+}
+
+# --- Redis: a hint store, so nothing is persisted ---
+
+redis_ready() { gone redis || [ "$(redis-cli -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ]; }
+
+redis_start() {
+  [ -z "$(pid_of redis)" ] || return 0
+  mkdir -p "$redis_dir"
+  # The template keeps DIR in the command line, where pid_of looks for it.
+  printf '%s\n' 'bind 127.0.0.1' "port $REDIS_PORT" "dir $redis_dir" 'save ""' 'appendonly no' \
+    'proc-title-template "{title} {listen-addr} {config-file}"' >"$redis_dir/redis.conf"
+  launch redis "$redis_dir/log" redis-server "$redis_dir/redis.conf"
+  if ! wait_until $start_timeout_s redis_ready || gone redis; then
+    failed Redis "$redis_dir/log"
+  fi
+}
+
+redis_start_on_free_port() {
+  for _ in {1..5}; do
+    remember REDIS_PORT "$(free_port)"
+    redis_start && return
+    grep -qi 'address already in use' "$redis_dir/log" || return 1
+    rm -f "$redis_dir/log"
+  done
+  return 1
+}
+
+# --- the stack as a whole ---
+
+check_before_up() {
+  [ ! -e "$settings" ] || die "$dir holds a stack already: scripts/stack.sh $dir down"
+  [ -z "$(ls -A "$dir" 2>/dev/null)" ] || die "$dir is not empty: name a new folder"
+  ls "$kafka_home"/kafka_*.jar >/dev/null 2>&1 || die "Kafka is not in $kafka_home: run make setup"
+  for program in java redis-server redis-cli; do
+    command -v $program >/dev/null || die "$program is not installed: run make setup"
+  done
+  # PostgreSQL's socket path has at most 107 bytes.
+  [ ${#dir} -le 80 ] || die "$dir is too long a name for a socket: use a shorter one"
+  mkdir -p "$dir"
+  chmod 755 "$dir"
+  as_postgres test -x "$dir" || die "the user postgres cannot enter $dir: use a folder under /tmp"
+  if [ -n "${SLUICE_LIBDIR:-}" ]; then
+    as_postgres test -r "$SLUICE_LIBDIR/sluice.so" || die "the user postgres cannot read $SLUICE_LIBDIR/sluice.so"
+  fi
+  [ "$(df -Pk "$dir" | awk 'NR == 2 {print $4}')" -ge 1048576 ] || die "less than 1 GB is free for $dir: make room"
+}
+
+create_database() {
+  sql postgres <<SQL
+CREATE DATABASE sluice;
+CREATE ROLE sluice_ingester LOGIN PASSWORD '$INGESTER_PASSWORD';
+SQL
+}
+
+write_env() { # FILE
+  mkdir -p "$(dirname "$1")"
+  (
+    umask 077
+    cat >"$1.new" <<ENV
+DATABASE_URL=postgres://sluice_ingester:$INGESTER_PASSWORD@127.0.0.1:$PG_PORT/sluice
+ADMIN_DATABASE_URL=postgres://postgres:$ADMIN_PASSWORD@127.0.0.1:$PG_PORT/sluice
+KAFKA_BROKERS=127.0.0.1:$KAFKA_PORT
+REDIS_URL=redis://127.0.0.1:$REDIS_PORT
+ENV
+  )
+  mv "$1.new" "$1"
+}
+
+migrate() {
+  ADMIN_DATABASE_URL=postgres://postgres:$ADMIN_PASSWORD@127.0.0.1:$PG_PORT/sluice \
+    "$here/../target/release/sluice" migrate >&2 || die "sluice migrate failed, see above"
+  echo 'GRANT sluice_writer TO sluice_ingester;' | sql
+}
+
+up() {
+  local env_file=$dir/env migrate=yes
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --env) env_file=$(realpath -m -- "${2:?}"); shift 2 ;;
+      --no-migrate) migrate=no; shift ;;
+      *) usage ;;
+    esac
+  done
+  check_before_up
+  (umask 077 && : >"$settings")
+  trap down EXIT # half a stack is of no use to anybody
+  trap "exit 130" INT
+  trap "exit 143" TERM
+  cd "$dir" # the user postgres may not enter the caller's folder
+  remember USER_OF_POSTGRES "$(if [ "$(id -u)" = 0 ]; then echo postgres; else id -un; fi)"
+  remember ADMIN_PASSWORD "$(random_password)"
+  remember INGESTER_PASSWORD "$(random_password)"
+  kafka_choose_ports
+
+  # Kafka's two JVM starts are the longest part, so PostgreSQL and Redis come up beside them.
+  (kafka_create && kafka_start_on_free_port) &
+  local kafka_job=$!
+  postgres_create
+  postgres_start_on_free_port
+  create_database
+  redis_start_on_free_port
+  wait "$kafka_job"
+  . "$settings" # the job above may have moved Kafka to another port
+  if [ $migrate = yes ]; then migrate; fi
+  write_env "$env_file"
+  trap - EXIT
+}
+
+down() {
+  trap - EXIT
+  trap "" INT TERM # whoever asks twice still gets a complete clean-up
+  kill $(jobs -p) 2>/dev/null || true
+  stop_service kafka TERM
+  stop_service redis TERM
+  postgres_stop fast
+  cd /
+  rm -rf -- "$dir"
+}
+
+status() {
+  local service pid all=0
+  for service in postgres kafka redis; do
+    pid=$(pid_of $service)
+    if [ -n "$pid" ]; then echo "$service runs (pid $pid)"; else echo "$service is down"; all=1; fi
+  done
+  return $all
+}
+
+if [ "$command" = up ]; then
+  up "$@"
+  exit
+fi
+[ -e "$settings" ] || die "no stack in $dir"
+. "$settings"
+cd "$dir"
+case $command in
+  down) down ;;
+  status) status ;;
+  postgres-stop) postgres_stop "$@" ;;
+  postgres-start) postgres_start ;;
+  kafka-stop) stop_service kafka TERM ;;
+  kafka-kill) stop_service kafka KILL ;;
+  kafka-start) kafka_start ;;
+  redis-stop) stop_service redis TERM ;;
+  redis-start) redis_start ;;
+  *) usage ;;
+esac
