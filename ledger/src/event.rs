@@ -1,0 +1,509 @@
+//! Balance events: from the bytes of a record to changes, or to the reason why not.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::account::{AccountKey, Currency};
+use crate::amount::Amount;
+use crate::contract::{MAX_CHANGES, MAX_ID_BYTES};
+use crate::identity::Identity;
+use crate::json::{Malformed, Reader, Text, Token};
+use crate::timestamp;
+use crate::verdict::DeadReason;
+
+/// The one event type of a balance topic.
+pub const BALANCE_CHANGED: &str = "balance.changed";
+
+/// What one leg of an event does to one balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The balance.
+    pub key: AccountKey,
+    /// Added to `available`.
+    pub available_delta: Amount,
+    /// Added to `frozen`.
+    pub frozen_delta: Amount,
+}
+
+/// The envelope of an event; texts are borrowed from the payload unless they had escapes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventHead<'a> {
+    /// 1 to 255 bytes.
+    pub event_id: Cow<'a, str>,
+    /// 1 to 255 bytes; absent, null and empty are all `None`.
+    pub source: Option<Cow<'a, str>>,
+    /// The event's own time in milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl EventHead<'_> {
+    /// Who this event is.
+    pub fn identity(&self) -> Identity {
+        Identity::of(self.source.as_deref(), &self.event_id)
+    }
+}
+
+/// Why a record is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defect {
+    /// The reason of the verdict.
+    pub reason: DeadReason,
+    /// One sentence that names the field; never anything out of the payload.
+    pub detail: String,
+    /// The event id, if the text was JSON and had a usable one.
+    pub event_id: Option<String>,
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
+impl std::error::Error for Defect {}
+
+/// Decodes the payload of a record on a balance topic.
+///
+/// `payload` is `None` for a tombstone. `changes` is cleared and then filled in listed
+/// order, 1 to 64 of them; it stays empty on a defect. Nothing is allocated unless there is
+/// a defect, an escape in a text that is kept, or too little room in `changes`.
+///
+/// # Errors
+/// With several defects the reason is, in this order: not JSON at all, a fault in the
+/// envelope, another event type, a delta that is no amount, any other fault in `data`.
+pub fn decode_balance_event<'a>(
+    payload: Option<&'a [u8]>,
+    changes: &mut Vec<Change>,
+) -> Result<EventHead<'a>, Defect> {
+    changes.clear();
+    let payload = payload.unwrap_or_default();
+    if payload.is_empty() {
+        return Err(defect(DeadReason::EmptyPayload, "The record has no payload.".into(), None));
+    }
+    let mut decoder = Decoder::new(changes);
+    let read = Reader::new(payload).and_then(|reader| decoder.read(reader));
+    let head = match read {
+        Ok(()) => decoder.finish(),
+        Err(malformed) => {
+            Err(defect(DeadReason::MalformedJson, format!("The payload is not acceptable JSON: {malformed}."), None))
+        }
+    };
+    if head.is_err() {
+        changes.clear();
+    }
+    head
+}
+
+fn defect(reason: DeadReason, detail: String, event_id: Option<String>) -> Defect {
+    Defect { reason, detail, event_id }
+}
+
+/// A fault in a text that is JSON. Remembered instead of returned, because the rest of the
+/// text may still turn out not to be JSON, which comes first.
+#[derive(Clone, Copy)]
+struct Flaw {
+    field: &'static str,
+    /// The change that the field stands in, from 0.
+    change: Option<usize>,
+    what: &'static str,
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.change {
+            Some(change) if self.field.is_empty() => write!(f, "data.changes[{change}] {}.", self.what),
+            Some(change) => write!(f, "data.changes[{change}].{} {}.", self.field, self.what),
+            None => write!(f, "{} {}.", self.field, self.what),
+        }
+    }
+}
+
+const TWICE: &str = "is given twice";
+const MISSING: &str = "is missing";
+const NO_ID: &str = "is not a string of 1 to 255 bytes without U+0000";
+const NO_ACCOUNT: &str = "is neither an integer in the range of bigint nor a string of its digits";
+const NO_SHARD: &str = "is not an integer in the range of int";
+const NO_AMOUNT: &str = "is not a decimal with 1 to 18 digits before and at most 18 behind the point";
+const NO_CURRENCY: &str = "is not a string of 2 to 16 characters A-Z and 0-9";
+
+/// Fields met so far in one object; each known field is one bit.
+#[derive(Default)]
+struct Seen(u8);
+
+impl Seen {
+    /// Whether this is the first time.
+    fn first(&mut self, field: u8) -> bool {
+        let first = self.0 & field == 0;
+        self.0 |= field;
+        first
+    }
+}
+
+/// Everything that one pass over the text finds out.
+struct Decoder<'a, 'c> {
+    changes: &'c mut Vec<Change>,
+    event_id: Option<Cow<'a, str>>,
+    source: Option<Cow<'a, str>>,
+    timestamp_ms: Option<i64>,
+    event_type: EventType,
+    account_id: Option<i64>,
+    shard_id: Option<i32>,
+    /// Bit n: change n has no account of its own, and takes the one of `data`, which may
+    /// come after it in the text.
+    needs_account: u64,
+    needs_shard: u64,
+    has_data: bool,
+    has_changes: bool,
+    envelope_flaw: Option<Flaw>,
+    amount_flaw: Option<Flaw>,
+    data_flaw: Option<Flaw>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EventType {
+    Missing,
+    BalanceChanged,
+    Other,
+}
+
+impl<'a, 'c> Decoder<'a, 'c> {
+    fn new(changes: &'c mut Vec<Change>) -> Self {
+        Self {
+            changes,
+            event_id: None,
+            source: None,
+            timestamp_ms: None,
+            event_type: EventType::Missing,
+            account_id: None,
+            shard_id: None,
+            needs_account: 0,
+            needs_shard: 0,
+            has_data: false,
+            has_changes: false,
+            envelope_flaw: None,
+            amount_flaw: None,
+            data_flaw: None,
+        }
+    }
+
+    /// Reads the whole text, and fails only if it is not JSON.
+    fn read(&mut self, mut reader: Reader<'a>) -> Result<(), Malformed> {
+        match reader.value()? {
+            Token::Object => self.envelope(&mut reader)?,
+            token => {
+                self.bad_envelope("The payload", "is not a JSON object");
+                reader.skip(token)?;
+            }
+        }
+        reader.finish()
+    }
+
+    fn envelope(&mut self, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+        let mut seen = Seen::default();
+        while let Some(key) = reader.next_key()? {
+            let token = reader.value()?;
+            let (field, name) = match &*key.value() {
+                "eventId" => (1, "eventId"),
+                "eventType" => (2, "eventType"),
+                "timestamp" => (4, "timestamp"),
+                "source" => (8, "source"),
+                "data" => (16, "data"),
+                _ => {
+                    reader.skip(token)?;
+                    continue;
+                }
+            };
+            if !seen.first(field) {
+                self.bad_envelope(name, TWICE);
+                if field == 1 {
+                    // Which of the two is meant, nobody can say.
+                    self.event_id = None;
+                }
+                reader.skip(token)?;
+                continue;
+            }
+            match (name, token) {
+                ("data", Token::Object) => {
+                    self.has_data = true;
+                    self.data(reader)?;
+                    continue;
+                }
+                ("data", _) => self.bad_data("data", "is not an object"),
+                ("eventId", _) => self.event_id(token),
+                ("eventType", _) => self.event_type(token),
+                ("timestamp", _) => self.timestamp(token),
+                _ => self.source(token),
+            }
+            reader.skip(token)?;
+        }
+        Ok(())
+    }
+
+    fn event_id(&mut self, token: Token<'a>) {
+        self.event_id = string(token).filter(|id| !id.is_empty() && is_id(id));
+        if self.event_id.is_none() {
+            self.bad_envelope("eventId", NO_ID);
+        }
+    }
+
+    fn event_type(&mut self, token: Token<'a>) {
+        match token {
+            Token::String(text) if text.value() == BALANCE_CHANGED => self.event_type = EventType::BalanceChanged,
+            Token::String(_) => self.event_type = EventType::Other,
+            _ => self.bad_envelope("eventType", "is not a string"),
+        }
+    }
+
+    fn timestamp(&mut self, token: Token<'a>) {
+        self.timestamp_ms = match token {
+            Token::Null => return,
+            _ => string(token).and_then(|text| timestamp::parse_ms(&text)),
+        };
+        if self.timestamp_ms.is_none() {
+            self.bad_envelope("timestamp", "is not an RFC 3339 timestamp");
+        }
+    }
+
+    fn source(&mut self, token: Token<'a>) {
+        match (token, string(token)) {
+            (Token::Null, _) => {}
+            (_, Some(source)) if is_id(&source) => self.source = Some(source).filter(|source| !source.is_empty()),
+            _ => self.bad_envelope("source", "is not a string of at most 255 bytes without U+0000"),
+        }
+    }
+
+    fn data(&mut self, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+        let mut seen = Seen::default();
+        while let Some(key) = reader.next_key()? {
+            let token = reader.value()?;
+            let (field, name) = match &*key.value() {
+                "accountId" => (1, "data.accountId"),
+                "shardId" => (2, "data.shardId"),
+                "changes" => (4, "data.changes"),
+                _ => {
+                    reader.skip(token)?;
+                    continue;
+                }
+            };
+            if !seen.first(field) {
+                self.bad_data(name, TWICE);
+                reader.skip(token)?;
+                continue;
+            }
+            match (field, token) {
+                (4, Token::Array) => {
+                    self.has_changes = true;
+                    self.changes(reader)?;
+                    continue;
+                }
+                (1, _) => match optional(token, account_id) {
+                    Ok(account_id) => self.account_id = account_id,
+                    Err(Unfit) => self.bad_data(name, NO_ACCOUNT),
+                },
+                (2, _) => match optional(token, shard_id) {
+                    Ok(shard_id) => self.shard_id = shard_id,
+                    Err(Unfit) => self.bad_data(name, NO_SHARD),
+                },
+                _ => self.bad_data(name, "is not an array"),
+            }
+            reader.skip(token)?;
+        }
+        Ok(())
+    }
+
+    fn changes(&mut self, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+        let mut count = 0;
+        while reader.next_item()? {
+            let token = reader.value()?;
+            match token {
+                Token::Object if count < MAX_CHANGES => self.change(reader, count)?,
+                Token::Object => reader.skip(token)?,
+                _ => {
+                    self.bad_change(count, "", "is not an object");
+                    reader.skip(token)?;
+                }
+            }
+            count += 1;
+        }
+        if count == 0 || count > MAX_CHANGES {
+            self.bad_data("data.changes", "does not have 1 to 64 entries");
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, reader: &mut Reader<'a>, index: usize) -> Result<(), Malformed> {
+        let mut seen = Seen::default();
+        let (mut account, mut shard, mut currency) = (None, None, None);
+        let (mut available_delta, mut frozen_delta) = (Amount::ZERO, Amount::ZERO);
+        while let Some(key) = reader.next_key()? {
+            let token = reader.value()?;
+            let (field, name) = match &*key.value() {
+                "accountId" => (1, "accountId"),
+                "shardId" => (2, "shardId"),
+                "currencyCode" => (4, "currencyCode"),
+                "availableDelta" => (8, "availableDelta"),
+                "frozenDelta" => (16, "frozenDelta"),
+                _ => {
+                    reader.skip(token)?;
+                    continue;
+                }
+            };
+            if !seen.first(field) {
+                self.bad_change(index, name, TWICE);
+            } else {
+                match field {
+                    1 => account = self.unless_bad(optional(token, account_id), index, name, NO_ACCOUNT),
+                    2 => shard = self.unless_bad(optional(token, shard_id), index, name, NO_SHARD),
+                    4 => {
+                        currency = string(token).and_then(|code| Currency::new(&code));
+                        if currency.is_none() {
+                            self.bad_change(index, name, NO_CURRENCY);
+                        }
+                    }
+                    8 => available_delta = self.delta(token, index, name),
+                    _ => frozen_delta = self.delta(token, index, name),
+                }
+            }
+            reader.skip(token)?;
+        }
+        let Some(currency) = currency else {
+            if seen.first(4) {
+                self.bad_change(index, "currencyCode", MISSING);
+            }
+            return Ok(());
+        };
+        // Flaws leave holes in `changes`, but then nobody reads them.
+        let bit = 1u64.wrapping_shl(self.changes.len() as u32);
+        self.needs_account |= if account.is_none() { bit } else { 0 };
+        self.needs_shard |= if shard.is_none() { bit } else { 0 };
+        let key = AccountKey { account_id: account.unwrap_or_default(), shard_id: shard.unwrap_or_default(), currency };
+        self.changes.push(Change { key, available_delta, frozen_delta });
+        Ok(())
+    }
+
+    fn unless_bad<T>(
+        &mut self,
+        read: Result<Option<T>, Unfit>,
+        index: usize,
+        name: &'static str,
+        what: &'static str,
+    ) -> Option<T> {
+        read.unwrap_or_else(|Unfit| {
+            self.bad_change(index, name, what);
+            None
+        })
+    }
+
+    fn delta(&mut self, token: Token<'a>, index: usize, field: &'static str) -> Amount {
+        let amount = match token {
+            Token::Null => Some(Amount::ZERO),
+            Token::Number(text) => Amount::parse(text),
+            _ => string(token).and_then(|text| Amount::parse(&text)),
+        };
+        amount.unwrap_or_else(|| {
+            self.amount_flaw.get_or_insert(Flaw { field, change: Some(index), what: NO_AMOUNT });
+            Amount::ZERO
+        })
+    }
+
+    fn bad_envelope(&mut self, field: &'static str, what: &'static str) {
+        self.envelope_flaw.get_or_insert(Flaw { field, change: None, what });
+    }
+
+    fn bad_data(&mut self, field: &'static str, what: &'static str) {
+        self.data_flaw.get_or_insert(Flaw { field, change: None, what });
+    }
+
+    fn bad_change(&mut self, index: usize, field: &'static str, what: &'static str) {
+        self.data_flaw.get_or_insert(Flaw { field, change: Some(index), what });
+    }
+
+    /// Judges what was read, now that all of the text is known to be JSON.
+    fn finish(mut self) -> Result<EventHead<'a>, Defect> {
+        if self.event_id.is_none() {
+            self.bad_envelope("eventId", MISSING);
+        }
+        if self.event_type == EventType::Missing {
+            self.bad_envelope("eventType", MISSING);
+        }
+        if !self.has_data {
+            self.bad_data("data", MISSING);
+        } else if !self.has_changes {
+            self.bad_data("data.changes", MISSING);
+        }
+        self.inherit();
+        let event_id = self.event_id;
+        let (reason, flaw) = if let Some(flaw) = self.envelope_flaw {
+            (DeadReason::InvalidEvent, flaw)
+        } else if self.event_type == EventType::Other {
+            let flaw = Flaw { field: "eventType", change: None, what: "is not balance.changed" };
+            (DeadReason::UnknownEventType, flaw)
+        } else if let Some(flaw) = self.amount_flaw {
+            (DeadReason::InvalidAmount, flaw)
+        } else if let Some(flaw) = self.data_flaw {
+            (DeadReason::InvalidEvent, flaw)
+        } else {
+            // An event without an id has a flaw in its envelope.
+            let event_id = event_id.unwrap_or_default();
+            return Ok(EventHead { event_id, source: self.source, timestamp_ms: self.timestamp_ms });
+        };
+        Err(defect(reason, flaw.to_string(), event_id.map(Cow::into_owned)))
+    }
+
+    /// Gives changes without an account or a shard of their own those of `data`.
+    fn inherit(&mut self) {
+        if self.needs_account == 0 && self.needs_shard == 0 {
+            return;
+        }
+        for index in 0..self.changes.len() {
+            let bit = 1u64.wrapping_shl(index as u32);
+            if self.needs_shard & bit != 0 {
+                self.changes[index].key.shard_id = self.shard_id.unwrap_or_default();
+            }
+            if self.needs_account & bit != 0 {
+                match self.account_id {
+                    Some(account_id) => self.changes[index].key.account_id = account_id,
+                    None => self.bad_change(index, "accountId", "is missing, and data has none either"),
+                }
+            }
+        }
+    }
+}
+
+/// A value that is there, but not of the form that its field must have.
+struct Unfit;
+
+/// Absent and null are the same.
+fn optional<'a, T>(token: Token<'a>, read: impl Fn(Token<'a>) -> Option<T>) -> Result<Option<T>, Unfit> {
+    match token {
+        Token::Null => Ok(None),
+        _ => read(token).map(Some).ok_or(Unfit),
+    }
+}
+
+fn string(token: Token<'_>) -> Option<Cow<'_, str>> {
+    if let Token::String(text) = token { Some(Text::value(text)) } else { None }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() <= MAX_ID_BYTES && !text.contains('\0')
+}
+
+fn account_id(token: Token<'_>) -> Option<i64> {
+    match token {
+        Token::Number(text) => integer(text),
+        _ => integer(&string(token)?),
+    }
+}
+
+fn shard_id(token: Token<'_>) -> Option<i32> {
+    if let Token::Number(text) = token { i32::try_from(integer(text)?).ok() } else { None }
+}
+
+/// Digits with an optional `-` in front, and nothing else; `str::parse` alone would also
+/// take a `+`.
+fn integer(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { text.parse().ok() } else { None }
+}

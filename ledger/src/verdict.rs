@@ -1,0 +1,79 @@
+//! What Sluice decides about a record, and why, in the contract's spelling.
+
+use std::fmt;
+
+/// Gives an enum its contract spelling in both directions.
+macro_rules! spelled {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in the order in which the contract lists them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The contract's spelling, as it stands in the tables.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// Reads the contract's spelling; `None` for any other text.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+spelled! {
+    /// The verdict that every record below the committed offset has exactly once.
+    Verdict {
+        /// All its changes are in the balances.
+        Applied = "APPLIED",
+        /// It changed nothing: the balances or another event do not allow it.
+        Rejected = "REJECTED",
+        /// The same event was decided before.
+        Duplicate = "DUPLICATE",
+        /// It is no event, and lies in the dead letters.
+        Dead = "DEAD",
+    }
+}
+
+spelled! {
+    /// Why an event was rejected.
+    RejectReason {
+        /// `available` would have become negative.
+        InsufficientBalance = "INSUFFICIENT_BALANCE",
+        /// `frozen` would have become negative.
+        InsufficientFrozen = "INSUFFICIENT_FROZEN",
+        /// A balance would no longer fit `numeric(36,18)`.
+        BalanceOverflow = "BALANCE_OVERFLOW",
+        /// An earlier record owns the identity with another payload.
+        EventIdConflict = "EVENT_ID_CONFLICT",
+    }
+}
+
+spelled! {
+    /// Why a record is dead.
+    DeadReason {
+        /// No bytes, or a tombstone.
+        EmptyPayload = "EMPTY_PAYLOAD",
+        /// Not one JSON text in UTF-8, or nested too deeply.
+        MalformedJson = "MALFORMED_JSON",
+        /// An event type that does not belong on a balance topic.
+        UnknownEventType = "UNKNOWN_EVENT_TYPE",
+        /// A delta that is no amount.
+        InvalidAmount = "INVALID_AMOUNT",
+        /// JSON, but not the event that it should be.
+        InvalidEvent = "INVALID_EVENT",
+        /// Decodable, but it broke the apply each time it was tried.
+        ApplyFailed = "APPLY_FAILED",
+    }
+}
