@@ -57,8 +57,17 @@ impl Accounts {
             }
             rows.push(table.lock(key));
         }
-        let book = rows.iter().map(|row: &Option<LockedRow>| row.map_or_else(Balance::default, |row| row.balance)).collect();
-        Self { touched: vec![false; wanted.len()], keys: wanted, rows, book, table }
+        let book = rows
+            .iter()
+            .map(|row: &Option<LockedRow>| row.map_or_else(Balance::default, |row| row.balance))
+            .collect();
+        Self {
+            touched: vec![false; wanted.len()],
+            keys: wanted,
+            rows,
+            book,
+            table,
+        }
     }
 
     pub fn slot(&self, key: &AccountKey) -> u32 {

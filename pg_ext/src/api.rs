@@ -5,16 +5,17 @@ use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern};
 
 use crate::apply::{self, BatchCall};
-use crate::leader::{self, Leadership, PartitionName};
+use crate::error::given;
 use crate::instances;
+use crate::leader::{self, Leadership, PartitionName};
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn acquire_partition_lock(
-    topic: &str,
-    partition: i32,
-    service_id: &str,
-    lease: Interval,
+    topic: Option<&str>,
+    partition: Option<i32>,
+    service_id: Option<&str>,
+    lease: Option<Interval>,
 ) -> TableIterator<
     'static,
     (
@@ -26,7 +27,14 @@ fn acquire_partition_lock(
         name!(lease_expires_at, Option<TimestampWithTimeZone>),
     ),
 > {
-    let lock = leader::acquire(PartitionName { topic, partition }, service_id, &lease);
+    let lock = leader::acquire(
+        PartitionName {
+            topic: given("topic", topic),
+            partition: given("partition", partition),
+        },
+        given("service_id", service_id),
+        &given("lease", lease),
+    );
     TableIterator::once((
         lock.acquired,
         lock.fencing_token,
@@ -39,31 +47,55 @@ fn acquire_partition_lock(
 
 #[pg_extern(volatile, parallel_unsafe)]
 fn renew_partition_lock(
-    topic: &str,
-    partition: i32,
-    fencing_token: i64,
-    lease_id: Uuid,
-    lease: Interval,
+    topic: Option<&str>,
+    partition: Option<i32>,
+    fencing_token: Option<i64>,
+    lease_id: Option<Uuid>,
+    lease: Option<Interval>,
 ) -> Option<TimestampWithTimeZone> {
-    leader::renew(PartitionName { topic, partition }, Leadership { fencing_token, lease_id }, &lease)
+    leader::renew(
+        PartitionName {
+            topic: given("topic", topic),
+            partition: given("partition", partition),
+        },
+        Leadership {
+            fencing_token: given("fencing_token", fencing_token),
+            lease_id: given("lease_id", lease_id),
+        },
+        &given("lease", lease),
+    )
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
-fn release_partition_lock(topic: &str, partition: i32, fencing_token: i64, lease_id: Uuid) -> bool {
-    leader::release(PartitionName { topic, partition }, Leadership { fencing_token, lease_id })
+fn release_partition_lock(
+    topic: Option<&str>,
+    partition: Option<i32>,
+    fencing_token: Option<i64>,
+    lease_id: Option<Uuid>,
+) -> bool {
+    leader::release(
+        PartitionName {
+            topic: given("topic", topic),
+            partition: given("partition", partition),
+        },
+        Leadership {
+            fencing_token: given("fencing_token", fencing_token),
+            lease_id: given("lease_id", lease_id),
+        },
+    )
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::too_many_arguments, clippy::type_complexity)]
 fn apply_balance_batch(
-    topic: &str,
-    partition: i32,
-    fencing_token: i64,
-    lease_id: Uuid,
-    from_offset: i64,
-    next_offset: i64,
-    row_count: i64,
-    checksum: i64,
+    topic: Option<&str>,
+    partition: Option<i32>,
+    fencing_token: Option<i64>,
+    lease_id: Option<Uuid>,
+    from_offset: Option<i64>,
+    next_offset: Option<i64>,
+    row_count: Option<i64>,
+    checksum: Option<i64>,
     last_record: Option<Uuid>,
 ) -> TableIterator<
     'static,
@@ -80,13 +112,20 @@ fn apply_balance_batch(
         name!(commit_offset, i64),
     ),
 > {
+    let next_offset = given("next_offset", next_offset);
     let answer = apply::balance_batch(&BatchCall {
-        name: PartitionName { topic, partition },
-        leadership: Leadership { fencing_token, lease_id },
-        from_offset,
+        name: PartitionName {
+            topic: given("topic", topic),
+            partition: given("partition", partition),
+        },
+        leadership: Leadership {
+            fencing_token: given("fencing_token", fencing_token),
+            lease_id: given("lease_id", lease_id),
+        },
+        from_offset: given("from_offset", from_offset),
         next_offset,
-        row_count,
-        checksum,
+        row_count: given("row_count", row_count),
+        checksum: given("checksum", checksum),
         last_record,
     });
     TableIterator::once((
@@ -104,11 +143,16 @@ fn apply_balance_batch(
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
-fn heartbeat(service_id: &str, topics: Vec<String>, lease: Interval) -> bool {
-    instances::heartbeat(service_id, topics, &lease)
+fn heartbeat(service_id: Option<&str>, topics: Option<Vec<Option<String>>>, lease: Option<Interval>) -> bool {
+    let topics = given("topics", topics).into_iter().map(|topic| given("a topic", topic)).collect();
+    instances::heartbeat(
+        given("service_id", service_id),
+        given("topics", topics),
+        &given("lease", lease),
+    )
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
-fn leave(service_id: &str) {
-    instances::leave(service_id);
+fn leave(service_id: Option<&str>) {
+    instances::leave(given("service_id", service_id));
 }

@@ -63,39 +63,66 @@ pub fn balance_batch(call: &BatchCall<'_>) -> Answer {
     check_call(call);
     let staged = capture::take();
     Spi::connect_mut(|client| match fence::advance(client, call) {
-        Fence::AlreadyCommitted => Answer { outcome: "ALREADY_COMMITTED", counts: Counts::default() },
-        Fence::Advanced(fenced) => {
-            Answer { outcome: "APPLIED", counts: apply_behind_fence(client, call, &fenced, &staged) }
-        }
+        Fence::AlreadyCommitted => Answer {
+            outcome: "ALREADY_COMMITTED",
+            counts: Counts::default(),
+        },
+        Fence::Advanced(fenced) => Answer {
+            outcome: "APPLIED",
+            counts: apply_behind_fence(client, call, &fenced, &staged),
+        },
     })
 }
 
 fn check_call(call: &BatchCall<'_>) {
     check_name(call.name);
     if call.from_offset < 0 || call.next_offset < call.from_offset {
-        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, "offsets must satisfy 0 <= from_offset <= next_offset");
+        raise(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            "offsets must satisfy 0 <= from_offset <= next_offset",
+        );
     }
     if !session::commits_durably() {
-        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, "synchronous_commit is off: set it to on for the ingester's role");
+        raise(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            "synchronous_commit is off: set it to on for the ingester's role",
+        );
     }
 }
 
-fn apply_behind_fence(client: &mut SpiClient<'_>, call: &BatchCall<'_>, fenced: &Fenced, staged: &Staged) -> Counts {
+fn apply_behind_fence(
+    client: &mut SpiClient<'_>,
+    call: &BatchCall<'_>,
+    fenced: &Fenced,
+    staged: &Staged,
+) -> Counts {
     check_promise(staged, call);
     let records = records(staged, call);
     holes(&records, call).write(client, fenced);
 
     let ownership = Ownership::claim(client, staged, &records);
     let mut accounts = Accounts::lock(staged, &records, &ownership);
-    let mut fold = Fold { counts: Counts::default(), exceptions: Exceptions::default(), letters: DeadLetters::default() };
+    let mut fold = Fold {
+        counts: Counts::default(),
+        exceptions: Exceptions::default(),
+        letters: DeadLetters::default(),
+    };
     let created_at = session::now();
     let mut log = Log::open(fenced.partition_id, created_at);
     let logged = fold.run(staged, &records, &ownership, &mut accounts, &mut log);
 
-    let Fold { mut counts, exceptions, letters } = fold;
+    let Fold {
+        mut counts,
+        exceptions,
+        letters,
+    } = fold;
     assert_count("log rows", log.close() as i64, logged);
     (counts.updated_rows, counts.inserted_rows) = accounts.write(client, session::unix_millis(created_at));
-    assert_count("verdicts", exceptions.write(client, fenced) as i64, counts.duplicates + counts.dead);
+    assert_count(
+        "verdicts",
+        exceptions.write(client, fenced) as i64,
+        counts.duplicates + counts.dead,
+    );
     assert_count("dead letters", letters.write(client, call) as i64, counts.dead);
     assert_count("events", counts.events(), records.len() as i64);
     counts
@@ -155,7 +182,11 @@ fn records(staged: &Staged, call: &BatchCall<'_>) -> Vec<Record> {
                 if row.change_no != 0 || row.kafka_offset < floor || row.kafka_offset >= call.next_offset {
                     out_of_order(row);
                 }
-                records.push(Record { offset: row.kafka_offset, first_row: index, next_row: index + 1 });
+                records.push(Record {
+                    offset: row.kafka_offset,
+                    first_row: index,
+                    next_row: index + 1,
+                });
             }
         }
     }
@@ -165,7 +196,10 @@ fn records(staged: &Staged, call: &BatchCall<'_>) -> Vec<Record> {
 fn out_of_order(row: &Row) -> ! {
     raise(
         Code::ERRCODE_DATA_CORRUPTED,
-        format!("staged change {} of offset {} is out of order or outside the batch", row.change_no, row.kafka_offset),
+        format!(
+            "staged change {} of offset {} is out of order or outside the batch",
+            row.change_no, row.kafka_offset
+        ),
     )
 }
 
@@ -209,7 +243,12 @@ impl Fold {
             let claim = ownership.of(index);
             if claim == fold::Claim::Duplicate {
                 self.counts.duplicates += 1;
-                self.exceptions.push(record.offset, text(staged, &rows[0].event_id), Verdict::Duplicate.as_str(), None);
+                self.exceptions.push(
+                    record.offset,
+                    text(staged, &rows[0].event_id),
+                    Verdict::Duplicate.as_str(),
+                    None,
+                );
                 continue;
             }
             legs.clear();
@@ -231,7 +270,9 @@ impl Fold {
                 }
             }
             for (row, after) in rows.iter().zip(&after) {
-                let (Some(change), Some(event_id)) = (row.change, &row.event_id) else { continue };
+                let (Some(change), Some(event_id)) = (row.change, &row.event_id) else {
+                    continue;
+                };
                 log.append(&LogRow {
                     kafka_offset: record.offset,
                     change_no: row.change_no,
@@ -252,7 +293,12 @@ impl Fold {
         let event_id = text(staged, &row.event_id);
         let code = string(&dead.error_code);
         self.counts.dead += 1;
-        self.exceptions.push(record.offset, event_id.clone(), Verdict::Dead.as_str(), Some(code.clone()));
+        self.exceptions.push(
+            record.offset,
+            event_id.clone(),
+            Verdict::Dead.as_str(),
+            Some(code.clone()),
+        );
         self.letters.offsets.push(record.offset);
         self.letters.event_ids.push(event_id);
         self.letters.codes.push(code);
@@ -265,17 +311,25 @@ impl Fold {
 }
 
 fn text(staged: &Staged, range: &Option<std::ops::Range<usize>>) -> Option<String> {
-    range.as_ref().map(|range| String::from_utf8_lossy(staged.slice(range)).into_owned())
+    range
+        .as_ref()
+        .map(|range| String::from_utf8_lossy(staged.slice(range)).into_owned())
 }
 
 /// The keys that a batch touches, for the accounts that it must lock.
 pub fn keys<'s>(staged: &'s Staged, record: &Record) -> impl Iterator<Item = AccountKey> + 's {
-    record.rows(staged).iter().filter_map(|row| row.change.map(|change| change.key))
+    record
+        .rows(staged)
+        .iter()
+        .filter_map(|row| row.change.map(|change| change.key))
 }
 
 /// What was to be written and what was written are counted apart, and must agree.
 pub fn assert_count(what: &str, written: i64, expected: i64) {
     if written != expected {
-        raise(Code::ERRCODE_INTERNAL_ERROR, format!("{what}: wrote {written}, expected {expected}"));
+        raise(
+            Code::ERRCODE_INTERNAL_ERROR,
+            format!("{what}: wrote {written}, expected {expected}"),
+        );
     }
 }

@@ -44,11 +44,16 @@ pub fn advance(client: &mut SpiClient<'_>, call: &BatchCall<'_>) -> Fence {
         call.leadership.lease_id.into(),
         call.from_offset.into(),
         call.next_offset.into(),
-        call.last_record.map_or_else(pgrx::datum::DatumWithOid::null::<Uuid>, Into::into),
+        call.last_record
+            .map_or_else(pgrx::datum::DatumWithOid::null::<Uuid>, Into::into),
     ];
     let rows = client.update(ADVANCE, None, &args).unwrap_or_else(internal);
     if !rows.is_empty() {
-        let partition_id = rows.first().get_one().unwrap_or_else(internal).unwrap_or_default();
+        let partition_id = rows
+            .first()
+            .get_one()
+            .unwrap_or_else(internal)
+            .unwrap_or_default();
         return Fence::Advanced(Fenced { partition_id });
     }
     let rows = client.update(LOOK, Some(1), &args[..4]).unwrap_or_else(internal);
@@ -59,10 +64,14 @@ pub fn advance(client: &mut SpiClient<'_>, call: &BatchCall<'_>) -> Fence {
     let (mine, commit_offset) = rows.first().get_two::<bool, i64>().unwrap_or_else(internal);
     match (mine, commit_offset) {
         (Some(true), Some(offset)) if offset == call.next_offset => Fence::AlreadyCommitted,
-        (Some(true), Some(offset)) => {
-            stale(format!("{at} stands at offset {offset}, but this batch starts at {}", call.from_offset))
-        }
-        _ => stale(format!("fencing token {} of {at} is stale: leadership is lost", call.leadership.fencing_token)),
+        (Some(true), Some(offset)) => stale(format!(
+            "{at} stands at offset {offset}, but this batch starts at {}",
+            call.from_offset
+        )),
+        _ => stale(format!(
+            "fencing token {} of {at} is stale: leadership is lost",
+            call.leadership.fencing_token
+        )),
     }
 }
 

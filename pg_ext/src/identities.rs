@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use ledger::fold::Claim;
+use ledger::fold::{self, Carrier, Claim};
 use ledger::identity::{Identity, PayloadHash};
 use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
@@ -20,7 +20,8 @@ const CLAIM: &str = "
     ON CONFLICT (identity) DO NOTHING
     RETURNING identity";
 
-const OWNERS: &str = "SELECT identity, payload_hash FROM ledger.event_identities WHERE identity = ANY ($1::uuid[])";
+const OWNERS: &str =
+    "SELECT identity, payload_hash FROM ledger.event_identities WHERE identity = ANY ($1::uuid[])";
 
 /// For each record of the batch, what it is to its identity; `None` for a dead record.
 pub struct Ownership(Vec<Option<Claim>>);
@@ -35,31 +36,11 @@ impl Ownership {
                 first.identity.zip(first.payload_hash)
             })
             .collect();
-        let mut owners: Vec<(Identity, PayloadHash, usize)> = carried
-            .iter()
-            .enumerate()
-            .filter_map(|(index, carried)| carried.map(|(identity, hash)| (identity, hash, index)))
-            .collect();
-        owners.sort_unstable_by_key(|(identity, _, index)| (*identity, *index));
-        owners.dedup_by_key(|(identity, ..)| *identity);
-
-        let earlier = owned_before(client, &owners);
-        let claims = carried.iter().enumerate().map(|(index, carried)| {
-            let (identity, hash) = (*carried)?;
-            let owner = match earlier.get(&identity) {
-                Some(hash) => (*hash, None),
-                None => {
-                    let at = owners.binary_search_by_key(&identity, |(identity, ..)| *identity).ok()?;
-                    (owners[at].1, Some(owners[at].2))
-                }
-            };
-            Some(match owner {
-                (_, Some(owner)) if owner == index => Claim::New,
-                (owned, _) if owned == hash => Claim::Duplicate,
-                _ => Claim::Conflict,
-            })
-        });
-        Self(claims.collect())
+        let first = fold::first_carriers(&carried);
+        let earlier = owned_before(client, &first);
+        Self(fold::claims(&carried, &first, |identity| {
+            earlier.get(identity).copied()
+        }))
     }
 
     pub fn of(&self, record: usize) -> Claim {
@@ -73,17 +54,22 @@ impl Ownership {
 }
 
 /// Inserts the identities and answers those that an earlier record owns, with the payload
-/// that it had. `wanted` is sorted and without repeats.
-fn owned_before(
-    client: &mut SpiClient<'_>,
-    wanted: &[(Identity, PayloadHash, usize)],
-) -> HashMap<Identity, PayloadHash> {
+/// that it had.
+fn owned_before(client: &mut SpiClient<'_>, wanted: &[Carrier]) -> HashMap<Identity, PayloadHash> {
     if wanted.is_empty() {
         return HashMap::new();
     }
-    let identities: Vec<Uuid> = wanted.iter().map(|(identity, ..)| Uuid::from_bytes(*identity.as_bytes())).collect();
-    let hashes: Vec<Uuid> = wanted.iter().map(|(_, hash, _)| Uuid::from_bytes(*hash.as_bytes())).collect();
-    let claimed = client.update(CLAIM, None, &[identities.into(), hashes.into()]).unwrap_or_else(internal);
+    let identities: Vec<Uuid> = wanted
+        .iter()
+        .map(|carrier| Uuid::from_bytes(*carrier.identity.as_bytes()))
+        .collect();
+    let hashes: Vec<Uuid> = wanted
+        .iter()
+        .map(|carrier| Uuid::from_bytes(*carrier.payload_hash.as_bytes()))
+        .collect();
+    let claimed = client
+        .update(CLAIM, None, &[identities.into(), hashes.into()])
+        .unwrap_or_else(internal);
     if claimed.len() == wanted.len() {
         return HashMap::new();
     }
@@ -91,13 +77,18 @@ fn owned_before(
     mine.sort_unstable();
     let owned: Vec<Uuid> = wanted
         .iter()
-        .filter(|(identity, ..)| mine.binary_search(identity).is_err())
-        .map(|(identity, ..)| Uuid::from_bytes(*identity.as_bytes()))
+        .filter(|carrier| mine.binary_search(&carrier.identity).is_err())
+        .map(|carrier| Uuid::from_bytes(*carrier.identity.as_bytes()))
         .collect();
     client
         .update(OWNERS, None, &[owned.into()])
         .unwrap_or_else(internal)
-        .map(|row| (identity_of(row.get::<Uuid>(1)), PayloadHash::from_bytes(bytes_of(row.get::<Uuid>(2)))))
+        .map(|row| {
+            (
+                identity_of(row.get::<Uuid>(1)),
+                PayloadHash::from_bytes(bytes_of(row.get::<Uuid>(2))),
+            )
+        })
         .collect()
 }
 
@@ -106,5 +97,8 @@ fn identity_of(value: Result<Option<Uuid>, pgrx::spi::Error>) -> Identity {
 }
 
 fn bytes_of(value: Result<Option<Uuid>, pgrx::spi::Error>) -> [u8; 16] {
-    *value.unwrap_or_else(internal).expect("the column is NOT NULL").as_bytes()
+    *value
+        .unwrap_or_else(internal)
+        .expect("the column is NOT NULL")
+        .as_bytes()
 }

@@ -28,7 +28,11 @@ pub fn heartbeat(service_id: &str, topics: Vec<String>, lease: &Interval) -> boo
     check_text("service_id", service_id, 255);
     let lease_us = lease_us(lease);
     Spi::connect_mut(|client| {
-        let mine = run(client, HEARTBEAT, &[service_id.into(), topics.into(), lease_us.into()]) > 0;
+        let mine = run(
+            client,
+            HEARTBEAT,
+            &[service_id.into(), topics.into(), lease_us.into()],
+        ) > 0;
         run(client, FORGET_OLD, &[]);
         mine
     })

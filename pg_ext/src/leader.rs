@@ -65,8 +65,10 @@ const CREATE: &str = "
     INSERT INTO ledger.partition_progress (partition_id, fencing_token, commit_offset)
     SELECT partition_id, 0, 0 FROM lease";
 
-const LOCK_LEASE: &str = "SELECT 1 FROM ledger.partition_leases WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
-const LOCK_PROGRESS: &str = "SELECT 1 FROM ledger.partition_progress WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
+const LOCK_LEASE: &str =
+    "SELECT 1 FROM ledger.partition_leases WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
+const LOCK_PROGRESS: &str =
+    "SELECT 1 FROM ledger.partition_progress WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
 
 // The row version that everyone sees carries the transaction id of whoever changes it.
 // A lease row is held for milliseconds, or for PATIENCE_MS by another acquirer: whoever
@@ -139,19 +141,25 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
             Some(seen) => seen,
             None => {
                 run(client, CREATE, &[name.topic.into(), name.partition.into()]);
-                find(client, name, service_id).unwrap_or_else(|| raise(Code::ERRCODE_INTERNAL_ERROR, "no lease row"))
+                find(client, name, service_id)
+                    .unwrap_or_else(|| raise(Code::ERRCODE_INTERNAL_ERROR, "no lease row"))
             }
         };
         if !seen.free || !lock_row(client, LOCK_LEASE, LEASE_HOLDERS, seen.partition_id) {
             return seen.refused();
         }
         let Some(seen) = find(client, name, service_id).filter(|seen| seen.free) else {
-            return find(client, name, service_id).map(Seen::refused).unwrap_or_default();
+            return find(client, name, service_id)
+                .map(Seen::refused)
+                .unwrap_or_default();
         };
         if !lock_row(client, LOCK_PROGRESS, PROGRESS_HOLDERS, seen.partition_id) {
             raise(
                 Code::ERRCODE_LOCK_NOT_AVAILABLE,
-                format!("another transaction holds the progress of {}/{}: try again", name.topic, name.partition),
+                format!(
+                    "another transaction holds the progress of {}/{}: try again",
+                    name.topic, name.partition
+                ),
             );
         }
         grant(client, seen.partition_id, service_id, lease_us)
@@ -163,9 +171,19 @@ pub fn renew(name: PartitionName<'_>, mine: Leadership, lease: &Interval) -> Opt
     check_name(name);
     let lease_us = lease_us(lease);
     Spi::connect_mut(|client| {
-        let args = [name.topic.into(), name.partition.into(), mine.fencing_token.into(), mine.lease_id.into(), lease_us.into()];
+        let args = [
+            name.topic.into(),
+            name.partition.into(),
+            mine.fencing_token.into(),
+            mine.lease_id.into(),
+            lease_us.into(),
+        ];
         let rows = client.update(RENEW, None, &args).unwrap_or_else(internal);
-        if rows.is_empty() { None } else { rows.first().get_one().unwrap_or_else(internal) }
+        if rows.is_empty() {
+            None
+        } else {
+            rows.first().get_one().unwrap_or_else(internal)
+        }
     })
 }
 
@@ -173,7 +191,12 @@ pub fn renew(name: PartitionName<'_>, mine: Leadership, lease: &Interval) -> Opt
 pub fn release(name: PartitionName<'_>, mine: Leadership) -> bool {
     check_name(name);
     Spi::connect_mut(|client| {
-        let args = [name.topic.into(), name.partition.into(), mine.fencing_token.into(), mine.lease_id.into()];
+        let args = [
+            name.topic.into(),
+            name.partition.into(),
+            mine.fencing_token.into(),
+            mine.lease_id.into(),
+        ];
         run(client, RELEASE, &args) > 0
     })
 }
@@ -188,7 +211,11 @@ struct Seen {
 
 impl Seen {
     fn refused(self) -> Lock {
-        Lock { leader_svc_id: self.leader_svc_id, lease_expires_at: self.lease_expires_at, ..Lock::default() }
+        Lock {
+            leader_svc_id: self.leader_svc_id,
+            lease_expires_at: self.lease_expires_at,
+            ..Lock::default()
+        }
     }
 }
 
@@ -223,7 +250,11 @@ fn lock_row(client: &mut SpiClient<'_>, lock: &str, holders: &str, partition_id:
             }
             ended = true;
         }
-        run(client, "SELECT pg_catalog.pg_sleep($1)", &[(f64::from(POLL_MS) / 1000.0).into()]);
+        run(
+            client,
+            "SELECT pg_catalog.pg_sleep($1)",
+            &[(f64::from(POLL_MS) / 1000.0).into()],
+        );
     }
     false
 }
@@ -232,7 +263,10 @@ fn grant(client: &mut SpiClient<'_>, partition_id: i32, service_id: &str, lease_
     let args = [partition_id.into(), service_id.into(), lease_us.into()];
     let row = client.update(GRANT, None, &args).unwrap_or_else(internal).first();
     if row.is_empty() {
-        raise(Code::ERRCODE_INTERNAL_ERROR, "a partition has a lease row but no progress row");
+        raise(
+            Code::ERRCODE_INTERNAL_ERROR,
+            "a partition has a lease row but no progress row",
+        );
     }
     Lock {
         acquired: true,
@@ -246,7 +280,10 @@ fn grant(client: &mut SpiClient<'_>, partition_id: i32, service_id: &str, lease_
 
 /// Runs a statement and answers how many rows it returned or changed.
 pub fn run(client: &mut SpiClient<'_>, statement: &str, args: &[DatumWithOid<'_>]) -> usize {
-    client.update(statement, None, args).unwrap_or_else(internal).len()
+    client
+        .update(statement, None, args)
+        .unwrap_or_else(internal)
+        .len()
 }
 
 /// An SPI failure that is no ERROR of its own: a defect of this extension.
@@ -258,7 +295,10 @@ pub fn internal<T>(error: pgrx::spi::Error) -> T {
 pub fn lease_us(lease: &Interval) -> i64 {
     let micros = lease.as_micros();
     if !(LEASE_MIN_US..=LEASE_MAX_US).contains(&micros) {
-        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, "lease must be between 100 milliseconds and one day");
+        raise(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            "lease must be between 100 milliseconds and one day",
+        );
     }
     micros as i64
 }
@@ -266,12 +306,18 @@ pub fn lease_us(lease: &Interval) -> i64 {
 pub fn check_name(name: PartitionName<'_>) {
     check_text("topic", name.topic, 249);
     if name.partition < 0 {
-        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, "partition must not be negative");
+        raise(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            "partition must not be negative",
+        );
     }
 }
 
 pub fn check_text(what: &str, value: &str, max_bytes: usize) {
     if value.is_empty() || value.len() > max_bytes {
-        raise(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("{what} must have 1 to {max_bytes} bytes"));
+        raise(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("{what} must have 1 to {max_bytes} bytes"),
+        );
     }
 }

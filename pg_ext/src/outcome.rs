@@ -32,7 +32,13 @@ pub struct Exceptions {
 }
 
 impl Exceptions {
-    pub fn push(&mut self, offset: i64, event_id: Option<String>, verdict: &'static str, reason: Option<String>) {
+    pub fn push(
+        &mut self,
+        offset: i64,
+        event_id: Option<String>,
+        verdict: &'static str,
+        reason: Option<String>,
+    ) {
         self.offsets.push(offset);
         self.event_ids.push(event_id);
         self.verdicts.push(verdict);
@@ -106,7 +112,11 @@ impl Holes {
 
     pub fn write(self, client: &mut SpiClient<'_>, fenced: &Fenced) {
         if !self.first.is_empty() {
-            run(client, HOLES, &[fenced.partition_id.into(), self.first.into(), self.next.into()]);
+            run(
+                client,
+                HOLES,
+                &[fenced.partition_id.into(), self.first.into(), self.next.into()],
+            );
         }
     }
 }

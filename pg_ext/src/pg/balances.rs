@@ -16,8 +16,14 @@ use super::target::Target;
 use super::varlena::Varlenas;
 use crate::error::raise;
 
-const COLUMN_TYPES: [pg_sys::Oid; 6] =
-    [pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::TEXTOID, pg_sys::NUMERICOID, pg_sys::NUMERICOID, pg_sys::INT8OID];
+const COLUMN_TYPES: [pg_sys::Oid; 6] = [
+    pg_sys::INT8OID,
+    pg_sys::INT4OID,
+    pg_sys::TEXTOID,
+    pg_sys::NUMERICOID,
+    pg_sys::NUMERICOID,
+    pg_sys::INT8OID,
+];
 const AVAILABLE: usize = 3;
 const FROZEN: usize = 4;
 const UPDATED_MSEC: usize = 5;
@@ -55,7 +61,13 @@ impl Balances {
             }
             let descriptor = (*target.relation).rd_att;
             let mut epq: Box<pg_sys::EPQState> = Box::new(std::mem::zeroed());
-            pg_sys::EvalPlanQualInit(&mut *epq, target.estate, std::ptr::null_mut(), std::ptr::null_mut(), -1);
+            pg_sys::EvalPlanQualInit(
+                &mut *epq,
+                target.estate,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                -1,
+            );
             Self {
                 primary_key,
                 search: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
@@ -86,8 +98,9 @@ impl Balances {
             let natts = (*(*target.relation).rd_att).natts as usize;
             pg_sys::ExecClearTuple(search);
             std::slice::from_raw_parts_mut((*search).tts_isnull, natts).fill(true);
-            for (column, value) in
-                [key.account_id.into(), pg_sys::Datum::from(key.shard_id), currency].into_iter().enumerate()
+            for (column, value) in [key.account_id.into(), pg_sys::Datum::from(key.shard_id), currency]
+                .into_iter()
+                .enumerate()
             {
                 *(*search).tts_values.add(column) = value;
                 *(*search).tts_isnull.add(column) = false;
@@ -106,7 +119,10 @@ impl Balances {
                 pg_sys::slot_getsomeattrs_int(found, FROZEN as i32 + 1);
                 LockedRow {
                     place: (*found).tts_tid,
-                    balance: Balance { available: amount_of(found, AVAILABLE), frozen: amount_of(found, FROZEN) },
+                    balance: Balance {
+                        available: amount_of(found, AVAILABLE),
+                        frozen: amount_of(found, FROZEN),
+                    },
                 }
             });
             pg_sys::ExecClearTuple(found);
@@ -141,9 +157,11 @@ impl Balances {
             pg_sys::ExecClearTuple(written);
             std::ptr::copy_nonoverlapping((*found).tts_values, (*written).tts_values, natts);
             std::ptr::copy_nonoverlapping((*found).tts_isnull, (*written).tts_isnull, natts);
-            for (column, value) in
-                [(AVAILABLE, available), (FROZEN, frozen), (UPDATED_MSEC, pg_sys::Datum::from(updated_msec))]
-            {
+            for (column, value) in [
+                (AVAILABLE, available),
+                (FROZEN, frozen),
+                (UPDATED_MSEC, pg_sys::Datum::from(updated_msec)),
+            ] {
                 *(*written).tts_values.add(column) = value;
                 *(*written).tts_isnull.add(column) = false;
             }
@@ -160,7 +178,14 @@ impl Balances {
     }
 
     pub fn close(self) {
-        let Self { target, search, found, written, mut epq, .. } = self;
+        let Self {
+            target,
+            search,
+            found,
+            written,
+            mut epq,
+            ..
+        } = self;
         // SAFETY: all three slots and the EPQ state were made by `open` and are used no more.
         unsafe {
             pg_sys::EvalPlanQualEnd(&mut *epq);
@@ -180,5 +205,10 @@ unsafe fn amount_of(slot: *mut pg_sys::TupleTableSlot, column: usize) -> Amount 
         let packed = pg_sys::pg_detoast_datum_packed((*(*slot).tts_values.add(column)).cast_mut_ptr());
         numeric::decode(pgrx::varlena::varlena_to_byte_slice(packed))
     };
-    amount.unwrap_or_else(|| raise(Code::ERRCODE_DATA_CORRUPTED, "a balance in ledger.account_balances is not a numeric(36,18)"))
+    amount.unwrap_or_else(|| {
+        raise(
+            Code::ERRCODE_DATA_CORRUPTED,
+            "a balance in ledger.account_balances is not a numeric(36,18)",
+        )
+    })
 }

@@ -65,7 +65,11 @@ impl Staged {
             payload_hash: row.payload_hash,
             change: row.change,
             error_code: row.dead.as_ref().map(|d| &self.bytes[d.error_code.clone()]),
-            payload: row.dead.as_ref().and_then(|d| d.payload.as_ref()).map(|r| &self.bytes[r.clone()]),
+            payload: row
+                .dead
+                .as_ref()
+                .and_then(|d| d.payload.as_ref())
+                .map(|r| &self.bytes[r.clone()]),
         }
     }
 }
@@ -136,13 +140,19 @@ pub unsafe extern "C-unwind" fn capture_staged_row(fcinfo: pg_sys::FunctionCallI
         let trigger = context.cast::<pg_sys::TriggerData>();
         let descriptor = (*(*trigger).tg_relation).rd_att;
         let wanted = pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE;
-        let mask = pg_sys::TRIGGER_EVENT_OPMASK | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+        let mask =
+            pg_sys::TRIGGER_EVENT_OPMASK | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
         if (*trigger).tg_event & mask != wanted || (*descriptor).natts as usize != COLUMNS {
             not_a_staging_trigger();
         }
         let mut values = [pg_sys::Datum::from(0usize); COLUMNS];
         let mut nulls = [true; COLUMNS];
-        pg_sys::heap_deform_tuple((*trigger).tg_trigtuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::heap_deform_tuple(
+            (*trigger).tg_trigtuple,
+            descriptor,
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+        );
         register_callbacks();
         STAGED.with_borrow_mut(|staged| stage(staged, &Columns { values, nulls }));
         (*fcinfo).isnull = false;
@@ -176,12 +186,14 @@ impl Columns {
     fn bytes(&self, column: usize) -> Option<&[u8]> {
         // SAFETY: the column is of a varlena type by the table's definition (checked by column count, owned by
         // sluice_owner); a tuple that was never stored holds it inline, so it is neither compressed nor external.
-        self.datum(column).map(|d| unsafe { pgrx::varlena::varlena_to_byte_slice(d.cast_mut_ptr()) })
+        self.datum(column)
+            .map(|d| unsafe { pgrx::varlena::varlena_to_byte_slice(d.cast_mut_ptr()) })
     }
 
     fn uuid(&self, column: usize) -> Option<[u8; 16]> {
         // SAFETY: a uuid datum points to 16 bytes inside the tuple.
-        self.datum(column).map(|d| unsafe { *d.cast_mut_ptr::<[u8; 16]>() })
+        self.datum(column)
+            .map(|d| unsafe { *d.cast_mut_ptr::<[u8; 16]>() })
     }
 }
 
@@ -189,7 +201,9 @@ fn stage(staged: &mut Staged, columns: &Columns) {
     if staged.rows.len() >= MAX_BATCH_ROWS || staged.bytes.len() >= MAX_BATCH_BYTES {
         raise(
             Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!("a batch may stage at most {MAX_BATCH_ROWS} rows and {MAX_BATCH_BYTES} bytes: lower BATCH_SIZE or BATCH_BYTES"),
+            format!(
+                "a batch may stage at most {MAX_BATCH_ROWS} rows and {MAX_BATCH_BYTES} bytes: lower BATCH_SIZE or BATCH_BYTES"
+            ),
         );
     }
     let row = Row {
@@ -199,9 +213,16 @@ fn stage(staged: &mut Staged, columns: &Columns) {
         identity: columns.uuid(3).map(Identity::from_bytes),
         payload_hash: columns.uuid(4).map(PayloadHash::from_bytes),
         change: change(columns),
-        dead: columns.bytes(10).map(|code| dead(&mut staged.bytes, code, columns)),
+        dead: columns
+            .bytes(10)
+            .map(|code| dead(&mut staged.bytes, code, columns)),
     };
-    let shape = (row.dead.is_some(), row.change.is_some(), row.identity.is_some(), row.payload_hash.is_some());
+    let shape = (
+        row.dead.is_some(),
+        row.change.is_some(),
+        row.identity.is_some(),
+        row.payload_hash.is_some(),
+    );
     if !matches!(shape, (true, false, false, false) | (false, true, true, true)) {
         malformed("a row is a change with its identity, or a dead record");
     }
@@ -213,7 +234,9 @@ fn stage(staged: &mut Staged, columns: &Columns) {
 
 fn change(columns: &Columns) -> Option<Change> {
     let account_id = columns.int(5)?;
-    let currency = columns.bytes(7).and_then(|code| Currency::new(std::str::from_utf8(code).ok()?));
+    let currency = columns
+        .bytes(7)
+        .and_then(|code| Currency::new(std::str::from_utf8(code).ok()?));
     Some(Change {
         key: AccountKey {
             account_id,
@@ -226,7 +249,10 @@ fn change(columns: &Columns) -> Option<Change> {
 }
 
 fn delta(columns: &Columns, column: usize, name: &str) -> Amount {
-    columns.bytes(column).and_then(numeric::decode).unwrap_or_else(|| malformed(name))
+    columns
+        .bytes(column)
+        .and_then(numeric::decode)
+        .unwrap_or_else(|| malformed(name))
 }
 
 fn dead(bytes: &mut Vec<u8>, code: &[u8], columns: &Columns) -> Box<DeadRow> {
@@ -249,5 +275,8 @@ fn keep(bytes: &mut Vec<u8>, value: Option<&[u8]>) -> Option<Range<usize>> {
 }
 
 fn malformed(what: &str) -> ! {
-    raise(Code::ERRCODE_DATA_CORRUPTED, format!("staged row is not usable: {what}"))
+    raise(
+        Code::ERRCODE_DATA_CORRUPTED,
+        format!("staged row is not usable: {what}"),
+    )
 }

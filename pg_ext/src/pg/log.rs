@@ -56,7 +56,10 @@ impl Log {
         if target.has_triggers() {
             raise(
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("ledger.{} has triggers, which the batched apply would pass over: drop them to go on", target.name()),
+                format!(
+                    "ledger.{} has triggers, which the batched apply would pass over: drop them to go on",
+                    target.name()
+                ),
             );
         }
         // SAFETY: the relation is open.
@@ -64,10 +67,21 @@ impl Log {
         if natts != COLUMN_TYPES.len() {
             raise(
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("ledger.{} has columns that the batched apply does not know: drop them to go on", target.name()),
+                format!(
+                    "ledger.{} has columns that the batched apply does not know: drop them to go on",
+                    target.name()
+                ),
             );
         }
-        Self { target, slots: Vec::new(), filled: 0, partition_id, created_at, varlenas: Varlenas::default(), written: 0 }
+        Self {
+            target,
+            slots: Vec::new(),
+            filled: 0,
+            partition_id,
+            created_at,
+            varlenas: Varlenas::default(),
+            written: 0,
+        }
     }
 
     pub fn append(&mut self, row: &LogRow<'_>) {
@@ -75,12 +89,18 @@ impl Log {
             self.flush();
         }
         self.varlenas.clear();
-        let amounts: [Amount; 4] =
-            [row.change.available_delta, row.change.frozen_delta, row.after.available, row.after.frozen];
+        let amounts: [Amount; 4] = [
+            row.change.available_delta,
+            row.change.frozen_delta,
+            row.after.available,
+            row.after.frozen,
+        ];
         let event_id = self.varlenas.push(row.event_id);
         let currency = self.varlenas.push(row.change.key.currency.as_str().as_bytes());
         let amounts = amounts.map(|amount| self.varlenas.push_amount(amount));
-        let reason = row.reject_reason.map(|reason| self.varlenas.push(reason.as_bytes()));
+        let reason = row
+            .reject_reason
+            .map(|reason| self.varlenas.push(reason.as_bytes()));
         let datum = |index| self.varlenas.datum(index);
         let values: [pg_sys::Datum; COLUMN_TYPES.len()] = [
             row.kafka_offset.into(),
@@ -116,7 +136,8 @@ impl Log {
     fn free_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
         if self.filled == self.slots.len() {
             // SAFETY: the relation is open; the slot is dropped in `close` or with the transaction's memory.
-            self.slots.push(unsafe { pg_sys::table_slot_create(self.target.relation, std::ptr::null_mut()) });
+            self.slots
+                .push(unsafe { pg_sys::table_slot_create(self.target.relation, std::ptr::null_mut()) });
         }
         self.slots[self.filled]
     }

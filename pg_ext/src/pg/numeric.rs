@@ -27,7 +27,11 @@ pub fn decode(data: &[u8]) -> Option<Amount> {
     let (negative, weight, digits_at) = match header & KIND_MASK {
         SHORT => {
             let low = (header & 0x3F) as i32;
-            (header & SHORT_NEGATIVE != 0, if header & 0x40 != 0 { low - 64 } else { low }, 2)
+            (
+                header & SHORT_NEGATIVE != 0,
+                if header & 0x40 != 0 { low - 64 } else { low },
+                2,
+            )
         }
         KIND_MASK => return None,
         kind => (kind == LONG_NEGATIVE, word(2)? as i16 as i32, 4),
@@ -67,7 +71,11 @@ pub fn encode(amount: Amount, out: &mut Vec<u8>) {
             highest = position;
         }
     }
-    let weight = if lowest.is_some() { highest as i32 - FRACTION_DIGITS } else { 0 };
+    let weight = if lowest.is_some() {
+        highest as i32 - FRACTION_DIGITS
+    } else {
+        0
+    };
     let sign = if amount.units() < 0 { SHORT_NEGATIVE } else { 0 };
     let scale = (Amount::SCALE as u16) << SCALE_SHIFT;
     let header = SHORT | sign | scale | (weight as u16 & 0x7F);

@@ -4,8 +4,8 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 
 use crate::error::raise;
 
@@ -28,7 +28,10 @@ impl Target {
             let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
             let oid = pg_sys::get_relname_relid(c_name.as_ptr(), schema);
             if oid == pg_sys::InvalidOid {
-                raise(Code::ERRCODE_UNDEFINED_TABLE, format!("table ledger.{name} does not exist: run `sluice migrate`"));
+                raise(
+                    Code::ERRCODE_UNDEFINED_TABLE,
+                    format!("table ledger.{name} does not exist: run `sluice migrate`"),
+                );
             }
             pg_sys::table_open(oid, pg_sys::RowExclusiveLock as _)
         };
@@ -42,7 +45,12 @@ impl Target {
             pg_sys::InitResultRelInfo(result, relation, 1, std::ptr::null_mut(), 0);
             (*estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             pg_sys::ExecOpenIndices(result, false);
-            Self { relation, estate, result, name }
+            Self {
+                relation,
+                estate,
+                result,
+                name,
+            }
         }
     }
 
@@ -101,11 +109,16 @@ unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_type
     // SAFETY: attrs holds natts entries.
     let attributes = unsafe { descriptor.attrs.as_slice(descriptor.natts as usize) };
     let fits = attributes.len() >= column_types.len()
-        && attributes.iter().zip(column_types).all(|(a, wanted)| a.atttypid == *wanted && !a.attisdropped);
+        && attributes
+            .iter()
+            .zip(column_types)
+            .all(|(a, wanted)| a.atttypid == *wanted && !a.attisdropped);
     if !fits {
         raise(
             Code::ERRCODE_DATATYPE_MISMATCH,
-            format!("ledger.{name} does not have the columns that this version of the extension writes: run `sluice migrate`"),
+            format!(
+                "ledger.{name} does not have the columns that this version of the extension writes: run `sluice migrate`"
+            ),
         );
     }
 }

@@ -25,7 +25,11 @@ impl Varlenas {
         let length = bytes.len() + 4;
         self.starts.push(self.words.len());
         // SET_VARSIZE_4B of varatt.h: the length in the upper 30 bits on little-endian machines.
-        let header = if cfg!(target_endian = "little") { (length as u32) << 2 } else { length as u32 };
+        let header = if cfg!(target_endian = "little") {
+            (length as u32) << 2
+        } else {
+            length as u32
+        };
         self.words.push(header);
         for chunk in bytes.chunks(4) {
             let mut word = [0u8; 4];
