@@ -11,6 +11,7 @@
 # A service that is stopped and started again keeps its port and its data; `down` removes DIR.
 # SLUICE_LIBDIR names a folder whose sluice.so PostgreSQL loads before the installed one (tests of patched builds).
 # PG_CONFIG selects another PostgreSQL than Debian's 15.
+# shellcheck disable=SC1090,SC2153 # DIR/settings is written by remember()
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -192,7 +193,7 @@ sql() { # statements on stdin
 
 # --- Kafka: one node, broker and controller at once ---
 
-kafka_java() { java -Dlog4j2.configurationFile="$here/kafka/log4j2.properties" -cp "$kafka_home/*" "$@"; }
+kafka_java=(java -Dlog4j2.configurationFile="$here/kafka/log4j2.properties" -cp "$kafka_home/*")
 
 kafka_settings() {
   cat <<CONF
@@ -226,7 +227,7 @@ kafka_create() {
   mkdir -p "$kafka_dir"
   kafka_settings >"$kafka_dir/server.properties"
   # The cluster's id is the base64 of "sluice-stack-dev".
-  kafka_java kafka.tools.StorageTool format -t c2x1aWNlLXN0YWNrLWRldg -c "$kafka_dir/server.properties" \
+  "${kafka_java[@]}" kafka.tools.StorageTool format -t c2x1aWNlLXN0YWNrLWRldg -c "$kafka_dir/server.properties" \
     >"$kafka_dir/format.log" 2>&1 || failed "Kafka's StorageTool" "$kafka_dir/format.log"
 }
 
@@ -239,8 +240,7 @@ kafka_start() {
   [ -z "$(pid_of kafka)" ] || return 0
   local log=$kafka_dir/log skip
   skip=$(stat -c %s "$log" 2>/dev/null || echo 0)
-  launch kafka "$log" java -Xmx512m -XX:+ExitOnOutOfMemoryError -Dlog4j2.configurationFile="$here/kafka/log4j2.properties" \
-    -cp "$kafka_home/*" kafka.Kafka "$kafka_dir/server.properties"
+  launch kafka "$log" "${kafka_java[@]}" -Xmx512m -XX:+ExitOnOutOfMemoryError kafka.Kafka "$kafka_dir/server.properties"
   if ! wait_until $start_timeout_s kafka_ready "$skip" || gone kafka; then
     failed Kafka "$log"
   fi
@@ -372,6 +372,7 @@ up() {
 down() {
   trap - EXIT
   trap "" INT TERM # whoever asks twice still gets a complete clean-up
+  # shellcheck disable=SC2046
   kill $(jobs -p) 2>/dev/null || true
   stop_service kafka TERM
   stop_service redis TERM

@@ -50,9 +50,10 @@ trap 'exit 143' TERM HUP
 
 "$here/stack.sh" "$dir" up --no-migrate
 set -a
+# shellcheck source=/dev/null
 . "$dir/env"
-SLUICE_STACK_DIR=$dir
 set +a
+export SLUICE_STACK_DIR=$dir
 
 # In the background with our own stdin, because the shell runs a trap only between commands but at once during `wait`.
 # The subshell gives back Ctrl-C, which the shell takes away from background commands.

@@ -1,0 +1,74 @@
+# The one list of commands; the README and .ci/run call these and no others.
+
+# Where cargo lives when a login shell did not put it into PATH.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+# pgrx asks this pg_config for PostgreSQL's headers, so plain cargo works without cargo-pgrx.
+export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
+# The scripts look for what cargo built in target/, whatever a user's own settings say.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
+.PHONY: help setup build install-extension test demo up down bench acceptance soak mutants lint fmt doc
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+setup: ## install what is missing: Debian packages and Kafka's jars (as root or with sudo)
+	@scripts/setup.sh
+
+build: setup ## build everything (release) and install the extension
+	cargo build --release -p sluice -p proofs
+	@$(MAKE) install-extension
+
+install-extension: ## build the extension and install it into PG_CONFIG's PostgreSQL
+	@scripts/install-extension.sh
+
+test: build ## unit and property tests, then the proofs on a private PostgreSQL, Kafka and Redis
+	cargo test --release -p ledger -p sluice
+	scripts/with-stack.sh cargo test --release -p proofs -- --test-threads=1
+
+demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, KEEP=1 leaves it running)
+	@scripts/with-stack.sh target/release/demo
+
+up: build ## start PostgreSQL, Kafka and Redis on free ports, migrate, write .stack/env
+	@if test -e .stack/env && scripts/stack.sh "$$(cat .stack/dir)" status >/dev/null 2>&1; then \
+	  echo "already up; settings are in .stack/env, make down stops it"; \
+	elif test -e .stack/dir && test -e "$$(cat .stack/dir)/settings"; then \
+	  echo "the stack in $$(cat .stack/dir) is not whole: make down, then make up" >&2; exit 1; \
+	else \
+	  mkdir -p .stack && mktemp -d /tmp/sluice-XXXXXX >.stack/dir && \
+	  scripts/stack.sh "$$(cat .stack/dir)" up --env .stack/env || { rm -rf .stack; exit 1; }; \
+	  echo "up; settings are in .stack/env: set -a; . .stack/env; set +a; target/release/sluice check"; \
+	fi
+
+down: ## stop what make up started and remove its data
+	@if test -e .stack/dir && test -e "$$(cat .stack/dir)/settings"; then scripts/stack.sh "$$(cat .stack/dir)" down; \
+	else echo "nothing is up"; fi
+	@rm -rf .stack
+
+bench: build ## ratios of the apply against its floor and plain SQL; writes bench/README.md
+	cargo build --release -p bench
+	@BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
+
+acceptance: build ## take-over times, latency, idle cost, memory: a table, exit status 1 on a miss
+	@scripts/with-stack.sh target/release/acceptance
+
+soak: build ## the demo with 20 kills
+	@KILLS=20 scripts/with-stack.sh target/release/demo
+
+mutants: build ## remove one safeguard at a time from a copy of the sources; the tests must notice each
+	@tests/mutants/run.sh
+
+lint: setup ## formatting, clippy and, where installed, shellcheck
+	cargo fmt --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	@for script in scripts/*.sh .ci/run docker/*.sh; do test ! -e $$script || bash -n $$script || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning -x -P scripts scripts/*.sh .ci/run; fi
+
+fmt: ## format the sources
+	cargo fmt
+
+doc: setup ## the crates' documentation, warnings refused
+	RUSTDOCFLAGS=-Dwarnings cargo doc --release --workspace --no-deps

@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, and Apache Kafka's jars from Maven.
+# Starts no service and creates no database cluster. Where nothing lacks it says nothing and takes a moment.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/kafka-home.sh"
+
+say() { echo "setup: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+# --- what is needed: one test each, and the package that fulfils it ---
+
+have() { command -v "$1" >/dev/null; }
+have_file() { compgen -G "$1" >/dev/null; }
+kafka_is_here() { have_file "$kafka_home/kafka_*.jar"; }
+# Kafka 4 needs Java 17; the version stands in quotes on the first line: openjdk version "17.0.15"
+java_fits() {
+  local version
+  version=$(java -version 2>&1 | sed -n "s/.*version \"\([0-9]*\).*/\1/p") && [ "${version:-0}" -ge 17 ]
+}
+
+missing_packages() {
+  have_file /usr/lib/postgresql/15/bin/postgres || echo postgresql-15
+  have_file /usr/include/postgresql/15/server/postgres.h || echo postgresql-server-dev-15
+  have redis-server || echo redis-server
+  java_fits || echo openjdk-17-jre-headless
+  kafka_is_here || have mvn || echo maven
+  { have cc && have c++; } || echo build-essential
+  have cmake || echo cmake
+  have pkg-config || echo pkg-config
+  # pgrx reads PostgreSQL's headers through libclang.
+  have_file '/usr/lib/llvm-*/lib/libclang*.so' || echo libclang-dev
+  have_file /usr/include/openssl/ssl.h || echo libssl-dev
+  have_file /usr/include/zlib.h || echo zlib1g-dev
+  # librdkafka's build includes curl's header even where curl is switched off.
+  have_file '/usr/include/*curl/curl.h' || have_file '/usr/include/*/curl/curl.h' || echo libcurl4-openssl-dev
+}
+
+check_rust() {
+  local wanted found
+  wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$here/../Cargo.toml")
+  have cargo || die "cargo is not in PATH: install Rust $wanted or newer (rustup)"
+  found=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || true
+  [ -n "$found" ] || die "rustc does not run: install Rust $wanted or newer (rustup default stable)"
+  [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ] \
+    || die "Rust $found is too old: Sluice needs $wanted or newer (rustup update)"
+}
+
+# A cold build and a run of the tests take about this much.
+check_disk() {
+  local free_kb
+  free_kb=$(df -Pk "$here" | awk 'NR == 2 {print $4}')
+  [ "$free_kb" -ge $((4 * 1024 * 1024)) ] || die "only $((free_kb / 1024)) MB are free in $(realpath "$here/.."): make room for 4 GB"
+}
+
+# --- Debian packages ---
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# Debian starts what it installs. Ours run from a private folder on ports of their own,
+# so while packages are installed this policy forbids starts, and no cluster is created.
+policy=/usr/sbin/policy-rc.d
+no_cluster=/etc/postgresql-common/createcluster.d/sluice-setup.conf
+policy_is_ours=no
+
+forbid_starts() {
+  as_root mkdir -p "${no_cluster%/*}"
+  echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+    policy_is_ours=yes
+  fi
+}
+
+allow_starts() {
+  as_root rm -f "$no_cluster"
+  if [ $policy_is_ours = yes ]; then as_root rm -f $policy; fi
+}
+
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" >>"$log" 2>&1; }
+
+install_packages() {
+  local log
+  have apt-get || die "these are missing and there is no apt-get to install them: $*"
+  [ "$(id -u)" = 0 ] || have sudo || die "not root and no sudo: have an administrator run: apt-get install $*"
+  [ "$(id -u)" = 0 ] || sudo -v || die "sudo refuses: have an administrator run: apt-get install $*"
+  say "installing $*"
+  log=$(mktemp)
+  trap 'allow_starts' EXIT
+  forbid_starts
+  apt update || say "apt-get update failed, trying with the package lists at hand"
+  apt install --no-upgrade --no-install-recommends "$@" \
+    || die "apt-get install failed: $(grep '^E:' "$log" | tail -n 1) (whole log: $log)"
+  case " $* " in
+    *' redis-server '*) if [ -d /run/systemd/system ]; then as_root systemctl -q disable redis-server; fi ;;
+  esac
+  allow_starts
+  trap - EXIT
+  rm -f "$log"
+}
+
+# --- Apache Kafka ---
+
+fetch_kafka() {
+  local cache log jars
+  cache=$(dirname "$kafka_home")
+  mkdir -p "$cache" 2>/dev/null || die "cannot create $cache: set SLUICE_CACHE to a folder that can be written"
+  # Moved into place only when complete, so a broken download is never mistaken for Kafka.
+  jars=$(mktemp -d "$cache/fetching-XXXXXX")
+  log=$(mktemp)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$jars'" EXIT
+  say "fetching Apache Kafka $kafka_version into $kafka_home"
+  mvn -B -q -Dstyle.color=never -f "$kafka_pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars" >"$log" 2>&1 \
+    || die "Maven could not fetch Kafka: $(grep -m 1 ERROR "$log" | cut -c 1-300) (whole log: $log)"
+  chmod 755 "$jars"
+  mv -T "$jars" "$kafka_home" 2>/dev/null || kafka_is_here || die "cannot move Kafka's jars to $kafka_home"
+  rm -rf "$jars" "$log"
+  trap - EXIT
+}
+
+check_rust
+mapfile -t missing < <(missing_packages)
+if [ ${#missing[@]} -gt 0 ] || ! [ -e "$here/../target/release/sluice" ]; then check_disk; fi
+if [ ${#missing[@]} -gt 0 ]; then
+  install_packages "${missing[@]}"
+  mapfile -t missing < <(missing_packages)
+  [ ${#missing[@]} = 0 ] || die "still missing after the installation, or an older one comes first in PATH: ${missing[*]}"
+fi
+kafka_is_here || fetch_kafka
