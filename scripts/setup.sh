@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, and Apache Kafka's jars from Maven.
 # Starts no service and creates no database cluster. Where nothing lacks it says nothing and takes a moment.
+#
+#   scripts/setup.sh [--build-only]     --build-only leaves out what only tests and the demo need (images use it)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,9 +25,6 @@ java_fits() {
 missing_packages() {
   have_file /usr/lib/postgresql/15/bin/postgres || echo postgresql-15
   have_file /usr/include/postgresql/15/server/postgres.h || echo postgresql-server-dev-15
-  have redis-server || echo redis-server
-  java_fits || echo openjdk-17-jre-headless
-  kafka_is_here || have mvn || echo maven
   { have cc && have c++; } || echo build-essential
   have cmake || echo cmake
   have pkg-config || echo pkg-config
@@ -35,6 +34,10 @@ missing_packages() {
   have_file /usr/include/zlib.h || echo zlib1g-dev
   # librdkafka's build includes curl's header even where curl is switched off.
   have_file '/usr/include/*curl/curl.h' || have_file '/usr/include/*/curl/curl.h' || echo libcurl4-openssl-dev
+  [ $build_only = no ] || return 0
+  have redis-server || echo redis-server
+  java_fits || echo openjdk-17-jre-headless
+  kafka_is_here || have mvn || echo maven
 }
 
 check_rust() {
@@ -113,13 +116,20 @@ fetch_kafka() {
   # shellcheck disable=SC2064
   trap "rm -rf '$jars'" EXIT
   say "fetching Apache Kafka $kafka_version into $kafka_home"
-  mvn -B -q -Dstyle.color=never -f "$kafka_pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars" >"$log" 2>&1 \
-    || die "Maven could not fetch Kafka: $(grep -m 1 ERROR "$log" | cut -c 1-300) (whole log: $log)"
+  mvn -B -q -Dstyle.color=never -f "$kafka_pom" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$jars" >"$log" 2>&1 \
+    || die "Maven could not fetch Kafka: $(grep -m 1 ERROR "$log" | sed 's/ -> \[Help.*//; s/.*\(.\{200\}\)$/…\1/') (whole log: $log)"
   chmod 755 "$jars"
   mv -T "$jars" "$kafka_home" 2>/dev/null || kafka_is_here || die "cannot move Kafka's jars to $kafka_home"
   rm -rf "$jars" "$log"
   trap - EXIT
 }
+
+case ${1:-} in
+  "") build_only=no ;;
+  --build-only) build_only=yes ;;
+  *) die "usage: scripts/setup.sh [--build-only]" ;;
+esac
 
 check_rust
 mapfile -t missing < <(missing_packages)
@@ -129,4 +139,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   mapfile -t missing < <(missing_packages)
   [ ${#missing[@]} = 0 ] || die "still missing after the installation, or an older one comes first in PATH: ${missing[*]}"
 fi
-kafka_is_here || fetch_kafka
+[ $build_only = yes ] || kafka_is_here || fetch_kafka

@@ -111,9 +111,13 @@ launch() { # SERVICE LOG COMMAND…
   wait_until 5 running "$service" || true
 }
 
-failed() { # SERVICE LOG; the log's end is what a person needs now
-  say "$1 did not start; the end of $2:"
-  tail -n 15 "$2" >&2 || true
+failed() { # SERVICE LOG
+  if grep -qi "address already in use" "$2" 2>/dev/null; then
+    say "$1 did not start: another program has taken its port"
+  else
+    say "$1 did not start; the end of $2:"
+    tail -n 15 "$2" >&2 || true
+  fi
   return 1
 }
 
