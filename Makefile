@@ -27,7 +27,7 @@ install-extension: ## build the extension and install it into PG_CONFIG's Postgr
 
 test: build ## unit and property tests, then the proofs on a private PostgreSQL, Kafka and Redis
 	cargo test --release -p ledger -p sluice
-	scripts/with-stack.sh cargo test --release -p proofs -- --test-threads=1
+	scripts/with-stack.sh cargo test --release -p proofs -p sluice_pg -- --test-threads=1
 
 demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, KEEP=1 leaves it running)
 	@scripts/with-stack.sh target/release/demo

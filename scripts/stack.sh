@@ -382,7 +382,8 @@ down() {
   stop_service redis TERM
   postgres_stop fast
   cd /
-  rm -rf -- "$dir"
+  # A job that an interrupted `up` left behind may still write for a moment.
+  wait_until 10 rm -rf -- "$dir" 2>/dev/null || die "cannot remove $dir"
 }
 
 status() {
