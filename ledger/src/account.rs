@@ -22,13 +22,18 @@ impl Currency {
     pub fn new(code: &str) -> Option<Self> {
         let code = code.as_bytes();
         let fits = (Self::MIN_BYTES..=Self::MAX_BYTES).contains(&code.len())
-            && code.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+            && code
+                .iter()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
         if !fits {
             return None;
         }
         let mut bytes = [0; Self::MAX_BYTES];
         bytes[..code.len()].copy_from_slice(code);
-        Some(Self { bytes, length: code.len() as u8 })
+        Some(Self {
+            bytes,
+            length: code.len() as u8,
+        })
     }
 
     /// The code.

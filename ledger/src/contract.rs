@@ -87,7 +87,10 @@ const DIGESTED_BYTES: usize = 8 + 2 + 1 + 16 + 16 + 8 + 4 + Currency::MAX_BYTES 
 
 /// A digest of everything in a staged row: the same on every machine and in every build.
 pub fn row_digest(row: &StagedRow<'_>) -> u64 {
-    let mut bytes = Bytes { bytes: [0; DIGESTED_BYTES], length: 0 };
+    let mut bytes = Bytes {
+        bytes: [0; DIGESTED_BYTES],
+        length: 0,
+    };
     bytes.put(&row.kafka_offset.to_le_bytes());
     bytes.put(&row.change_no.to_le_bytes());
     // Tells an absent column from one of zeros.
@@ -110,7 +113,10 @@ pub fn row_digest(row: &StagedRow<'_>) -> u64 {
         bytes.put(&change.available_delta.units().to_le_bytes());
         bytes.put(&change.frozen_delta.units().to_le_bytes());
     }
-    for variable in [row.event_id, row.error_code, row.payload].into_iter().flatten() {
+    for variable in [row.event_id, row.error_code, row.payload]
+        .into_iter()
+        .flatten()
+    {
         bytes.put(&xxh3_64(variable).to_le_bytes());
     }
     xxh3_64(&bytes.bytes[..bytes.length])
@@ -152,7 +158,10 @@ impl Checksum {
 
     /// Adds `rows` further rows by their own checksum.
     pub fn append(&mut self, other: Self, rows: u32) {
-        self.0 = self.0.wrapping_mul(FACTOR.wrapping_pow(rows)).wrapping_add(other.0);
+        self.0 = self
+            .0
+            .wrapping_mul(FACTOR.wrapping_pow(rows))
+            .wrapping_add(other.0);
     }
 
     /// The form in which SQL carries it.
@@ -172,11 +181,15 @@ pub fn record_fingerprint(
     payload: Option<&[u8]>,
 ) -> [u8; identity::BYTES] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&offset.to_le_bytes()).update(&timestamp_ms.to_le_bytes());
+    hasher
+        .update(&offset.to_le_bytes())
+        .update(&timestamp_ms.to_le_bytes());
     for part in [key, payload] {
         // Kafka tells null from empty, and so must this; -1 is no length.
         let length = part.map_or(-1, |bytes| bytes.len() as i64);
-        hasher.update(&length.to_le_bytes()).update(part.unwrap_or_default());
+        hasher
+            .update(&length.to_le_bytes())
+            .update(part.unwrap_or_default());
     }
     identity::first_half(&hasher.finalize())
 }

@@ -78,15 +78,21 @@ pub fn decode_balance_event<'a>(
     changes.clear();
     let payload = payload.unwrap_or_default();
     if payload.is_empty() {
-        return Err(defect(DeadReason::EmptyPayload, "The record has no payload.".into(), None));
+        return Err(defect(
+            DeadReason::EmptyPayload,
+            "The record has no payload.".into(),
+            None,
+        ));
     }
     let mut decoder = Decoder::new(changes);
     let read = Reader::new(payload).and_then(|reader| decoder.read(reader));
     let head = match read {
         Ok(()) => decoder.finish(),
-        Err(malformed) => {
-            Err(defect(DeadReason::MalformedJson, format!("The payload is not acceptable JSON: {malformed}."), None))
-        }
+        Err(malformed) => Err(defect(
+            DeadReason::MalformedJson,
+            format!("The payload is not acceptable JSON: {malformed}."),
+            None,
+        )),
     };
     if head.is_err() {
         changes.clear();
@@ -95,7 +101,11 @@ pub fn decode_balance_event<'a>(
 }
 
 fn defect(reason: DeadReason, detail: String, event_id: Option<String>) -> Defect {
-    Defect { reason, detail, event_id }
+    Defect {
+        reason,
+        detail,
+        event_id,
+    }
 }
 
 /// A fault in a text that is JSON. Remembered instead of returned, because the rest of the
@@ -111,7 +121,9 @@ struct Flaw {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.change {
-            Some(change) if self.field.is_empty() => write!(f, "data.changes[{change}] {}.", self.what),
+            Some(change) if self.field.is_empty() => {
+                write!(f, "data.changes[{change}] {}.", self.what)
+            }
             Some(change) => write!(f, "data.changes[{change}].{} {}.", self.field, self.what),
             None => write!(f, "{} {}.", self.field, self.what),
         }
@@ -123,7 +135,8 @@ const MISSING: &str = "is missing";
 const NO_ID: &str = "is not a string of 1 to 255 bytes without U+0000";
 const NO_ACCOUNT: &str = "is neither an integer in the range of bigint nor a string of its digits";
 const NO_SHARD: &str = "is not an integer in the range of int";
-const NO_AMOUNT: &str = "is not a decimal with 1 to 18 digits before and at most 18 behind the point";
+const NO_AMOUNT: &str =
+    "is not a decimal with 1 to 18 digits before and at most 18 behind the point";
 const NO_CURRENCY: &str = "is not a string of 2 to 16 characters A-Z and 0-9";
 
 /// Fields met so far in one object; each known field is one bit.
@@ -248,7 +261,9 @@ impl<'a, 'c> Decoder<'a, 'c> {
 
     fn event_type(&mut self, token: Token<'a>) {
         match token {
-            Token::String(text) if text.value() == BALANCE_CHANGED => self.event_type = EventType::BalanceChanged,
+            Token::String(text) if text.value() == BALANCE_CHANGED => {
+                self.event_type = EventType::BalanceChanged
+            }
             Token::String(_) => self.event_type = EventType::Other,
             _ => self.bad_envelope("eventType", "is not a string"),
         }
@@ -267,8 +282,13 @@ impl<'a, 'c> Decoder<'a, 'c> {
     fn source(&mut self, token: Token<'a>) {
         match (token, string(token)) {
             (Token::Null, _) => {}
-            (_, Some(source)) if is_id(&source) => self.source = Some(source).filter(|source| !source.is_empty()),
-            _ => self.bad_envelope("source", "is not a string of at most 255 bytes without U+0000"),
+            (_, Some(source)) if is_id(&source) => {
+                self.source = Some(source).filter(|source| !source.is_empty())
+            }
+            _ => self.bad_envelope(
+                "source",
+                "is not a string of at most 255 bytes without U+0000",
+            ),
         }
     }
 
@@ -352,7 +372,10 @@ impl<'a, 'c> Decoder<'a, 'c> {
                 self.bad_change(index, name, TWICE);
             } else {
                 match field {
-                    1 => account = self.unless_bad(optional(token, account_id), index, name, NO_ACCOUNT),
+                    1 => {
+                        account =
+                            self.unless_bad(optional(token, account_id), index, name, NO_ACCOUNT)
+                    }
                     2 => shard = self.unless_bad(optional(token, shard_id), index, name, NO_SHARD),
                     4 => {
                         currency = string(token).and_then(|code| Currency::new(&code));
@@ -376,8 +399,16 @@ impl<'a, 'c> Decoder<'a, 'c> {
         let bit = 1u64.wrapping_shl(self.changes.len() as u32);
         self.needs_account |= if account.is_none() { bit } else { 0 };
         self.needs_shard |= if shard.is_none() { bit } else { 0 };
-        let key = AccountKey { account_id: account.unwrap_or_default(), shard_id: shard.unwrap_or_default(), currency };
-        self.changes.push(Change { key, available_delta, frozen_delta });
+        let key = AccountKey {
+            account_id: account.unwrap_or_default(),
+            shard_id: shard.unwrap_or_default(),
+            currency,
+        };
+        self.changes.push(Change {
+            key,
+            available_delta,
+            frozen_delta,
+        });
         Ok(())
     }
 
@@ -401,21 +432,37 @@ impl<'a, 'c> Decoder<'a, 'c> {
             _ => string(token).and_then(|text| Amount::parse(&text)),
         };
         amount.unwrap_or_else(|| {
-            self.amount_flaw.get_or_insert(Flaw { field, change: Some(index), what: NO_AMOUNT });
+            self.amount_flaw.get_or_insert(Flaw {
+                field,
+                change: Some(index),
+                what: NO_AMOUNT,
+            });
             Amount::ZERO
         })
     }
 
     fn bad_envelope(&mut self, field: &'static str, what: &'static str) {
-        self.envelope_flaw.get_or_insert(Flaw { field, change: None, what });
+        self.envelope_flaw.get_or_insert(Flaw {
+            field,
+            change: None,
+            what,
+        });
     }
 
     fn bad_data(&mut self, field: &'static str, what: &'static str) {
-        self.data_flaw.get_or_insert(Flaw { field, change: None, what });
+        self.data_flaw.get_or_insert(Flaw {
+            field,
+            change: None,
+            what,
+        });
     }
 
     fn bad_change(&mut self, index: usize, field: &'static str, what: &'static str) {
-        self.data_flaw.get_or_insert(Flaw { field, change: Some(index), what });
+        self.data_flaw.get_or_insert(Flaw {
+            field,
+            change: Some(index),
+            what,
+        });
     }
 
     /// Judges what was read, now that all of the text is known to be JSON.
@@ -436,7 +483,11 @@ impl<'a, 'c> Decoder<'a, 'c> {
         let (reason, flaw) = if let Some(flaw) = self.envelope_flaw {
             (DeadReason::InvalidEvent, flaw)
         } else if self.event_type == EventType::Other {
-            let flaw = Flaw { field: "eventType", change: None, what: "is not balance.changed" };
+            let flaw = Flaw {
+                field: "eventType",
+                change: None,
+                what: "is not balance.changed",
+            };
             (DeadReason::UnknownEventType, flaw)
         } else if let Some(flaw) = self.amount_flaw {
             (DeadReason::InvalidAmount, flaw)
@@ -445,9 +496,17 @@ impl<'a, 'c> Decoder<'a, 'c> {
         } else {
             // An event without an id has a flaw in its envelope.
             let event_id = event_id.unwrap_or_default();
-            return Ok(EventHead { event_id, source: self.source, timestamp_ms: self.timestamp_ms });
+            return Ok(EventHead {
+                event_id,
+                source: self.source,
+                timestamp_ms: self.timestamp_ms,
+            });
         };
-        Err(defect(reason, flaw.to_string(), event_id.map(Cow::into_owned)))
+        Err(defect(
+            reason,
+            flaw.to_string(),
+            event_id.map(Cow::into_owned),
+        ))
     }
 
     /// Gives changes without an account or a shard of their own those of `data`.
@@ -463,7 +522,9 @@ impl<'a, 'c> Decoder<'a, 'c> {
             if self.needs_account & bit != 0 {
                 match self.account_id {
                     Some(account_id) => self.changes[index].key.account_id = account_id,
-                    None => self.bad_change(index, "accountId", "is missing, and data has none either"),
+                    None => {
+                        self.bad_change(index, "accountId", "is missing, and data has none either")
+                    }
                 }
             }
         }
@@ -474,7 +535,10 @@ impl<'a, 'c> Decoder<'a, 'c> {
 struct Unfit;
 
 /// Absent and null are the same.
-fn optional<'a, T>(token: Token<'a>, read: impl Fn(Token<'a>) -> Option<T>) -> Result<Option<T>, Unfit> {
+fn optional<'a, T>(
+    token: Token<'a>,
+    read: impl Fn(Token<'a>) -> Option<T>,
+) -> Result<Option<T>, Unfit> {
     match token {
         Token::Null => Ok(None),
         _ => read(token).map(Some).ok_or(Unfit),
@@ -482,7 +546,11 @@ fn optional<'a, T>(token: Token<'a>, read: impl Fn(Token<'a>) -> Option<T>) -> R
 }
 
 fn string(token: Token<'_>) -> Option<Cow<'_, str>> {
-    if let Token::String(text) = token { Some(Text::value(text)) } else { None }
+    if let Token::String(text) = token {
+        Some(Text::value(text))
+    } else {
+        None
+    }
 }
 
 fn is_id(text: &str) -> bool {
@@ -497,7 +565,11 @@ fn account_id(token: Token<'_>) -> Option<i64> {
 }
 
 fn shard_id(token: Token<'_>) -> Option<i32> {
-    if let Token::Number(text) = token { i32::try_from(integer(text)?).ok() } else { None }
+    if let Token::Number(text) = token {
+        i32::try_from(integer(text)?).ok()
+    } else {
+        None
+    }
 }
 
 /// Digits with an optional `-` in front, and nothing else; `str::parse` alone would also

@@ -38,7 +38,11 @@ pub fn first_carriers(carried: &[Option<(Identity, PayloadHash)>]) -> Vec<Carrie
         .iter()
         .enumerate()
         .filter_map(|(record, carried)| {
-            carried.map(|(identity, payload_hash)| Carrier { identity, payload_hash, record })
+            carried.map(|(identity, payload_hash)| Carrier {
+                identity,
+                payload_hash,
+                record,
+            })
         })
         .collect();
     carriers.sort_unstable_by_key(|carrier| (carrier.identity, carrier.record));
@@ -63,15 +67,23 @@ pub fn claims(
         }
     }
     for (record, carried) in carried.iter().enumerate() {
-        let Some((identity, payload_hash)) = carried else { continue };
+        let Some((identity, payload_hash)) = carried else {
+            continue;
+        };
         if claims[record].is_some() {
             continue;
         }
         let owner = owned(identity).or_else(|| {
-            let at = first.binary_search_by_key(identity, |carrier| carrier.identity).ok()?;
+            let at = first
+                .binary_search_by_key(identity, |carrier| carrier.identity)
+                .ok()?;
             Some(first[at].payload_hash)
         });
-        claims[record] = Some(if owner == Some(*payload_hash) { Claim::Duplicate } else { Claim::Conflict });
+        claims[record] = Some(if owner == Some(*payload_hash) {
+            Claim::Duplicate
+        } else {
+            Claim::Conflict
+        });
     }
     claims
 }
@@ -123,7 +135,11 @@ pub fn apply_event(
     }
 }
 
-fn apply_legs(book: &mut [Balance], legs: &[Leg], after: &mut Vec<Balance>) -> Result<(), RejectReason> {
+fn apply_legs(
+    book: &mut [Balance],
+    legs: &[Leg],
+    after: &mut Vec<Balance>,
+) -> Result<(), RejectReason> {
     // Until the event is known to apply, `after` remembers what each leg met.
     for (index, leg) in legs.iter().enumerate() {
         let met = book[leg.slot as usize];

@@ -52,7 +52,10 @@ impl Identity {
             return Self(first_half(&blake3::hash(&text[..length])));
         }
         let mut hasher = blake3::Hasher::new();
-        hasher.update(source.as_bytes()).update(&[0]).update(event_id.as_bytes());
+        hasher
+            .update(source.as_bytes())
+            .update(&[0])
+            .update(event_id.as_bytes());
         Self(first_half(&hasher.finalize()))
     }
 }

@@ -47,7 +47,8 @@ impl Digits<'_> {
         let (digits, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         digits.iter().try_fold(0, |value, byte| {
-            byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0'))
+            byte.is_ascii_digit()
+                .then(|| value * 10 + u32::from(byte - b'0'))
         })
     }
 
@@ -59,7 +60,9 @@ impl Digits<'_> {
 
     /// `.` and at least one digit, or nothing.
     fn fraction_ms(&mut self) -> Option<i64> {
-        let Some((b'.', rest)) = self.0.split_first() else { return Some(0) };
+        let Some((b'.', rest)) = self.0.split_first() else {
+            return Some(0);
+        };
         let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (digits, rest) = rest.split_at(count);
         self.0 = rest;
@@ -110,7 +113,8 @@ fn ends_a_month(minutes_since_1970: i64) -> bool {
 /// The inverse of [`days_since_1970`], as far as it is needed.
 fn day_of_month(days_since_1970: i64) -> i64 {
     let day_of_era = (days_since_1970 + 719_468).rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     day_of_year - (153 * month + 2) / 5 + 1
@@ -123,25 +127,63 @@ mod tests {
     #[test]
     fn examples_of_the_rfc() {
         assert_eq!(parse_ms("1985-04-12T23:20:50.52Z"), Some(482_196_050_520));
-        assert_eq!(parse_ms("1996-12-19T16:39:57-08:00"), parse_ms("1996-12-20T00:39:57Z"));
-        assert_eq!(parse_ms("1990-12-31T23:59:60Z"), parse_ms("1991-01-01T00:00:00Z"));
-        assert_eq!(parse_ms("1990-12-31T15:59:60-08:00"), parse_ms("1991-01-01T00:00:00Z"));
-        assert_eq!(parse_ms("1937-01-01T12:00:27.87+00:20"), parse_ms("1937-01-01T11:40:27.870Z"));
+        assert_eq!(
+            parse_ms("1996-12-19T16:39:57-08:00"),
+            parse_ms("1996-12-20T00:39:57Z")
+        );
+        assert_eq!(
+            parse_ms("1990-12-31T23:59:60Z"),
+            parse_ms("1991-01-01T00:00:00Z")
+        );
+        assert_eq!(
+            parse_ms("1990-12-31T15:59:60-08:00"),
+            parse_ms("1991-01-01T00:00:00Z")
+        );
+        assert_eq!(
+            parse_ms("1937-01-01T12:00:27.87+00:20"),
+            parse_ms("1937-01-01T11:40:27.870Z")
+        );
         assert_eq!(parse_ms("1970-01-01t00:00:00z"), Some(0));
-        assert_eq!(parse_ms("2024-02-29T00:00:00.123456789-00:00"), Some(1_709_164_800_123));
+        assert_eq!(
+            parse_ms("2024-02-29T00:00:00.123456789-00:00"),
+            Some(1_709_164_800_123)
+        );
         assert_eq!(parse_ms("0000-01-01T00:00:00Z"), Some(-62_167_219_200_000));
-        assert_eq!(parse_ms("9999-12-31T23:59:59.999Z"), Some(253_402_300_799_999));
+        assert_eq!(
+            parse_ms("9999-12-31T23:59:59.999Z"),
+            Some(253_402_300_799_999)
+        );
     }
 
     #[test]
     fn what_is_no_timestamp() {
         for text in [
-            "", "yesterday", "2026-11-21", "2026-11-21T05:00:00", "2026-11-21 05:00:00Z", "2026-13-01T00:00:00Z",
-            "2026-00-01T00:00:00Z", "2026-02-29T00:00:00Z", "1900-02-29T00:00:00Z", "2026-11-31T00:00:00Z",
-            "2026-11-00T00:00:00Z", "2026-11-21T24:00:00Z", "2026-11-21T05:60:00Z", "2026-11-21T05:00:61Z",
-            "2026-11-21T05:00:60Z", "2026-11-21T23:59:60Z", "2026-11-21T05:00:00.Z", "2026-11-21T05:00:00+0200",
-            "2026-11-21T05:00:00+24:00", "2026-11-21T05:00:00+01:60", "2026-11-21T05:00:00Z ", "2026-11-21T05:00Z",
-            "+2026-11-21T05:00:00Z", "2026-11-21T05:00:00,5Z", "２026-11-21T05:00:00Z", "2026-1-21T05:00:00Z",
+            "",
+            "yesterday",
+            "2026-11-21",
+            "2026-11-21T05:00:00",
+            "2026-11-21 05:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "1900-02-29T00:00:00Z",
+            "2026-11-31T00:00:00Z",
+            "2026-11-00T00:00:00Z",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T05:60:00Z",
+            "2026-11-21T05:00:61Z",
+            "2026-11-21T05:00:60Z",
+            "2026-11-21T23:59:60Z",
+            "2026-11-21T05:00:00.Z",
+            "2026-11-21T05:00:00+0200",
+            "2026-11-21T05:00:00+24:00",
+            "2026-11-21T05:00:00+01:60",
+            "2026-11-21T05:00:00Z ",
+            "2026-11-21T05:00Z",
+            "+2026-11-21T05:00:00Z",
+            "2026-11-21T05:00:00,5Z",
+            "２026-11-21T05:00:00Z",
+            "2026-1-21T05:00:00Z",
         ] {
             assert_eq!(parse_ms(text), None, "{text}");
         }
@@ -167,9 +209,15 @@ mod tests {
         for year in [0, 4, 1600, 1969, 1970, 1972, 2026, 2400, 9999] {
             for month in 1..=12 {
                 let last = days_in_month(year, month);
-                assert!(parse_ms(&format!("{year:04}-{month:02}-{last:02}T23:59:60Z")).is_some(), "{year}-{month}");
+                assert!(
+                    parse_ms(&format!("{year:04}-{month:02}-{last:02}T23:59:60Z")).is_some(),
+                    "{year}-{month}"
+                );
                 let earlier = last - 1;
-                assert!(parse_ms(&format!("{year:04}-{month:02}-{earlier:02}T23:59:60Z")).is_none(), "{year}-{month}");
+                assert!(
+                    parse_ms(&format!("{year:04}-{month:02}-{earlier:02}T23:59:60Z")).is_none(),
+                    "{year}-{month}"
+                );
             }
         }
     }
