@@ -157,11 +157,12 @@ postgres_settings() {
 postgres_start() {
   [ -z "$(pid_of postgres)" ] || return 0
   local log=$pg_home/log
+  # With RUST_BACKTRACE in the server's environment pgrx would put a backtrace into the DETAIL of every error.
   # After an immediate stop the last backends may hold the shared memory for a moment longer.
   local deadline=$((SECONDS + 15)) seen
   while :; do
     seen=$(stat -c %s "$log" 2>/dev/null || echo 0)
-    if as_postgres env -u SLUICE_STACK_DIR "$pg_bin/pg_ctl" start -s -w -t $start_timeout_s -D "$pg_home/data" -l "$log" \
+    if as_postgres env -u SLUICE_STACK_DIR -u RUST_BACKTRACE "$pg_bin/pg_ctl" start -s -w -t $start_timeout_s -D "$pg_home/data" -l "$log" \
       >"$dir/pg_ctl.log" 2>&1; then
       head -n 1 "$pg_home/data/postmaster.pid" >"$dir/postgres.pid"
       return 0
