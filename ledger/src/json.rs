@@ -379,7 +379,7 @@ fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x80 * ONES;
     let below = |limit: u64, word: u64| word.wrapping_sub(limit * ONES) & !word & HIGH;
-    let equal = |byte: u64| below(1, word ^ byte * ONES);
+    let equal = |byte: u64| below(1, word ^ (byte * ONES));
     below(0x20, word) | equal(b'"'.into()) | equal(b'\\'.into())
 }
 
