@@ -1,8 +1,18 @@
 //! What proves Sluice right: a reference ledger of its own, a workload, and handles on real
 //! services, ingesters and their faults. Shares no code with the product.
 
+pub mod compare;
+pub mod database;
 pub mod event;
 pub mod garbage;
+pub mod ingester;
 pub mod json;
+pub mod kafka;
+pub mod load;
+pub mod proxy;
+pub mod reference;
 pub mod rng;
+pub mod stack;
+pub mod wait;
+pub mod watch;
 pub mod workload;

@@ -1,0 +1,160 @@
+//! A running `sluice run`: started, stopped, frozen, killed and measured from outside.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::stack::{Stack, sluice_command, unique};
+use crate::wait::wait_until;
+
+pub struct Ingester {
+    pub service_id: String,
+    child: Child,
+    log: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+impl Ingester {
+    /// Starts one on `topic`; `settings` add to or replace the environment that it gets.
+    pub fn start(stack: &Stack, database_url: &str, topic: &str, settings: &[(&str, &str)]) -> Self {
+        let service_id = unique("ingester");
+        let mut environment: Vec<(String, String)> = [
+            ("DATABASE_URL", database_url),
+            ("KAFKA_BROKERS", &stack.kafka.brokers),
+            ("KAFKA_GROUP_ID", topic),
+            ("BALANCE_TOPICS", topic),
+            ("SERVICE_ID", &service_id),
+            ("LOG_FORMAT", "text"),
+            ("RUST_LOG", "info"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+        for (name, value) in settings {
+            environment.retain(|(known, _)| known != name);
+            environment.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        let log = stack.logs().join(format!("{service_id}.log"));
+        let child = spawn(&environment, &log);
+        Self { service_id, child, log, environment }
+    }
+
+    /// Starts the same again, under the same name, after it has ended.
+    pub fn start_again(&mut self) {
+        assert!(self.has_ended(), "{} still runs", self.service_id);
+        self.child = spawn(&self.environment, &self.log);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid() as i32).expect("a process id");
+        kill_process(pid, signal).expect("a child that was not waited for");
+    }
+
+    /// Kills it with -9 and waits until it is gone.
+    pub fn kill9(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn unfreeze(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_some()
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self, timeout: Duration) -> ExitStatus {
+        let what = format!("{} to end", self.service_id);
+        let mut status = None;
+        wait_until(&what, timeout, async || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        })
+        .await;
+        status.expect("waited for it")
+    }
+
+    /// Asks it to stop, and expects that it does so as it should.
+    pub async fn stop(&mut self) {
+        self.terminate();
+        let status = self.ended(Duration::from_secs(10)).await;
+        assert!(status.success(), "{} ended with {status}, signal {:?}:\n{}", self.service_id, status.signal(), self.log_tail());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    pub async fn logs(&self, text: &str, timeout: Duration) {
+        wait_until(&format!("{text:?} in the log of {}", self.service_id), timeout, async || self.log().contains(text)).await;
+    }
+
+    /// Resident memory now, in bytes.
+    pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most that it ever was, in bytes.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+    }
+
+    /// Processor time used so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The command's name stands in brackets and may contain spaces; utime and stime are the 12th and 13th after it.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid())).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Ingester {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.kill9();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the last lines of {} ---\n{}", self.service_id, self.log_tail());
+        }
+    }
+}
+
+fn spawn(environment: &[(String, String)], log: &PathBuf) -> Child {
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let file = std::fs::File::options().create(true).append(true).open(log).expect("the stack's folder is writable");
+    let stdout = file.try_clone().expect("a second handle");
+    sluice_command(&["run"], &environment).stdout(stdout).stderr(file).spawn().expect("sluice can be run")
+}

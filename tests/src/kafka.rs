@@ -1,0 +1,243 @@
+//! Topics, a producer and a reader of our own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Headers, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
+
+use crate::wait::wait_until;
+use crate::workload::Message;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A record as this reader found it in the topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub offset: i64,
+    pub message: Message,
+}
+
+#[derive(Clone)]
+pub struct Kafka {
+    pub brokers: String,
+}
+
+impl Kafka {
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("log_level", "2");
+        config
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.config().create().expect("an admin client needs only a broker's address")
+    }
+
+    fn options() -> AdminOptions {
+        AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
+    }
+
+    pub async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
+        let results = self.admin().create_topics([&new], &Self::options()).await.expect("Kafka answers");
+        results.into_iter().for_each(|result| drop(result.expect("the topic is new")));
+        wait_until(&format!("topic {topic} to exist"), PATIENCE, async || self.partitions(topic) == partitions).await;
+    }
+
+    /// Returns when the topic is gone, so that it can be created anew.
+    pub async fn delete_topic(&self, topic: &str) {
+        let results = self.admin().delete_topics(&[topic], &Self::options()).await.expect("Kafka answers");
+        results.into_iter().for_each(|result| drop(result.expect("the topic exists")));
+        wait_until(&format!("topic {topic} to be gone"), PATIENCE, async || self.partitions(topic) == 0).await;
+    }
+
+    pub async fn grow_topic(&self, topic: &str, partitions: usize) {
+        let new = NewPartitions::new(topic, partitions);
+        let results = self.admin().create_partitions([&new], &Self::options()).await.expect("Kafka answers");
+        results.into_iter().for_each(|result| drop(result.expect("more partitions than before")));
+    }
+
+    /// What retention does, at once: records below `offset` are gone.
+    pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+        self.admin().delete_records(&list, &Self::options()).await.expect("Kafka deletes records");
+    }
+
+    fn partitions(&self, topic: &str) -> i32 {
+        let consumer = self.consumer("read_committed");
+        let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)) else { return -1 };
+        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        // A partition without a leader cannot be written to yet.
+        found.map_or(0, |topic| topic.partitions().iter().filter(|partition| partition.leader() >= 0).count() as i32)
+    }
+
+    fn consumer(&self, isolation: &str) -> BaseConsumer {
+        self.config()
+            .set("group.id", "proofs-reader")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", isolation)
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "20")
+            .set("queued.max.messages.kbytes", "16384")
+            .create()
+            .expect("a consumer needs only a broker's address")
+    }
+
+    /// First offset there is, and the offset that the next record will get.
+    pub fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
+        self.consumer("read_committed").fetch_watermarks(topic, partition, PATIENCE).expect("Kafka answers with watermarks")
+    }
+
+    /// The high watermarks of partitions 0 to `partitions` - 1.
+    pub fn ends(&self, topic: &str, partitions: i32) -> Vec<i64> {
+        let consumer = self.consumer("read_committed");
+        (0..partitions)
+            .map(|partition| consumer.fetch_watermarks(topic, partition, PATIENCE).expect("Kafka answers with watermarks").1)
+            .collect()
+    }
+
+    /// Reads a partition from its beginning to its end, committed records only.
+    pub fn read(&self, topic: &str, partition: i32) -> Vec<Record> {
+        let consumer = self.consumer("read_committed");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+        consumer.assign(&list).expect("a partition can be assigned");
+        let mut records = Vec::new();
+        loop {
+            match consumer.poll(PATIENCE) {
+                Some(Ok(message)) => records.push(Record {
+                    offset: message.offset(),
+                    message: Message {
+                        key: message.key().map(<[u8]>::to_vec),
+                        payload: message.payload().map(<[u8]>::to_vec),
+                        headers: message.headers().map(owned_headers).unwrap_or_default(),
+                    },
+                }),
+                Some(Err(KafkaError::PartitionEOF(_))) => return records,
+                Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {}
+                Some(Err(error)) => panic!("cannot read {topic}/{partition}: {error}"),
+                None => panic!("no answer from Kafka while reading {topic}/{partition}"),
+            }
+        }
+    }
+
+    pub fn producer(&self) -> Producer {
+        self.producer_with(&[])
+    }
+
+    /// A producer with further librdkafka settings, as `("transactional.id", "x")`.
+    pub fn producer_with(&self, settings: &[(&str, &str)]) -> Producer {
+        let mut config = self.config();
+        // Idempotence keeps the order also over a restart of the broker.
+        config
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("batch.size", "262144")
+            .set("queue.buffering.max.messages", "500000")
+            .set("queue.buffering.max.kbytes", "131072")
+            .set("message.timeout.ms", "300000");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        let lost = Arc::new(AtomicUsize::new(0));
+        let inner = config.create_with_context(Deliveries { lost: lost.clone() }).expect("the settings of a producer");
+        Producer { inner, lost }
+    }
+
+    /// Sends messages to one partition and waits until the broker has them all.
+    pub fn produce(&self, topic: &str, partition: i32, messages: impl IntoIterator<Item = Message>) {
+        let producer = self.producer();
+        messages.into_iter().for_each(|message| producer.send(topic, partition, &message));
+        producer.flush();
+    }
+}
+
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
+    matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut)
+}
+
+fn owned_headers(headers: &impl Headers) -> Vec<(String, Option<Vec<u8>>)> {
+    headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+}
+
+struct Deliveries {
+    lost: Arc<AtomicUsize>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if result.is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+pub struct Producer {
+    inner: BaseProducer<Deliveries>,
+    lost: Arc<AtomicUsize>,
+}
+
+impl Producer {
+    /// Queues a message; waits only while the queue is full.
+    pub fn send(&self, topic: &str, partition: i32, message: &Message) {
+        loop {
+            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
+            record.key = message.key.as_deref();
+            record.payload = message.payload.as_deref();
+            if !message.headers.is_empty() {
+                let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+                for (key, value) in &message.headers {
+                    headers = headers.insert(Header { key, value: value.as_deref() });
+                }
+                record.headers = Some(headers);
+            }
+            match self.inner.send(record) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    self.inner.poll(Duration::from_millis(5));
+                }
+                Err((error, _)) => panic!("cannot send to {topic}/{partition}: {error}"),
+            }
+        }
+    }
+
+    /// Lets delivery reports come in, which frees the queue.
+    pub fn poll(&self) {
+        self.inner.poll(Duration::ZERO);
+    }
+
+    pub fn flush(&self) {
+        self.inner.flush(Duration::from_secs(300)).expect("Kafka takes what was sent");
+        assert_eq!(self.lost.load(Ordering::Relaxed), 0, "messages that Kafka did not take");
+    }
+
+    /// One transaction around `send`; aborted when `commit` is false.
+    pub fn transaction(&self, commit: bool, send: impl FnOnce(&Self)) {
+        self.inner.begin_transaction().expect("a transaction begins");
+        send(self);
+        self.inner.flush(PATIENCE).expect("Kafka takes what was sent");
+        let ended = if commit { self.inner.commit_transaction(PATIENCE) } else { self.inner.abort_transaction(PATIENCE) };
+        ended.expect("a transaction ends");
+    }
+
+    pub fn init_transactions(&self) {
+        self.inner.init_transactions(PATIENCE).expect("the coordinator answers");
+    }
+}

@@ -1,0 +1,295 @@
+//! A proxy in front of PostgreSQL that understands message frames, to cut or hold a connection
+//! at an exact point of the write protocol.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Where a connection can be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// The first staged rows have been forwarded, the COPY is open.
+    InCopy,
+    /// The apply has been answered, and the COMMIT has not reached the server.
+    BeforeCommit,
+}
+
+#[derive(Default)]
+struct Plan {
+    /// How many of the next COMMITs of a batch are forwarded and their answers withheld for ever.
+    cut_commit_answers: u32,
+    cuts: u32,
+    hold: Option<(Point, watch::Sender<Stage>)>,
+    commits: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Armed,
+    Held,
+    Released,
+}
+
+pub struct Proxy {
+    pub port: u16,
+    plan: Arc<Mutex<Plan>>,
+    listener: JoinHandle<()>,
+}
+
+/// A connection that is, or will be, held.
+pub struct Hold(watch::Sender<Stage>);
+
+impl Hold {
+    pub async fn reached(&self) {
+        let mut stage = self.0.subscribe();
+        let held = stage.wait_for(|stage| *stage == Stage::Held);
+        let in_time = tokio::time::timeout(std::time::Duration::from_secs(60), held).await;
+        assert!(in_time.is_ok(), "waited a minute in vain for a connection to hold");
+    }
+
+    pub fn release(&self) {
+        self.0.send_replace(Stage::Released);
+    }
+}
+
+impl Proxy {
+    pub async fn start(postgres_port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("a bound socket").port();
+        let plan = Arc::new(Mutex::new(Plan::default()));
+        let shared = plan.clone();
+        let listener = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, postgres_port, shared.clone()));
+            }
+        });
+        Self { port, plan, listener }
+    }
+
+    fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
+        self.plan.lock().expect("no one panics with it")
+    }
+
+    /// The next `count` batches are committed, and the one who committed them never hears of it.
+    pub fn cut_commit_answers(&self, count: u32) {
+        self.plan().cut_commit_answers = count;
+    }
+
+    /// How many answers have been cut so far.
+    pub fn cuts(&self) -> u32 {
+        self.plan().cuts
+    }
+
+    /// Batches committed through this proxy and answered.
+    pub fn commits(&self) -> u64 {
+        self.plan().commits
+    }
+
+    /// The next connection that comes to `point` goes no further until it is released.
+    pub fn hold_at(&self, point: Point) -> Hold {
+        let (sender, _) = watch::channel(Stage::Armed);
+        self.plan().hold = Some((point, sender.clone()));
+        Hold(sender)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// What both directions of one connection know of each other.
+#[derive(Default)]
+struct Connection {
+    /// Rows were staged in the present transaction.
+    staged: bool,
+}
+
+async fn serve(client: TcpStream, postgres_port: u16, plan: Arc<Mutex<Plan>>) {
+    let server = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], postgres_port))).await;
+    let Ok(server) = server else { return };
+    // Small messages wait for nobody, or the proxy itself would be the slow part.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let connection = Arc::new(Mutex::new(Connection::default()));
+    let forward = Forward { from: from_client, to: to_server, plan: plan.clone(), connection: connection.clone() };
+    let backward = Backward { from: from_server, to: to_client, plan, connection };
+    // When one direction ends the other is dropped with it, and both sockets are closed.
+    tokio::select! {
+        () = forward.run() => {}
+        () = backward.run() => {}
+    }
+}
+
+/// Reads until one whole message is there. The first message of a session has no type byte.
+async fn fill_message(from: &mut OwnedReadHalf, buffer: &mut BytesMut, typed: bool) -> Option<usize> {
+    let header = if typed { 5 } else { 4 };
+    loop {
+        if buffer.len() >= header {
+            let length = (&buffer[header - 4..]).get_u32() as usize + header - 4;
+            if buffer.len() >= length {
+                return Some(length);
+            }
+        }
+        if from.read_buf(buffer).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+}
+
+struct Forward {
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    plan: Arc<Mutex<Plan>>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Forward {
+    async fn run(mut self) {
+        let mut buffer = BytesMut::new();
+        let mut commits = CommitSpotter::default();
+        // Requests for encryption come first and are answered by one byte; the start-up message follows, untyped too.
+        let mut typed = false;
+        while let Some(length) = fill_message(&mut self.from, &mut buffer, typed).await {
+            let message = buffer.split_to(length);
+            if !typed {
+                let code = (&message[4..8]).get_u32();
+                typed = code >> 16 == 3;
+                if self.to.write_all(&message).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            if commits.is_commit(&message) && self.connection.lock().expect("no one panics with it").staged {
+                self.hold(Point::BeforeCommit).await;
+            }
+            if self.to.write_all(&message).await.is_err() {
+                return;
+            }
+            if message[0] == b'd' {
+                self.connection.lock().expect("no one panics with it").staged = true;
+                self.hold(Point::InCopy).await;
+            }
+        }
+    }
+
+    async fn hold(&self, here: Point) {
+        let sender = {
+            let mut plan = self.plan.lock().expect("no one panics with it");
+            match plan.hold.take() {
+                Some((point, sender)) if point == here => sender,
+                other => {
+                    plan.hold = other;
+                    return;
+                }
+            }
+        };
+        sender.send_replace(Stage::Held);
+        let _ = sender.subscribe().wait_for(|stage| *stage == Stage::Released).await;
+    }
+}
+
+/// Recognizes a COMMIT, sent as a simple query or through the extended protocol.
+#[derive(Default)]
+struct CommitSpotter {
+    statements: HashMap<Vec<u8>, bool>,
+    bound: bool,
+}
+
+impl CommitSpotter {
+    fn is_commit(&mut self, message: &[u8]) -> bool {
+        let body = &message[5..];
+        let (first, rest) = split_string(body);
+        match message[0] {
+            b'Q' => is_commit(first),
+            b'P' => {
+                self.statements.insert(first.to_vec(), is_commit(split_string(rest).0));
+                false
+            }
+            b'B' => {
+                self.bound = self.statements.get(split_string(rest).0).copied().unwrap_or(false);
+                false
+            }
+            b'E' => self.bound,
+            _ => false,
+        }
+    }
+}
+
+fn is_commit(query: &[u8]) -> bool {
+    query.trim_ascii().to_ascii_uppercase().starts_with(b"COMMIT")
+}
+
+/// Up to the next zero byte, and what follows it.
+fn split_string(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
+}
+
+struct Backward {
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    plan: Arc<Mutex<Plan>>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Backward {
+    async fn run(mut self) {
+        let mut buffer = BytesMut::new();
+        // The answer to a request for encryption is the one byte N: our server has no TLS. No message begins with it
+        // before the session stands, for notices of that kind follow the authentication.
+        let mut begun = false;
+        loop {
+            if !begun {
+                if buffer.is_empty() && self.from.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                    return;
+                }
+                begun = buffer[0] != b'N';
+                if !begun {
+                    let answer = buffer.split_to(1);
+                    if self.to.write_all(&answer).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            let Some(length) = fill_message(&mut self.from, &mut buffer, true).await else { return };
+            let message = buffer.split_to(length);
+            if self.is_commit_answer(&message) && self.cuts() {
+                return;
+            }
+            if self.to.write_all(&message).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// CommandComplete of the COMMIT that ends a batch.
+    fn is_commit_answer(&self, message: &[u8]) -> bool {
+        let ends = message[0] == b'C' && (message[5..].starts_with(b"COMMIT") || message[5..].starts_with(b"ROLLBACK"));
+        let mut connection = self.connection.lock().expect("no one panics with it");
+        let staged = connection.staged;
+        connection.staged &= !ends;
+        ends && staged && message[5..].starts_with(b"COMMIT")
+    }
+
+    fn cuts(&self) -> bool {
+        let mut plan = self.plan.lock().expect("no one panics with it");
+        if plan.cut_commit_answers == 0 {
+            plan.commits += 1;
+            return false;
+        }
+        plan.cut_commit_answers -= 1;
+        plan.cuts += 1;
+        true
+    }
+}

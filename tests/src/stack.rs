@@ -1,0 +1,106 @@
+//! The private PostgreSQL and Kafka that `scripts/with-stack.sh` has started for us.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_postgres::config::Host;
+
+use crate::kafka::Kafka;
+
+pub struct Stack {
+    pub dir: PathBuf,
+    pub kafka: Kafka,
+    pub postgres_port: u16,
+    pub admin: Login,
+    pub ingester: Login,
+}
+
+#[derive(Clone)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+impl Stack {
+    /// Panics without a stack: a proof that is skipped in silence proves nothing.
+    pub fn get() -> Self {
+        let admin = address("ADMIN_DATABASE_URL");
+        let ingester = address("DATABASE_URL");
+        assert_eq!(admin.get_hosts(), [Host::Tcp("127.0.0.1".into())], "the stack listens on 127.0.0.1 only");
+        Self {
+            dir: PathBuf::from(variable("SLUICE_STACK_DIR")),
+            kafka: Kafka { brokers: variable("KAFKA_BROKERS") },
+            postgres_port: admin.get_ports()[0],
+            admin: login(&admin),
+            ingester: login(&ingester),
+        }
+    }
+
+    pub fn url(&self, login: &Login, port: u16, database: &str) -> String {
+        format!("postgres://{}:{}@127.0.0.1:{port}/{database}", login.user, login.password)
+    }
+
+    pub fn admin_url(&self, database: &str) -> String {
+        self.url(&self.admin, self.postgres_port, database)
+    }
+
+    /// `scripts/stack.sh DIR …`, for example `["postgres-stop", "immediate"]`.
+    pub async fn control(&self, arguments: &[&str]) {
+        let mut command = tokio::process::Command::new(repository().join("scripts/stack.sh"));
+        // The services outlive this command and must not hold our pipes open.
+        let status = command.arg(&self.dir).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status().await;
+        assert!(status.expect("scripts/stack.sh can be run").success(), "scripts/stack.sh {arguments:?} failed");
+    }
+
+    /// A folder for the logs of this run's ingesters.
+    pub fn logs(&self) -> PathBuf {
+        let logs = self.dir.join("ingesters");
+        std::fs::create_dir_all(&logs).expect("the stack's folder is writable");
+        logs
+    }
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+}
+
+/// The binary under test; `SLUICE_BIN` names another build.
+pub fn sluice() -> PathBuf {
+    let path = std::env::var_os("SLUICE_BIN").map_or_else(|| repository().join("target/release/sluice"), PathBuf::from);
+    assert!(path.exists(), "{} is missing: run make build", path.display());
+    path
+}
+
+/// A blocking call of `sluice` with nothing in its environment but what is given.
+pub fn sluice_command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(sluice());
+    command.args(arguments).stdin(Stdio::null()).env_clear();
+    for kept in ["PATH", "SLUICE_STACK_DIR", "HOME"] {
+        command.envs(std::env::var_os(kept).map(|value| (kept, value)));
+    }
+    command.envs(environment.iter().copied());
+    command
+}
+
+/// A name that no other test of this stack has.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run make test, or scripts/with-stack.sh COMMAND"))
+}
+
+fn address(name: &str) -> tokio_postgres::Config {
+    variable(name).parse().unwrap_or_else(|error| panic!("{name} is no PostgreSQL address: {error}"))
+}
+
+fn login(config: &tokio_postgres::Config) -> Login {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the stack's passwords are hexadecimal");
+    Login {
+        user: config.get_user().expect("the address names a user").to_owned(),
+        password: text(config.get_password().expect("the address has a password")),
+    }
+}
