@@ -74,7 +74,8 @@ impl Kafka {
         self.admin().delete_records(&list, &Self::options()).await.expect("Kafka deletes records");
     }
 
-    fn partitions(&self, topic: &str) -> i32 {
+    /// How many partitions can be written to; 0 when there is no such topic.
+    pub fn partitions(&self, topic: &str) -> i32 {
         let consumer = self.consumer("read_committed");
         let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)) else { return -1 };
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());

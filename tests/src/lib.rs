@@ -12,6 +12,7 @@ pub mod load;
 pub mod proxy;
 pub mod reference;
 pub mod rng;
+pub mod scene;
 pub mod stack;
 pub mod wait;
 pub mod watch;

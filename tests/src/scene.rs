@@ -1,0 +1,93 @@
+//! The setting of one scenario: a database and a topic of its own, and the verdict on all of it.
+
+use std::time::Duration;
+
+use crate::compare::{Accounts, Report, compare};
+use crate::database::Database;
+use crate::ingester::Ingester;
+use crate::kafka::Kafka;
+use crate::load::{Feed, fill};
+use crate::stack::{Stack, unique};
+use crate::workload::Workload;
+
+/// How long a scenario may go without any commit before it counts as stuck.
+pub const STALL: Duration = Duration::from_secs(60);
+
+pub struct Scene {
+    pub stack: Stack,
+    pub database: Database,
+    pub topic: String,
+    pub partitions: i32,
+}
+
+impl Scene {
+    pub async fn new(partitions: i32) -> Self {
+        Self::with_topic(partitions, &[]).await
+    }
+
+    pub async fn with_topic(partitions: i32, settings: &[(&str, &str)]) -> Self {
+        let stack = Stack::get();
+        let database = Database::create(&stack).await;
+        let topic = unique("balance");
+        stack.kafka.create_topic(&topic, partitions, settings).await;
+        Self { stack, database, topic, partitions }
+    }
+
+    pub fn kafka(&self) -> &Kafka {
+        &self.stack.kafka
+    }
+
+    pub fn ingester(&self) -> Ingester {
+        self.ingester_with(&[])
+    }
+
+    pub fn ingester_with(&self, settings: &[(&str, &str)]) -> Ingester {
+        Ingester::start(&self.stack, &self.database.url, &self.topic, settings)
+    }
+
+    pub async fn fill(&self, workload: &Workload, events: u64) {
+        let (kafka, topic, partitions, workload) = (self.kafka().clone(), self.topic.clone(), self.partitions, workload.clone());
+        tokio::task::spawn_blocking(move || fill(&kafka, &topic, partitions, &workload, events)).await.expect("Kafka takes the load");
+    }
+
+    pub fn feed(&self, workload: &Workload, rate: u64) -> Feed {
+        Feed::start(self.kafka(), &self.topic, self.partitions, workload, rate)
+    }
+
+    pub async fn committed(&self) -> i64 {
+        self.database.committed(&self.topic).await
+    }
+
+    /// Waits until more than `offset` records are committed.
+    pub async fn committed_beyond(&self, offset: i64) {
+        let what = format!("more than {offset} records of {} to be committed", self.topic);
+        crate::wait::wait_until(&what, STALL, async || self.committed().await > offset).await;
+    }
+
+    pub async fn caught_up(&self) {
+        self.database.caught_up(self.kafka(), &self.topic, self.partitions, STALL).await;
+    }
+
+    /// Waits for the end of the topic, then compares everything with the reference ledger and runs
+    /// the invariant checks: 0 differences, no row.
+    pub async fn verify(&self, accounts: Accounts) -> Report {
+        self.caught_up().await;
+        let report = compare(&self.stack, &self.database, &self.topic, self.partitions, accounts).await;
+        report.assert_none();
+        self.verify_invariants().await;
+        report
+    }
+
+    pub async fn verify_invariants(&self) {
+        for (check, found) in self.database.run_checks().await {
+            assert_eq!(found, None, "{check} found something");
+        }
+    }
+}
+
+/// That the load had in it what a scenario is meant to be tried with.
+pub fn assert_mixed(report: &Report) {
+    for kind in ["APPLIED", "REJECTED INSUFFICIENT_BALANCE", "REJECTED INSUFFICIENT_FROZEN", "REJECTED EVENT_ID_CONFLICT", "DUPLICATE", "DEAD"] {
+        assert!(report.count(kind) > 0, "the load had no record that is {kind}: {:?}", report.verdicts);
+    }
+}
