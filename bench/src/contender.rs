@@ -1,0 +1,402 @@
+//! Who is measured: the native apply, its floor, and the same job in plain SQL.
+//!
+//! All three use one connection, and the same round trips for the same steps. Batches are
+//! prepared in memory; the clock runs from the first BEGIN to the last COMMIT's answer.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use ledger::account::AccountKey;
+use ledger::contract::{self, Checksum, StagedRow};
+use tokio_postgres::{Client, Row, Statement};
+use uuid::Uuid;
+
+use crate::copy::Copy;
+use crate::stack::{Result, Stack};
+use crate::workload::Event;
+
+/// A contender that has not finished by then is stopped after its batch.
+const ROUND_LIMIT: Duration = Duration::from_secs(2);
+const TOPIC: &str = "bench.apply";
+const PARTITION_ID: i32 = 1;
+
+/// What a contender did in one round.
+pub struct Sample {
+    pub events: usize,
+    pub batches: usize,
+    pub seconds: f64,
+}
+
+impl Sample {
+    /// Events per second.
+    pub fn rate(&self) -> f64 {
+        self.events as f64 / self.seconds
+    }
+
+    pub fn events_per_batch(&self) -> f64 {
+        self.events as f64 / self.batches as f64
+    }
+}
+
+/// A batch, ready to be sent.
+struct Batch {
+    rows: Bytes,
+    events: usize,
+    from_offset: i64,
+    next_offset: i64,
+    checksum: i64,
+}
+
+/// Sends BEGIN and the COPY without waiting in between, as the ingester does.
+async fn begin_copy(client: &Client, copy: &Statement, rows: &Bytes) -> Result<u64> {
+    let (begun, sink) = tokio::join!(
+        client.batch_execute("BEGIN"),
+        client.copy_in::<_, Bytes>(copy)
+    );
+    begun?;
+    let mut sink = Box::pin(sink?);
+    sink.send(rows.clone()).await?;
+    Ok(sink.as_mut().finish().await?)
+}
+
+/// `sluice.apply_balance_batch`, as the ingester calls it.
+pub struct Apply {
+    client: Client,
+    copy: Statement,
+    call: Statement,
+    fencing_token: i64,
+    lease_id: Uuid,
+    offset: i64,
+}
+
+impl Apply {
+    pub async fn connect(stack: &Stack) -> Result<Self> {
+        let client = stack.ingester().await?;
+        let lock = client
+            .query_one(
+                "SELECT acquired, fencing_token, lease_id, commit_offset \
+                 FROM sluice.acquire_partition_lock($1, 0, 'bench', interval '1 hour')",
+                &[&TOPIC],
+            )
+            .await?;
+        let columns = contract::STAGING_COLUMNS.join(", ");
+        let copy = format!(
+            "COPY {} ({columns}) FROM STDIN (FORMAT binary)",
+            contract::STAGING_TABLE
+        );
+        Ok(Self {
+            copy: client.prepare(&copy).await?,
+            call: client
+                .prepare(
+                    "SELECT * FROM sluice.apply_balance_batch($1, 0, $2, $3, $4, $5, $6, $7, $8)",
+                )
+                .await?,
+            fencing_token: lock.get("fencing_token"),
+            lease_id: lock.get("lease_id"),
+            offset: lock.get("commit_offset"),
+            client,
+        })
+    }
+
+    pub async fn measure(&mut self, events: &[Event], batch_size: usize) -> Result<Sample> {
+        let batches: Vec<Batch> = events
+            .chunks(batch_size)
+            .scan(self.offset, |offset, events| {
+                let batch = staged(events, *offset);
+                *offset = batch.next_offset;
+                Some(batch)
+            })
+            .collect();
+        let clock = Instant::now();
+        let mut sample = Sample {
+            events: 0,
+            batches: 0,
+            seconds: 0.0,
+        };
+        for batch in &batches {
+            self.apply(batch).await?;
+            sample.events += batch.events;
+            sample.batches += 1;
+            if clock.elapsed() > ROUND_LIMIT {
+                break;
+            }
+        }
+        sample.seconds = clock.elapsed().as_secs_f64();
+        self.offset += sample.events as i64;
+        Ok(sample)
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<()> {
+        let events = batch.events as i64;
+        begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        let last_record = Uuid::from_u128(batch.next_offset as u128);
+        let answer = self
+            .client
+            .query_one(
+                &self.call,
+                &[
+                    &TOPIC,
+                    &self.fencing_token,
+                    &self.lease_id,
+                    &batch.from_offset,
+                    &batch.next_offset,
+                    &events,
+                    &batch.checksum,
+                    &last_record,
+                ],
+            )
+            .await?;
+        self.client.batch_execute("COMMIT").await?;
+        expect(&answer, "applied", events)
+    }
+}
+
+fn expect(answer: &Row, column: &str, wanted: i64) -> Result<()> {
+    let found: i64 = answer.get(column);
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(format!("{column} is {found}, expected {wanted}: the workload is wrong").into())
+    }
+}
+
+/// A batch for the staging table of the extension.
+fn staged(events: &[Event], from_offset: i64) -> Batch {
+    let mut copy = Copy::new();
+    let mut checksum = Checksum::default();
+    for (kafka_offset, event) in (from_offset..).zip(events) {
+        checksum.add(&StagedRow {
+            kafka_offset,
+            change_no: 0,
+            event_id: Some(event.id.as_bytes()),
+            identity: Some(event.identity),
+            payload_hash: Some(event.payload_hash),
+            change: Some(event.change),
+            error_code: None,
+            payload: None,
+        });
+        copy.row(contract::STAGING_COLUMNS.len() as i16);
+        copy.int8(kafka_offset);
+        copy.int2(0);
+        staged_event(&mut copy, event);
+        for _dead_record_column in 10..contract::STAGING_COLUMNS.len() {
+            copy.null();
+        }
+    }
+    batch(copy, events, from_offset, checksum.as_i64())
+}
+
+fn staged_event(copy: &mut Copy, event: &Event) {
+    copy.bytes(event.id.as_bytes());
+    copy.bytes(event.identity.as_bytes());
+    copy.bytes(event.payload_hash.as_bytes());
+    copy.key(&event.change.key);
+    copy.amount(event.change.available_delta);
+    copy.amount(event.change.frozen_delta);
+}
+
+fn batch(copy: Copy, events: &[Event], from_offset: i64, checksum: i64) -> Batch {
+    let next_offset = from_offset + events.len() as i64;
+    Batch {
+        rows: copy.finish(),
+        events: events.len(),
+        from_offset,
+        next_offset,
+        checksum,
+    }
+}
+
+/// The floor: the same log rows, copied into a table without an index, and committed.
+pub struct Floor {
+    client: Client,
+    copy: Statement,
+}
+
+impl Floor {
+    pub async fn connect(stack: &Stack) -> Result<Self> {
+        let client = stack.admin().await?;
+        let copy = client
+            .prepare("COPY baseline.bare_log FROM STDIN (FORMAT binary)")
+            .await?;
+        Ok(Self { client, copy })
+    }
+
+    pub async fn measure(&mut self, events: &[Event], batch_size: usize) -> Result<Sample> {
+        let batches: Vec<Bytes> = events.chunks(batch_size).map(log_rows).collect();
+        self.client
+            .batch_execute("TRUNCATE baseline.bare_log")
+            .await?;
+        let clock = Instant::now();
+        for rows in &batches {
+            begin_copy(&self.client, &self.copy, rows).await?;
+            self.client.batch_execute("COMMIT").await?;
+        }
+        Ok(Sample {
+            events: events.len(),
+            batches: batches.len(),
+            seconds: clock.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The median of 101 transactions that write one row, in milliseconds: mostly the disk.
+    pub async fn commit_ms(&mut self) -> Result<f64> {
+        let mut times = Vec::new();
+        for _ in 0..101 {
+            let clock = Instant::now();
+            self.client
+                .batch_execute("UPDATE baseline.progress SET fencing_token = fencing_token")
+                .await?;
+            times.push(clock.elapsed().as_secs_f64() * 1_000.0);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2])
+    }
+}
+
+fn log_rows(events: &[Event]) -> Bytes {
+    const NOW_US: i64 = 1_795_237_200_000_000;
+    let mut copy = Copy::new();
+    for (kafka_offset, event) in (0..).zip(events) {
+        copy.row(13);
+        copy.int8(kafka_offset);
+        copy.int8(event.change.key.account_id);
+        copy.time(NOW_US);
+        copy.int4(PARTITION_ID);
+        copy.int4(event.change.key.shard_id);
+        copy.int2(0);
+        copy.bytes(event.id.as_bytes());
+        copy.bytes(event.change.key.currency.as_bytes());
+        copy.amount(event.change.available_delta);
+        copy.amount(event.change.frozen_delta);
+        copy.amount(event.after.available);
+        copy.amount(event.after.frozen);
+        copy.null();
+    }
+    copy.finish()
+}
+
+/// The plain-SQL apply: `sql/baseline_apply.sql`.
+pub struct Baseline {
+    client: Client,
+    copy: Statement,
+    apply: Statement,
+    offset: i64,
+    /// Rows that the statement has deleted from the staging table since it was last emptied.
+    dead_rows: usize,
+}
+
+const FENCING_TOKEN: i64 = 1;
+
+impl Baseline {
+    pub async fn connect(stack: &Stack) -> Result<Self> {
+        let client = stack.admin().await?;
+        // An index probe costs what it costs on a disk without a head; otherwise the
+        // planner scans all accounts for a batch of some thousand.
+        client
+            .batch_execute("SET random_page_cost = 1.1; SET jit = off; SET synchronous_commit = on")
+            .await?;
+        let copy = client
+            .prepare(
+                "COPY baseline.staging (kafka_offset, event_id, identity, payload_hash, account_id, shard_id, \
+                 currency_code, available_delta, frozen_delta) FROM STDIN (FORMAT binary)",
+            )
+            .await?;
+        let apply = client
+            .prepare(include_str!("../../sql/baseline_apply.sql"))
+            .await?;
+        Ok(Self {
+            client,
+            copy,
+            apply,
+            offset: 0,
+            dead_rows: 0,
+        })
+    }
+
+    pub async fn measure(&mut self, events: &[Event], batch_size: usize) -> Result<Sample> {
+        let batches = self.cut(events, batch_size);
+        let largest = batches
+            .iter()
+            .map(|batch| batch.events)
+            .max()
+            .unwrap_or_default();
+        // Scanning dead rows costs, and so does TRUNCATE: this many batches between two of
+        // them were the cheapest for small and for large ones.
+        let most_dead_rows = (25 * largest).clamp(500, 20_000);
+        let clock = Instant::now();
+        let mut sample = Sample {
+            events: 0,
+            batches: 0,
+            seconds: 0.0,
+        };
+        for batch in &batches {
+            if self.dead_rows > most_dead_rows {
+                self.client
+                    .batch_execute("TRUNCATE baseline.staging")
+                    .await?;
+                self.dead_rows = 0;
+            }
+            self.apply(batch).await?;
+            sample.events += batch.events;
+            sample.batches += 1;
+            self.dead_rows += batch.events;
+            if clock.elapsed() > ROUND_LIMIT {
+                break;
+            }
+        }
+        sample.seconds = clock.elapsed().as_secs_f64();
+        self.offset += sample.events as i64;
+        Ok(sample)
+    }
+
+    /// Cuts where an account would come a second time: beyond it the statement is wrong.
+    fn cut(&self, events: &[Event], batch_size: usize) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let mut accounts: HashSet<AccountKey> = HashSet::new();
+        let mut first = 0;
+        for (index, event) in events.iter().enumerate() {
+            if index - first == batch_size || accounts.contains(&event.change.key) {
+                batches.push(plain_batch(
+                    &events[first..index],
+                    self.offset + first as i64,
+                ));
+                accounts.clear();
+                first = index;
+            }
+            accounts.insert(event.change.key);
+        }
+        batches.push(plain_batch(&events[first..], self.offset + first as i64));
+        batches
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<()> {
+        begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        let answer = self
+            .client
+            .query_one(
+                &self.apply,
+                &[
+                    &PARTITION_ID,
+                    &FENCING_TOKEN,
+                    &batch.from_offset,
+                    &batch.next_offset,
+                ],
+            )
+            .await?;
+        self.client.batch_execute("COMMIT").await?;
+        expect(&answer, "fenced", 1)?;
+        expect(&answer, "updated_rows", batch.events as i64)
+    }
+}
+
+fn plain_batch(events: &[Event], from_offset: i64) -> Batch {
+    let mut copy = Copy::new();
+    for (kafka_offset, event) in (from_offset..).zip(events) {
+        copy.row(9);
+        copy.int8(kafka_offset);
+        staged_event(&mut copy, event);
+    }
+    batch(copy, events, from_offset, 0)
+}

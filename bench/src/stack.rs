@@ -1,0 +1,172 @@
+//! The private PostgreSQL and Kafka that `scripts/with-stack.sh` started for this run.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use tokio_postgres::{Client, NoTls};
+
+use crate::workload::{ACCOUNTS, OPENING_WHOLE};
+
+/// Every failure ends the run with its one line.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Identities that both sides know beforehand: an index in service is never empty.
+const KNOWN_IDENTITIES: usize = 1_000_000;
+
+pub struct Stack {
+    database_url: String,
+    admin_database_url: String,
+    pub kafka_brokers: String,
+    pub dir: PathBuf,
+}
+
+/// What the figures were measured on.
+pub struct Machine {
+    pub date: String,
+    pub lines: Vec<String>,
+}
+
+impl Stack {
+    pub fn from_environment() -> Result<Self> {
+        let variable = |name| {
+            std::env::var(name).map_err(|_| {
+                format!("{name} is not set: run `make bench`, which starts the services")
+            })
+        };
+        Ok(Self {
+            database_url: variable("DATABASE_URL")?,
+            admin_database_url: variable("ADMIN_DATABASE_URL")?,
+            kafka_brokers: variable("KAFKA_BROKERS")?,
+            dir: variable("SLUICE_STACK_DIR")?.into(),
+        })
+    }
+
+    /// A connection as the ingester's login.
+    pub async fn ingester(&self) -> Result<Client> {
+        connect(&self.database_url).await
+    }
+
+    /// A connection as superuser.
+    pub async fn admin(&self) -> Result<Client> {
+        connect(&self.admin_database_url).await
+    }
+
+    /// `target/release/sluice`, which lies beside this program.
+    pub fn sluice(&self) -> Result<PathBuf> {
+        let path = std::env::current_exe()?.with_file_name("sluice");
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(format!("{} is missing: run `make build`", path.display()).into())
+        }
+    }
+
+    /// Migrates, creates the baseline's tables, and fills both sides alike.
+    pub async fn prepare(&self) -> Result<()> {
+        let migrated = Command::new(self.sluice()?)
+            .arg("migrate")
+            .stdout(std::process::Stdio::null())
+            .status()?;
+        if !migrated.success() {
+            return Err("`sluice migrate` failed".into());
+        }
+        let admin = self.admin().await?;
+        admin
+            .batch_execute(include_str!("../../sql/baseline_schema.sql"))
+            .await?;
+        admin
+            .batch_execute(&format!(
+                "INSERT INTO baseline.progress VALUES (1, 1, 0);
+                 INSERT INTO ledger.account_balances
+                 SELECT n, 0, 'USD', {OPENING_WHOLE}, 0, 0 FROM generate_series(1, {ACCOUNTS}) n;
+                 INSERT INTO baseline.account_balances SELECT * FROM ledger.account_balances ORDER BY account_id;
+                 INSERT INTO ledger.event_identities
+                 SELECT gen_random_uuid() AS identity, gen_random_uuid() FROM generate_series(1, {KNOWN_IDENTITIES})
+                 ORDER BY identity;
+                 INSERT INTO baseline.event_identities SELECT * FROM ledger.event_identities ORDER BY identity;"
+            ))
+            .await?;
+        for table in ["account_balances", "event_identities"] {
+            for schema in ["ledger", "baseline"] {
+                admin
+                    .batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {schema}.{table}"))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the next measurements begin alike: logs empty, nothing left to write back.
+    pub async fn level(&self) -> Result<()> {
+        let admin = self.admin().await?;
+        admin
+            .batch_execute("TRUNCATE ledger.balance_log, baseline.balance_log, baseline.bare_log")
+            .await?;
+        admin.batch_execute("CHECKPOINT").await?;
+        Ok(())
+    }
+
+    pub async fn machine(&self, commit_ms: f64) -> Result<Machine> {
+        let admin = self.admin().await?;
+        let setting = async |name: &str| -> Result<String> {
+            Ok(admin
+                .query_one("SELECT current_setting($1)", &[&name])
+                .await?
+                .get(0))
+        };
+        let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name))
+                .unwrap_or_default();
+            line.split_once(':')
+                .map_or_else(String::new, |(_, value)| value.trim().to_owned())
+        };
+        let memory_kb: u64 = field(&file("/proc/meminfo"), "MemTotal")
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap_or_default();
+        let mut settings = Vec::new();
+        for name in [
+            "fsync",
+            "synchronous_commit",
+            "full_page_writes",
+            "shared_buffers",
+            "max_wal_size",
+        ] {
+            settings.push(format!("{name} = {}", setting(name).await?));
+        }
+        Ok(Machine {
+            date: admin
+                .query_one("SELECT current_date::text", &[])
+                .await?
+                .get(0),
+            lines: vec![
+                format!(
+                    "{} cores ({}), {} GiB of memory, Linux {}",
+                    std::thread::available_parallelism()?,
+                    field(&file("/proc/cpuinfo"), "model name"),
+                    memory_kb.div_ceil(1 << 20),
+                    file("/proc/sys/kernel/osrelease").trim()
+                ),
+                format!(
+                    "PostgreSQL {}; {}",
+                    setting("server_version").await?,
+                    settings.join(", ")
+                ),
+                format!(
+                    "A transaction that updates one row takes {commit_ms:.2} ms at the median: client, server and disk."
+                ),
+                "PostgreSQL, Kafka, the ingester and this program share the machine.".to_owned(),
+            ],
+        })
+    }
+}
+
+async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    // Ends with its client; a failure shows in the client's own calls.
+    tokio::spawn(connection);
+    Ok(client)
+}
