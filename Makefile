@@ -18,16 +18,13 @@ help: ## print this list
 setup: ## install what is missing: Debian packages and Kafka's jars (as root or with sudo)
 	@scripts/setup.sh
 
-build: setup ## build everything (release) and install the extension
-	cargo build --release -p sluice -p proofs
-	@$(MAKE) install-extension
+build: setup install-extension ## build everything (release) and install the extension
 
-install-extension: ## build the extension and install it into PG_CONFIG's PostgreSQL
+install-extension: ## build, and install the extension into PG_CONFIG's PostgreSQL
 	@scripts/install-extension.sh
 
-test: build ## unit and property tests, then the proofs on a private PostgreSQL, Kafka and Redis
-	cargo test --release -p ledger -p sluice
-	scripts/with-stack.sh cargo test --release -p proofs -p sluice_pg -- --test-threads=1
+test: build ## all tests, beside a private PostgreSQL, Kafka and Redis
+	scripts/with-stack.sh cargo test --release --workspace -- --test-threads=1
 
 demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, KEEP=1 leaves it running)
 	@scripts/with-stack.sh target/release/demo
@@ -49,7 +46,6 @@ down: ## stop what make up started and remove its data
 	@rm -rf .stack
 
 bench: build ## ratios of the apply against its floor and plain SQL; writes bench/README.md
-	cargo build --release -p bench
 	@BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
 
 acceptance: build ## take-over times, latency, idle cost, memory: a table, exit status 1 on a miss

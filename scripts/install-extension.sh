@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the extension and installs it into the PostgreSQL of PG_CONFIG (default: Debian's 15), by sudo where needed.
+# Builds Sluice and installs the extension into the PostgreSQL of PG_CONFIG (default: Debian's 15), by sudo where needed.
 # Files that are there already, byte for byte, are left alone; each other one appears whole or not at all,
 # because a running PostgreSQL may load it at any moment.
 set -euo pipefail
@@ -15,8 +15,10 @@ lib_dir=$("$pg_config" --pkglibdir)
 extension_dir=$("$pg_config" --sharedir)/extension
 target=${CARGO_TARGET_DIR:-target}
 
-if [ "$major" = 15 ]; then features=(); else features=(--no-default-features --features "pg$major"); fi
-PGRX_PG_CONFIG_PATH=$pg_config cargo build --release -p sluice_pg "${features[@]}"
+# The whole workspace, as everywhere: another selection of packages would give dependencies another set of features,
+# and cargo would compile them, PostgreSQL's bindings and librdkafka included, once more.
+if [ "$major" = 15 ]; then selection=(--workspace); else selection=(-p sluice_pg --no-default-features --features "pg$major"); fi
+PGRX_PG_CONFIG_PATH=$pg_config cargo build --release "${selection[@]}"
 
 as_installer() { if [ -w "$lib_dir" ] && [ -w "$extension_dir" ]; then "$@"; else sudo "$@"; fi; }
 
