@@ -58,32 +58,56 @@ impl Report {
         }
         for (account, balance) in other.book {
             let sum = self.book.entry(account).or_default();
-            *sum = Balance { available: sum.available + balance.available, frozen: sum.frozen + balance.frozen };
+            *sum = Balance {
+                available: sum.available + balance.available,
+                frozen: sum.frozen + balance.frozen,
+            };
         }
     }
 
     /// How many records got this verdict, whatever the reason.
     pub fn count(&self, verdict: &str) -> u64 {
-        self.verdicts.iter().filter(|(name, _)| name.starts_with(verdict)).map(|(_, count)| count).sum()
+        self.verdicts
+            .iter()
+            .filter(|(name, _)| name.starts_with(verdict))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     pub fn assert_none(&self) {
         let list = self.differences.join("\n  ");
-        assert_eq!(self.difference_count, 0, "differences from the reference ledger:\n  {list}");
+        assert_eq!(
+            self.difference_count, 0,
+            "differences from the reference ledger:\n  {list}"
+        );
     }
 }
 
 /// Reads the topic by itself and compares everything that the database says about it. The database
 /// must hold no other topic's balances.
-pub async fn compare(stack: &Stack, database: &Database, topic: &str, partitions: i32, accounts: Accounts) -> Report {
+pub async fn compare(
+    stack: &Stack,
+    database: &Database,
+    topic: &str,
+    partitions: i32,
+    accounts: Accounts,
+) -> Report {
     let mut report = Report::default();
     let mut waiting: Vec<i32> = (0..partitions).rev().collect();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         // Two at a time: the cores are few, and each holds a partition in memory.
         while tasks.len() < 2 {
-            let Some(partition) = waiting.pop() else { break };
-            tasks.spawn(compare_partition(stack.kafka.clone(), database.admin_url.clone(), topic.to_owned(), partition, accounts));
+            let Some(partition) = waiting.pop() else {
+                break;
+            };
+            tasks.spawn(compare_partition(
+                stack.kafka.clone(),
+                database.admin_url.clone(),
+                topic.to_owned(),
+                partition,
+                accounts,
+            ));
         }
         match tasks.join_next().await {
             Some(part) => report.add(part.expect("the comparison does not panic")),
@@ -96,10 +120,21 @@ pub async fn compare(stack: &Stack, database: &Database, topic: &str, partitions
 }
 
 /// The same for one partition alone, without balances and offsets.
-pub async fn compare_partition(kafka: Kafka, admin_url: String, topic: String, partition: i32, accounts: Accounts) -> Report {
+pub async fn compare_partition(
+    kafka: Kafka,
+    admin_url: String,
+    topic: String,
+    partition: i32,
+    accounts: Accounts,
+) -> Report {
     let reading = topic.clone();
-    let records = tokio::task::spawn_blocking(move || kafka.read(&reading, partition)).await.expect("the topic can be read");
-    let place = Place { topic: &topic, partition };
+    let records = tokio::task::spawn_blocking(move || kafka.read(&reading, partition))
+        .await
+        .expect("the topic can be read");
+    let place = Place {
+        topic: &topic,
+        partition,
+    };
     let mut stored = Stored::open(&admin_url, &place).await;
     let mut ledger = Ledger::default();
     let mut report = Report::default();
@@ -128,7 +163,10 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn filter(&self) -> String {
-        format!("topic = '{}' AND partition = {}", self.topic, self.partition)
+        format!(
+            "topic = '{}' AND partition = {}",
+            self.topic, self.partition
+        )
     }
 
     fn at(&self, offset: i64) -> String {
@@ -188,7 +226,13 @@ impl Stored {
             ),
         )
         .await;
-        let mut stored = Self { verdicts, logs, verdict: None, log: None, session };
+        let mut stored = Self {
+            verdicts,
+            logs,
+            verdict: None,
+            log: None,
+            session,
+        };
         stored.verdict = stored.verdicts.next().await.map(verdict_row);
         stored.log = stored.logs.next().await.map(log_row);
         stored
@@ -199,7 +243,13 @@ impl Stored {
         let mut found = Found::default();
         while let Some(row) = self.verdict.take_if(|row| row.offset <= offset) {
             if row.offset < offset || found.verdict.is_some() {
-                report.differs(|| format!("{}: one verdict too many, {}", place.at(row.offset), row.verdict));
+                report.differs(|| {
+                    format!(
+                        "{}: one verdict too many, {}",
+                        place.at(row.offset),
+                        row.verdict
+                    )
+                });
             } else {
                 found.verdict = Some(row);
             }
@@ -229,14 +279,27 @@ fn verdict_row(line: &str) -> VerdictRow {
 
 fn log_row(line: &str) -> LogRow {
     let fields: Vec<&str> = line.split('\t').collect();
-    let number = |field: usize| parse_numeric(fields[field]).unwrap_or_else(|| panic!("no amount: {}", fields[field]));
-    let account = Account::new(fields[3].parse().expect("an account"), fields[4].parse().expect("a shard"), fields[5]);
+    let number = |field: usize| {
+        parse_numeric(fields[field]).unwrap_or_else(|| panic!("no amount: {}", fields[field]))
+    };
+    let account = Account::new(
+        fields[3].parse().expect("an account"),
+        fields[4].parse().expect("a shard"),
+        fields[5],
+    );
     LogRow {
         offset: fields[0].parse().expect("an offset"),
         change_no: fields[1].parse().expect("a number"),
         event_id: unescape(fields[2]),
-        change: Change { account: account.expect("a currency code"), available: number(6), frozen: number(7) },
-        after: Balance { available: number(8), frozen: number(9) },
+        change: Change {
+            account: account.expect("a currency code"),
+            available: number(6),
+            frozen: number(7),
+        },
+        after: Balance {
+            available: number(8),
+            frozen: number(9),
+        },
         status: fields[10].to_owned(),
         reason: unescape(fields[11]),
     }
@@ -246,41 +309,90 @@ fn log_row(line: &str) -> LogRow {
 fn balances_met(found: &Found) -> Book {
     let mut met = Book::new();
     for row in &found.log {
-        let before = if row.status == "APPLIED" { row.after.minus(&row.change) } else { row.after };
+        let before = if row.status == "APPLIED" {
+            row.after.minus(&row.change)
+        } else {
+            row.after
+        };
         met.entry(row.change.account).or_insert(before);
     }
     met
 }
 
-fn compare_record(expected: &Judgement, found: &Found, place: &Place<'_>, offset: i64, report: &mut Report) {
+fn compare_record(
+    expected: &Judgement,
+    found: &Found,
+    place: &Place<'_>,
+    offset: i64,
+    report: &mut Report,
+) {
     let Some(row) = &found.verdict else {
-        report.differs(|| format!("{}: no verdict, expected {:?}", place.at(offset), expected.verdict));
+        report.differs(|| {
+            format!(
+                "{}: no verdict, expected {:?}",
+                place.at(offset),
+                expected.verdict
+            )
+        });
         return;
     };
-    let name = row.reason.as_ref().map_or_else(|| row.verdict.clone(), |reason| format!("{} {reason}", row.verdict));
+    let name = row.reason.as_ref().map_or_else(
+        || row.verdict.clone(),
+        |reason| format!("{} {reason}", row.verdict),
+    );
     *report.verdicts.entry(name).or_default() += 1;
     let reason = row.reason.as_deref();
     let verdict_fits = match &expected.verdict {
         Verdict::Applied => (row.verdict.as_str(), reason) == ("APPLIED", None),
         Verdict::Duplicate => (row.verdict.as_str(), reason) == ("DUPLICATE", None),
         Verdict::Rejected(why) => (row.verdict.as_str(), reason) == ("REJECTED", Some(*why)),
-        Verdict::Dead(any) => row.verdict == "DEAD" && reason.is_some_and(|reason| any.contains(&reason)),
+        Verdict::Dead(any) => {
+            row.verdict == "DEAD" && reason.is_some_and(|reason| any.contains(&reason))
+        }
     };
     if !verdict_fits {
-        report.differs(|| format!("{}: {} {reason:?}, expected {:?}", place.at(offset), row.verdict, expected.verdict));
+        report.differs(|| {
+            format!(
+                "{}: {} {reason:?}, expected {:?}",
+                place.at(offset),
+                row.verdict,
+                expected.verdict
+            )
+        });
     }
     // A dead record's id is shown where a reader could find it; an invented one is a difference.
-    let id_fits = row.event_id == expected.event_id || (row.verdict == "DEAD" && row.event_id.is_none());
+    let id_fits =
+        row.event_id == expected.event_id || (row.verdict == "DEAD" && row.event_id.is_none());
     if !id_fits {
-        report.differs(|| format!("{}: event id {:?}, expected {:?}", place.at(offset), row.event_id, expected.event_id));
+        report.differs(|| {
+            format!(
+                "{}: event id {:?}, expected {:?}",
+                place.at(offset),
+                row.event_id,
+                expected.event_id
+            )
+        });
     }
     compare_log(expected, found, place, offset, report);
 }
 
-fn compare_log(expected: &Judgement, found: &Found, place: &Place<'_>, offset: i64, report: &mut Report) {
+fn compare_log(
+    expected: &Judgement,
+    found: &Found,
+    place: &Place<'_>,
+    offset: i64,
+    report: &mut Report,
+) {
     report.changes += found.log.len() as u64;
     if found.log.len() != expected.log.len() {
-        report.differs(|| format!("{}: {} log rows, expected {}", place.at(offset), found.log.len(), expected.log.len()));
+        report.differs(|| {
+            format!(
+                "{}: {} log rows, expected {}",
+                place.at(offset),
+                found.log.len(),
+                expected.log.len()
+            )
+        });
         return;
     }
     let (status, reason) = match &expected.verdict {
@@ -314,14 +426,24 @@ async fn compare_balances(database: &Database, report: &mut Report) {
     report.accounts = book.len() as u64;
     while let Some(line) = lines.next().await {
         let fields: Vec<&str> = line.split('\t').collect();
-        let account = Account::new(fields[0].parse().expect("an account"), fields[1].parse().expect("a shard"), fields[2]);
+        let account = Account::new(
+            fields[0].parse().expect("an account"),
+            fields[1].parse().expect("a shard"),
+            fields[2],
+        );
         let account = account.expect("a currency code");
-        let found = parse_numeric(fields[3]).zip(parse_numeric(fields[4])).map(|(available, frozen)| Balance { available, frozen });
+        let found = parse_numeric(fields[3])
+            .zip(parse_numeric(fields[4]))
+            .map(|(available, frozen)| Balance { available, frozen });
         match book.remove(&account) {
             Some(expected) if found == Some(expected) => {}
             expected => report.differs(|| {
-                let expected = expected.map(|balance| (show(balance.available), show(balance.frozen)));
-                format!("balance of {account}: {} and {}, expected {expected:?}", fields[3], fields[4])
+                let expected =
+                    expected.map(|balance| (show(balance.available), show(balance.frozen)));
+                format!(
+                    "balance of {account}: {} and {}, expected {expected:?}",
+                    fields[3], fields[4]
+                )
             }),
         }
     }
@@ -330,10 +452,18 @@ async fn compare_balances(database: &Database, report: &mut Report) {
     }
 }
 
-async fn compare_offsets(stack: &Stack, database: &Database, topic: &str, partitions: i32, report: &mut Report) {
+async fn compare_offsets(
+    stack: &Stack,
+    database: &Database,
+    topic: &str,
+    partitions: i32,
+    report: &mut Report,
+) {
     let progress = database.progress(topic).await;
     for (partition, end) in (0..partitions).zip(stack.kafka.ends(topic, partitions)) {
-        let committed = progress.get(&partition).map(|progress| progress.commit_offset);
+        let committed = progress
+            .get(&partition)
+            .map(|progress| progress.commit_offset);
         if committed != Some(end) {
             report.differs(|| format!("{topic}/{partition}: commit offset {committed:?}, but the partition ends at {end}"));
         }
@@ -359,9 +489,16 @@ async fn compare_dead_letters(
     while let Some(line) = lines.next().await {
         let fields: Vec<Option<String>> = line.split('\t').map(unescape).collect();
         let text = |field: usize| fields[field].as_deref();
-        let offset: i64 = text(0).and_then(|text| text.parse().ok()).expect("an offset");
+        let offset: i64 = text(0)
+            .and_then(|text| text.parse().ok())
+            .expect("an offset");
         let Some(index) = dead.remove(&offset) else {
-            report.differs(|| format!("{}: a dead letter of a record that is not dead", place.at(offset)));
+            report.differs(|| {
+                format!(
+                    "{}: a dead letter of a record that is not dead",
+                    place.at(offset)
+                )
+            });
             continue;
         };
         let stored = Message {
@@ -371,7 +508,12 @@ async fn compare_dead_letters(
         };
         let sent = &records[index].message;
         if stored != *sent {
-            report.differs(|| format!("{}: dead letter {stored:?}, sent {sent:?}", place.at(offset)));
+            report.differs(|| {
+                format!(
+                    "{}: dead letter {stored:?}, sent {sent:?}",
+                    place.at(offset)
+                )
+            });
         }
         if (text(6), text(7), text(8)) != (Some("PARKED"), Some("1"), Some("t")) {
             report.differs(|| format!("{}: dead letter {line}", place.at(offset)));
@@ -384,19 +526,36 @@ async fn compare_dead_letters(
 
 fn from_hex(text: &str) -> Vec<u8> {
     let digit = |byte: u8| (byte as char).to_digit(16).expect("a hexadecimal digit") as u8;
-    text.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+        .collect()
 }
 
 /// `[{"key": …, "value": text}, {"key": …, "base64": …}]` back into what was sent.
 fn headers(text: &str) -> Vec<(String, Option<Vec<u8>>)> {
-    let Some(Json::Array(items)) = json::parse(text.as_bytes()) else { panic!("headers are no array: {text}") };
-    items.iter().map(|item| header(item).unwrap_or_else(|| panic!("no header: {item:?}"))).collect()
+    let Some(Json::Array(items)) = json::parse(text.as_bytes()) else {
+        panic!("headers are no array: {text}")
+    };
+    items
+        .iter()
+        .map(|item| header(item).unwrap_or_else(|| panic!("no header: {item:?}")))
+        .collect()
 }
 
 fn header(item: &Json) -> Option<(String, Option<Vec<u8>>)> {
-    let Json::Object(fields) = item else { return None };
-    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-    let Some(Json::String(key)) = field("key") else { return None };
+    let Json::Object(fields) = item else {
+        return None;
+    };
+    let field = |name: &str| {
+        fields
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
+    };
+    let Some(Json::String(key)) = field("key") else {
+        return None;
+    };
     let value = match (field("value"), field("base64")) {
         (Some(Json::String(text)), None) => Some(text.clone().into_bytes()),
         (None, Some(Json::String(text))) => Some(from_base64(text)),
@@ -437,7 +596,11 @@ mod tests {
     #[test]
     fn headers_keep_order_repeats_and_bytes() {
         let text = r#"[{"key": "a", "value": "1"}, {"key": "a", "base64": "/wA="}, {"key": "", "value": null}]"#;
-        let expected = vec![("a".into(), Some(b"1".to_vec())), ("a".into(), Some(vec![0xff, 0])), (String::new(), None)];
+        let expected = vec![
+            ("a".into(), Some(b"1".to_vec())),
+            ("a".into(), Some(vec![0xff, 0])),
+            (String::new(), None),
+        ];
         assert_eq!(headers(text), expected);
     }
 }

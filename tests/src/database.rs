@@ -32,7 +32,10 @@ impl Database {
         ensure_template(stack).await;
         let name = unique("proof");
         let server = connect(&stack.admin_url("postgres")).await;
-        server.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await.expect("the template can be copied");
+        server
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .await
+            .expect("the template can be copied");
         Self::open(stack, &name).await
     }
 
@@ -73,20 +76,35 @@ impl Database {
     }
 
     pub async fn progress(&self, topic: &str) -> BTreeMap<i32, Progress> {
-        const PROGRESS: &str =
-            "SELECT partition, leader_svc_id, fencing_token, commit_offset FROM ledger.partition_leader_locks WHERE topic = $1";
-        let rows = self.client.query(PROGRESS, &[&topic]).await.expect("the view partition_leader_locks");
-        let progress = |row: &tokio_postgres::Row| Progress { leader: row.get(1), fencing_token: row.get(2), commit_offset: row.get(3) };
+        const PROGRESS: &str = "SELECT partition, leader_svc_id, fencing_token, commit_offset FROM ledger.partition_leader_locks WHERE topic = $1";
+        let rows = self
+            .client
+            .query(PROGRESS, &[&topic])
+            .await
+            .expect("the view partition_leader_locks");
+        let progress = |row: &tokio_postgres::Row| Progress {
+            leader: row.get(1),
+            fencing_token: row.get(2),
+            commit_offset: row.get(3),
+        };
         rows.iter().map(|row| (row.get(0), progress(row))).collect()
     }
 
     /// Records committed in all partitions of a topic together.
     pub async fn committed(&self, topic: &str) -> i64 {
-        self.progress(topic).await.values().map(|progress| progress.commit_offset).sum()
+        self.progress(topic)
+            .await
+            .values()
+            .map(|progress| progress.commit_offset)
+            .sum()
     }
 
     pub async fn count(&self, query: &str) -> i64 {
-        self.client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")).get(0)
+        self.client
+            .query_one(query, &[])
+            .await
+            .unwrap_or_else(|error| panic!("{query}: {error:?}"))
+            .get(0)
     }
 
     /// Waits until every partition is committed to its end. Fails only when nothing moves for `stall`.
@@ -95,7 +113,13 @@ impl Database {
         let mut last = (-1, Instant::now());
         loop {
             let progress = self.progress(topic).await;
-            let offsets: Vec<i64> = (0..partitions).map(|p| progress.get(&p).map_or(0, |progress| progress.commit_offset)).collect();
+            let offsets: Vec<i64> = (0..partitions)
+                .map(|p| {
+                    progress
+                        .get(&p)
+                        .map_or(0, |progress| progress.commit_offset)
+                })
+                .collect();
             if offsets == ends {
                 return;
             }
@@ -103,7 +127,10 @@ impl Database {
             if sum != last.0 {
                 last = (sum, Instant::now());
             }
-            assert!(last.1.elapsed() < stall, "no progress for {stall:?}: committed {offsets:?} of {ends:?}");
+            assert!(
+                last.1.elapsed() < stall,
+                "no progress for {stall:?}: committed {offsets:?} of {ends:?}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -113,19 +140,37 @@ impl Database {
         let mut files: Vec<_> = std::fs::read_dir(repository().join("sql"))
             .expect("the folder sql/")
             .map(|entry| entry.expect("a readable folder").path())
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("check_")))
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("check_"))
+            })
             .collect();
         files.sort();
-        assert!(files.len() >= 6, "the checks of sql/ are gone: only {files:?}");
+        assert!(
+            files.len() >= 6,
+            "the checks of sql/ are gone: only {files:?}"
+        );
         let mut results = Vec::new();
         for file in files {
-            let name = file.file_stem().expect("a file name").to_string_lossy().into_owned();
+            let name = file
+                .file_stem()
+                .expect("a file name")
+                .to_string_lossy()
+                .into_owned();
             let query = std::fs::read_to_string(&file).expect("a readable check");
             let query = query.trim_end().trim_end_matches(';');
             let counted = format!("SELECT count(*), min(found::text) FROM (\n{query}\n) found");
-            let row = self.client.query_one(&counted, &[]).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            let row = self
+                .client
+                .query_one(&counted, &[])
+                .await
+                .unwrap_or_else(|error| panic!("{name}: {error:?}"));
             let found: i64 = row.get(0);
-            results.push((name, (found > 0).then(|| format!("{found} rows, one of them {}", row.get::<_, String>(1)))));
+            results.push((
+                name,
+                (found > 0)
+                    .then(|| format!("{found} rows, one of them {}", row.get::<_, String>(1))),
+            ));
         }
         results
     }
@@ -140,8 +185,14 @@ pub struct Lines {
 impl Lines {
     pub async fn of(client: &Client, query: &str) -> Self {
         let copy = format!("COPY ({query}) TO STDOUT");
-        let stream = client.copy_out(&copy).await.unwrap_or_else(|error| panic!("{query}: {error:?}"));
-        Self { stream: Box::pin(stream), buffer: bytes::Bytes::new() }
+        let stream = client
+            .copy_out(&copy)
+            .await
+            .unwrap_or_else(|error| panic!("{query}: {error:?}"));
+        Self {
+            stream: Box::pin(stream),
+            buffer: bytes::Bytes::new(),
+        }
     }
 
     /// PostgreSQL sends each row as one message.
@@ -181,7 +232,9 @@ pub fn unescape(field: &str) -> Option<String> {
 }
 
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|error| panic!("cannot connect: {error:?}"));
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .unwrap_or_else(|error| panic!("cannot connect: {error:?}"));
     // It ends with the client, or with the server.
     tokio::spawn(async move { drop(connection.await) });
     client
@@ -192,23 +245,47 @@ const TEMPLATE: &str = "proofs_template";
 /// Runs `sluice migrate` on an existing database and lets the ingester's login in.
 pub async fn migrate(stack: &Stack, database: &str) {
     let url = stack.admin_url(database);
-    let output = sluice_command(&["migrate"], &[("ADMIN_DATABASE_URL", &url)]).output().expect("sluice can be run");
-    assert!(output.status.success(), "sluice migrate failed: {}", String::from_utf8_lossy(&output.stderr));
+    let output = sluice_command(&["migrate"], &[("ADMIN_DATABASE_URL", &url)])
+        .output()
+        .expect("sluice can be run");
+    assert!(
+        output.status.success(),
+        "sluice migrate failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let Login { user, .. } = &stack.ingester;
-    connect(&url).await.batch_execute(&format!("GRANT sluice_writer TO {user}")).await.expect("the role sluice_writer");
+    connect(&url)
+        .await
+        .batch_execute(&format!("GRANT sluice_writer TO {user}"))
+        .await
+        .expect("the role sluice_writer");
 }
 
 async fn ensure_template(stack: &Stack) {
     let server = connect(&stack.admin_url("postgres")).await;
     // Several test programs may start on one stack: the first makes the template, the others wait.
-    server.batch_execute("SELECT pg_advisory_lock(7)").await.expect("a lock");
-    let found = server.query("SELECT 1 FROM pg_database WHERE datname = $1", &[&TEMPLATE]).await.expect("pg_database");
+    server
+        .batch_execute("SELECT pg_advisory_lock(7)")
+        .await
+        .expect("a lock");
+    let found = server
+        .query("SELECT 1 FROM pg_database WHERE datname = $1", &[&TEMPLATE])
+        .await
+        .expect("pg_database");
     if found.is_empty() {
         let name = unique("proofs_new");
-        server.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a new database");
+        server
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .expect("a new database");
         migrate(stack, &name).await;
         // The rename waits until the migration's sessions are gone, and marks the template as complete.
         let rename = format!("ALTER DATABASE {name} RENAME TO {TEMPLATE}");
-        crate::wait::wait_until("the template to be free", Duration::from_secs(10), async || server.batch_execute(&rename).await.is_ok()).await;
+        crate::wait::wait_until(
+            "the template to be free",
+            Duration::from_secs(10),
+            async || server.batch_execute(&rename).await.is_ok(),
+        )
+        .await;
     }
 }

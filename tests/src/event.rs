@@ -22,17 +22,25 @@ pub struct Account {
 
 impl Account {
     pub fn new(id: i64, shard: i32, code: &str) -> Option<Self> {
-        let letters = code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+        let letters = code
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
         if !letters || !(2..=16).contains(&code.len()) {
             return None;
         }
         let mut currency = [0; 16];
         currency[..code.len()].copy_from_slice(code.as_bytes());
-        Some(Self { id, shard, currency })
+        Some(Self {
+            id,
+            shard,
+            currency,
+        })
     }
 
     pub fn code(&self) -> &str {
-        std::str::from_utf8(&self.currency).expect("only letters and digits are let in").trim_end_matches('\0')
+        std::str::from_utf8(&self.currency)
+            .expect("only letters and digits are let in")
+            .trim_end_matches('\0')
     }
 }
 
@@ -68,21 +76,31 @@ pub struct Dead {
 
 impl Dead {
     fn of(reason: &'static str) -> Self {
-        Self { reasons: vec![reason], event_id: None }
+        Self {
+            reasons: vec![reason],
+            event_id: None,
+        }
     }
 }
 
 pub fn decode(payload: Option<&[u8]>) -> Result<Event, Dead> {
-    let payload = payload.filter(|bytes| !bytes.is_empty()).ok_or_else(|| Dead::of(EMPTY_PAYLOAD))?;
+    let payload = payload
+        .filter(|bytes| !bytes.is_empty())
+        .ok_or_else(|| Dead::of(EMPTY_PAYLOAD))?;
     let json = json::parse(payload).ok_or_else(|| Dead::of(MALFORMED_JSON))?;
-    let Json::Object(fields) = &json else { return Err(Dead::of(INVALID_EVENT)) };
+    let Json::Object(fields) = &json else {
+        return Err(Dead::of(INVALID_EVENT));
+    };
     let mut walk = Walk::default();
     let event = walk.event(fields);
     if walk.reasons.is_empty() {
         Ok(event)
     } else {
         let event_id = Some(event.event_id).filter(|id| !id.is_empty());
-        Err(Dead { reasons: walk.reasons, event_id })
+        Err(Dead {
+            reasons: walk.reasons,
+            event_id,
+        })
     }
 }
 
@@ -103,7 +121,10 @@ impl Walk {
 
     /// A known field; JSON null and absence are the same.
     fn field<'j>(&mut self, fields: &'j Fields, name: &str) -> Option<&'j Json> {
-        let mut values = fields.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+        let mut values = fields
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value);
         let first = values.next();
         if values.next().is_some() {
             self.defect(INVALID_EVENT);
@@ -134,7 +155,11 @@ impl Walk {
                 Vec::new()
             }
         };
-        Event { event_id, source, changes }
+        Event {
+            event_id,
+            source,
+            changes,
+        }
     }
 
     /// `eventId` or `source`: up to 255 bytes without U+0000; empty when there is none.
@@ -159,10 +184,18 @@ impl Walk {
         if !(1..=64).contains(&items.len()) {
             self.defect(INVALID_EVENT);
         }
-        items.iter().filter_map(|item| self.change(item, account_id, shard_id)).collect()
+        items
+            .iter()
+            .filter_map(|item| self.change(item, account_id, shard_id))
+            .collect()
     }
 
-    fn change(&mut self, item: &Json, account_id: Option<i64>, shard_id: Option<i32>) -> Option<Change> {
+    fn change(
+        &mut self,
+        item: &Json,
+        account_id: Option<i64>,
+        shard_id: Option<i32>,
+    ) -> Option<Change> {
         let Json::Object(fields) = item else {
             self.defect(INVALID_EVENT);
             return None;
@@ -178,7 +211,11 @@ impl Walk {
         }
         let available = self.delta(fields, "availableDelta");
         let frozen = self.delta(fields, "frozenDelta");
-        Some(Change { account: account?, available, frozen })
+        Some(Change {
+            account: account?,
+            available,
+            frozen,
+        })
     }
 
     fn account_id(&mut self, fields: &Fields) -> Option<i64> {
@@ -231,11 +268,16 @@ pub fn amount(text: &str) -> Option<i128> {
         None => (false, text),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
-    let good = |part: &str| (1..=18).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    let good = |part: &str| {
+        (1..=18).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
     if !good(whole) || !good(fraction) {
         return None;
     }
-    let number = |part: &str| part.bytes().fold(0i128, |sum, digit| sum * 10 + i128::from(digit - b'0'));
+    let number = |part: &str| {
+        part.bytes()
+            .fold(0i128, |sum, digit| sum * 10 + i128::from(digit - b'0'))
+    };
     let units = number(whole) * UNIT + number(fraction) * 10i128.pow(18 - fraction.len() as u32);
     Some(if negative { -units } else { units })
 }
@@ -244,11 +286,23 @@ fn is_rfc3339(text: &str) -> bool {
     let bytes = text.as_bytes();
     let number = |from: usize, len: usize| -> Option<u32> {
         let digits = bytes.get(from..from + len)?;
-        digits.iter().all(u8::is_ascii_digit).then(|| digits.iter().fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0')))
+        digits.iter().all(u8::is_ascii_digit).then(|| {
+            digits
+                .iter()
+                .fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'))
+        })
     };
-    let marks = |list: &[(usize, &[u8])]| list.iter().all(|(at, any)| bytes.get(*at).is_some_and(|byte| any.contains(byte)));
-    let (Some(year), Some(month), Some(day)) = (number(0, 4), number(5, 2), number(8, 2)) else { return false };
-    let (Some(hour), Some(minute), Some(second)) = (number(11, 2), number(14, 2), number(17, 2)) else { return false };
+    let marks = |list: &[(usize, &[u8])]| {
+        list.iter()
+            .all(|(at, any)| bytes.get(*at).is_some_and(|byte| any.contains(byte)))
+    };
+    let (Some(year), Some(month), Some(day)) = (number(0, 4), number(5, 2), number(8, 2)) else {
+        return false;
+    };
+    let (Some(hour), Some(minute), Some(second)) = (number(11, 2), number(14, 2), number(17, 2))
+    else {
+        return false;
+    };
     if !marks(&[(4, b"-"), (7, b"-"), (10, b"Tt"), (13, b":"), (16, b":")]) {
         return false;
     }
@@ -258,12 +312,20 @@ fn is_rfc3339(text: &str) -> bool {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    if !(1..=12).contains(&month) || !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    if !(1..=12).contains(&month)
+        || !(1..=days).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 60
+    {
         return false;
     }
     let mut rest = &bytes[19..];
     if rest.first() == Some(&b'.') {
-        let digits = rest[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let digits = rest[1..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         if digits == 0 {
             return false;
         }
@@ -271,7 +333,9 @@ fn is_rfc3339(text: &str) -> bool {
     }
     match rest {
         [b'Z' | b'z'] => true,
-        [b'+' | b'-', a, b, b':', c, d] if [a, b, c, d].iter().all(|byte| byte.is_ascii_digit()) => {
+        [b'+' | b'-', a, b, b':', c, d]
+            if [a, b, c, d].iter().all(|byte| byte.is_ascii_digit()) =>
+        {
             (a - b'0') * 10 + (b - b'0') <= 23 && (c - b'0') <= 5
         }
         _ => false,
@@ -287,25 +351,53 @@ mod tests {
         assert_eq!(amount("-12.5"), Some(-25 * UNIT / 2));
         assert_eq!(amount("0.000000000000000001"), Some(1));
         assert_eq!(amount("007"), Some(7 * UNIT));
-        for bad in ["", "-", "+1", "1.", ".1", "1e3", " 1", "1234567890123456789", "0.1234567890123456789", "١"] {
+        for bad in [
+            "",
+            "-",
+            "+1",
+            "1.",
+            ".1",
+            "1e3",
+            " 1",
+            "1234567890123456789",
+            "0.1234567890123456789",
+            "١",
+        ] {
             assert_eq!(amount(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn timestamps_are_rfc_3339() {
-        for good in ["2026-11-21T05:00:00Z", "2024-02-29t23:59:60.123456789+23:59", "2026-11-21T05:00:00.0-00:00"] {
+        for good in [
+            "2026-11-21T05:00:00Z",
+            "2024-02-29t23:59:60.123456789+23:59",
+            "2026-11-21T05:00:00.0-00:00",
+        ] {
             assert!(is_rfc3339(good), "{good}");
         }
-        for bad in ["2026-11-21", "2026-02-29T00:00:00Z", "2026-11-21T24:00:00Z", "2026-11-21T05:00:00", "2026-11-21T05:00:00.Z", "yesterday"] {
+        for bad in [
+            "2026-11-21",
+            "2026-02-29T00:00:00Z",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T05:00:00",
+            "2026-11-21T05:00:00.Z",
+            "yesterday",
+        ] {
             assert!(!is_rfc3339(bad), "{bad}");
         }
     }
 
     #[test]
     fn collects_every_defect() {
-        let dead = decode(Some(br#"{"eventId":"a","eventType":"x","data":{"changes":[{"availableDelta":"y"}]}}"#)).unwrap_err();
-        assert_eq!(dead.reasons, [UNKNOWN_EVENT_TYPE, INVALID_EVENT, INVALID_AMOUNT]);
+        let dead = decode(Some(
+            br#"{"eventId":"a","eventType":"x","data":{"changes":[{"availableDelta":"y"}]}}"#,
+        ))
+        .unwrap_err();
+        assert_eq!(
+            dead.reasons,
+            [UNKNOWN_EVENT_TYPE, INVALID_EVENT, INVALID_AMOUNT]
+        );
         assert_eq!(dead.event_id.as_deref(), Some("a"));
     }
 }

@@ -8,8 +8,14 @@ const BROKEN_FIELDS: &[(&str, &str)] = &[
     ("\"availableDelta\":\"", "\"availableDelta\":\"1e3"),
     ("\"currencyCode\":\"", "\"currencyCode\":\"$"),
     ("\"changes\":[", "\"changes\":[7,"),
-    ("\"eventType\":\"balance.changed\"", "\"eventType\":\"balance.guessed\""),
-    ("\"eventType\":\"balance.changed\"", "\"eventType\":\"balance.changed\",\"eventType\":\"balance.changed\""),
+    (
+        "\"eventType\":\"balance.changed\"",
+        "\"eventType\":\"balance.guessed\"",
+    ),
+    (
+        "\"eventType\":\"balance.changed\"",
+        "\"eventType\":\"balance.changed\",\"eventType\":\"balance.changed\"",
+    ),
     ("\"eventType\":\"balance.changed\"", "\"eventType\":null"),
     ("\"eventId\":\"", "\"eventId\":\"\\u0000"),
     ("\"eventId\":\"", "\"eventId\":7,\"x\":\""),
@@ -46,7 +52,11 @@ pub fn payload(rng: &mut Rng, good: &[u8]) -> Option<Vec<u8>> {
         3 => {
             let len = rng.between(1, 2_000) as usize;
             // The first byte begins no JSON text, so that chance cannot make an event of it.
-            Some(std::iter::once(0x80).chain((1..len).map(|_| rng.next() as u8)).collect())
+            Some(
+                std::iter::once(0x80)
+                    .chain((1..len).map(|_| rng.next() as u8))
+                    .collect(),
+            )
         }
         4 => {
             let depth = rng.between(129, 20_000) as usize;
@@ -61,5 +71,9 @@ fn broken(rng: &mut Rng, good: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(good);
     let (from, to) = rng.pick(BROKEN_FIELDS);
     let broken = text.replacen(from, to, 1);
-    if from == to || broken == text { format!("{text}%").into_bytes() } else { broken.into_bytes() }
+    if from == to || broken == text {
+        format!("{text}%").into_bytes()
+    } else {
+        broken.into_bytes()
+    }
 }

@@ -19,7 +19,12 @@ pub struct Ingester {
 
 impl Ingester {
     /// Starts one on `topic`; `settings` add to or replace the environment that it gets.
-    pub fn start(stack: &Stack, database_url: &str, topic: &str, settings: &[(&str, &str)]) -> Self {
+    pub fn start(
+        stack: &Stack,
+        database_url: &str,
+        topic: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let service_id = unique("ingester");
         let mut environment: Vec<(String, String)> = [
             ("DATABASE_URL", database_url),
@@ -38,7 +43,12 @@ impl Ingester {
         }
         let log = stack.logs().join(format!("{service_id}.log"));
         let child = spawn(&environment, &log);
-        Self { service_id, child, log, environment }
+        Self {
+            service_id,
+            child,
+            log,
+            environment,
+        }
     }
 
     /// Starts the same again, under the same name, after it has ended.
@@ -75,7 +85,10 @@ impl Ingester {
     }
 
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be waited for").is_some()
+        self.child
+            .try_wait()
+            .expect("a child can be waited for")
+            .is_some()
     }
 
     /// Waits until it ends by itself.
@@ -94,7 +107,13 @@ impl Ingester {
     pub async fn stop(&mut self) {
         self.terminate();
         let status = self.ended(Duration::from_secs(10)).await;
-        assert!(status.success(), "{} ended with {status}, signal {:?}:\n{}", self.service_id, status.signal(), self.log_tail());
+        assert!(
+            status.success(),
+            "{} ended with {status}, signal {:?}:\n{}",
+            self.service_id,
+            status.signal(),
+            self.log_tail()
+        );
     }
 
     pub fn log(&self) -> String {
@@ -108,7 +127,12 @@ impl Ingester {
     }
 
     pub async fn logs(&self, text: &str, timeout: Duration) {
-        wait_until(&format!("{text:?} in the log of {}", self.service_id), timeout, async || self.log().contains(text)).await;
+        wait_until(
+            &format!("{text:?} in the log of {}", self.service_id),
+            timeout,
+            async || self.log().contains(text),
+        )
+        .await;
     }
 
     /// Resident memory now, in bytes.
@@ -122,17 +146,28 @@ impl Ingester {
     }
 
     fn status_bytes(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .map_or(0, |kib| kib * 1024)
     }
 
     /// Processor time used so far.
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         // The command's name stands in brackets and may contain spaces; utime and stime are the 12th and 13th after it.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = [11, 12]
+            .iter()
+            .filter_map(|at| fields.get(*at)?.parse::<u64>().ok())
+            .sum();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
     }
 
@@ -147,14 +182,29 @@ impl Drop for Ingester {
             self.kill9();
         }
         if std::thread::panicking() {
-            eprintln!("--- the last lines of {} ---\n{}", self.service_id, self.log_tail());
+            eprintln!(
+                "--- the last lines of {} ---\n{}",
+                self.service_id,
+                self.log_tail()
+            );
         }
     }
 }
 
 fn spawn(environment: &[(String, String)], log: &PathBuf) -> Child {
-    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let file = std::fs::File::options().create(true).append(true).open(log).expect("the stack's folder is writable");
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .expect("the stack's folder is writable");
     let stdout = file.try_clone().expect("a second handle");
-    sluice_command(&["run"], &environment).stdout(stdout).stderr(file).spawn().expect("sluice can be run")
+    sluice_command(&["run"], &environment)
+        .stdout(stdout)
+        .stderr(file)
+        .spawn()
+        .expect("sluice can be run")
 }

@@ -95,7 +95,10 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Option<String> {
-        let end = self.rest.find(|c: char| !(c.is_ascii_digit() || "+-.eE".contains(c))).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .find(|c: char| !(c.is_ascii_digit() || "+-.eE".contains(c)))
+            .unwrap_or(self.rest.len());
         let (text, rest) = self.rest.split_at(end);
         self.rest = rest;
         is_number(text).then(|| text.to_owned())
@@ -134,7 +137,8 @@ impl Reader<'_> {
                     units.push(self.hex4()?);
                 }
                 // Decoding fails for a surrogate that stands alone, and a pair is exactly one character.
-                let decoded: Vec<char> = char::decode_utf16(units).collect::<Result<_, _>>().ok()?;
+                let decoded: Vec<char> =
+                    char::decode_utf16(units).collect::<Result<_, _>>().ok()?;
                 <[char; 1]>::try_from(decoded).ok()?[0]
             }
             _ => return None,
@@ -142,7 +146,10 @@ impl Reader<'_> {
     }
 
     fn hex4(&mut self) -> Option<u16> {
-        let digits = self.rest.get(..4).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let digits = self
+            .rest
+            .get(..4)
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
         self.rest = &self.rest[4..];
         u16::from_str_radix(digits, 16).ok()
     }
@@ -162,7 +169,8 @@ fn is_number(text: &str) -> bool {
     digits(whole)
         && (whole == "0" || !whole.starts_with('0'))
         && fraction.is_none_or(digits)
-        && exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)))
+        && exponent
+            .is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)))
 }
 
 #[cfg(test)]
@@ -171,18 +179,48 @@ mod tests {
 
     #[test]
     fn reads_what_rfc_8259_allows() {
-        for good in ["0", "-0", "1.5e+10", " [ ] ", r#"{"a":{"a":1,"a":2}}"#, r#""\ud83d\ude00""#, r#""\u0000""#, "\"\u{7f}\""] {
+        for good in [
+            "0",
+            "-0",
+            "1.5e+10",
+            " [ ] ",
+            r#"{"a":{"a":1,"a":2}}"#,
+            r#""\ud83d\ude00""#,
+            r#""\u0000""#,
+            "\"\u{7f}\"",
+        ] {
             assert!(parse(good.as_bytes()).is_some(), "{good}");
         }
-        assert_eq!(parse(br#""\ud83d\ude00\u00e9""#), Some(Json::String("😀é".into())));
-        assert_eq!(parse(b"[1.50]"), Some(Json::Array(vec![Json::Number("1.50".into())])));
+        assert_eq!(
+            parse(br#""\ud83d\ude00\u00e9""#),
+            Some(Json::String("😀é".into()))
+        );
+        assert_eq!(
+            parse(b"[1.50]"),
+            Some(Json::Array(vec![Json::Number("1.50".into())]))
+        );
     }
 
     #[test]
     fn refuses_everything_else() {
-        for bad in
-            ["", "01", "1.", ".5", "+1", "1e", "--1", "[1,]", "{,}", "nul", "\"\t\"", r#""\ud800""#, r#""\udc00\ud800""#, "{}x", "\u{feff}{}", r#""\u+123""#]
-        {
+        for bad in [
+            "",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "--1",
+            "[1,]",
+            "{,}",
+            "nul",
+            "\"\t\"",
+            r#""\ud800""#,
+            r#""\udc00\ud800""#,
+            "{}x",
+            "\u{feff}{}",
+            r#""\u+123""#,
+        ] {
             assert!(parse(bad.as_bytes()).is_none(), "{bad}");
         }
     }

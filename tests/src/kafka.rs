@@ -32,16 +32,22 @@ pub struct Kafka {
 impl Kafka {
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.brokers).set("log_level", "2");
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("log_level", "2");
         config
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
-        self.config().create().expect("an admin client needs only a broker's address")
+        self.config()
+            .create()
+            .expect("an admin client needs only a broker's address")
     }
 
     fn options() -> AdminOptions {
-        AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
+        AdminOptions::new()
+            .operation_timeout(Some(PATIENCE))
+            .request_timeout(Some(PATIENCE))
     }
 
     pub async fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
@@ -49,38 +55,77 @@ impl Kafka {
         for (name, value) in settings {
             new = new.set(name, value);
         }
-        let results = self.admin().create_topics([&new], &Self::options()).await.expect("Kafka answers");
-        results.into_iter().for_each(|result| drop(result.expect("the topic is new")));
-        wait_until(&format!("topic {topic} to exist"), PATIENCE, async || self.partitions(topic) == partitions).await;
+        let results = self
+            .admin()
+            .create_topics([&new], &Self::options())
+            .await
+            .expect("Kafka answers");
+        results
+            .into_iter()
+            .for_each(|result| drop(result.expect("the topic is new")));
+        wait_until(&format!("topic {topic} to exist"), PATIENCE, async || {
+            self.partitions(topic) == partitions
+        })
+        .await;
     }
 
     /// Returns when the topic is gone, so that it can be created anew.
     pub async fn delete_topic(&self, topic: &str) {
-        let results = self.admin().delete_topics(&[topic], &Self::options()).await.expect("Kafka answers");
-        results.into_iter().for_each(|result| drop(result.expect("the topic exists")));
-        wait_until(&format!("topic {topic} to be gone"), PATIENCE, async || self.partitions(topic) == 0).await;
+        let results = self
+            .admin()
+            .delete_topics(&[topic], &Self::options())
+            .await
+            .expect("Kafka answers");
+        results
+            .into_iter()
+            .for_each(|result| drop(result.expect("the topic exists")));
+        wait_until(&format!("topic {topic} to be gone"), PATIENCE, async || {
+            self.partitions(topic) == 0
+        })
+        .await;
     }
 
     pub async fn grow_topic(&self, topic: &str, partitions: usize) {
         let new = NewPartitions::new(topic, partitions);
-        let results = self.admin().create_partitions([&new], &Self::options()).await.expect("Kafka answers");
-        results.into_iter().for_each(|result| drop(result.expect("more partitions than before")));
+        let results = self
+            .admin()
+            .create_partitions([&new], &Self::options())
+            .await
+            .expect("Kafka answers");
+        results
+            .into_iter()
+            .for_each(|result| drop(result.expect("more partitions than before")));
     }
 
     /// What retention does, at once: records below `offset` are gone.
     pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
-        self.admin().delete_records(&list, &Self::options()).await.expect("Kafka deletes records");
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .expect("an offset");
+        self.admin()
+            .delete_records(&list, &Self::options())
+            .await
+            .expect("Kafka deletes records");
     }
 
     /// How many partitions can be written to; 0 when there is no such topic.
     pub fn partitions(&self, topic: &str) -> i32 {
         let consumer = self.consumer("read_committed");
-        let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)) else { return -1 };
-        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)) else {
+            return -1;
+        };
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none());
         // A partition without a leader cannot be written to yet.
-        found.map_or(0, |topic| topic.partitions().iter().filter(|partition| partition.leader() >= 0).count() as i32)
+        found.map_or(0, |topic| {
+            topic
+                .partitions()
+                .iter()
+                .filter(|partition| partition.leader() >= 0)
+                .count() as i32
+        })
     }
 
     fn consumer(&self, isolation: &str) -> BaseConsumer {
@@ -98,14 +143,21 @@ impl Kafka {
 
     /// First offset there is, and the offset that the next record will get.
     pub fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
-        self.consumer("read_committed").fetch_watermarks(topic, partition, PATIENCE).expect("Kafka answers with watermarks")
+        self.consumer("read_committed")
+            .fetch_watermarks(topic, partition, PATIENCE)
+            .expect("Kafka answers with watermarks")
     }
 
     /// The high watermarks of partitions 0 to `partitions` - 1.
     pub fn ends(&self, topic: &str, partitions: i32) -> Vec<i64> {
         let consumer = self.consumer("read_committed");
         (0..partitions)
-            .map(|partition| consumer.fetch_watermarks(topic, partition, PATIENCE).expect("Kafka answers with watermarks").1)
+            .map(|partition| {
+                consumer
+                    .fetch_watermarks(topic, partition, PATIENCE)
+                    .expect("Kafka answers with watermarks")
+                    .1
+            })
             .collect()
     }
 
@@ -113,7 +165,8 @@ impl Kafka {
     pub fn read(&self, topic: &str, partition: i32) -> Vec<Record> {
         let consumer = self.consumer("read_committed");
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+        list.add_partition_offset(topic, partition, Offset::Beginning)
+            .expect("an offset");
         consumer.assign(&list).expect("a partition can be assigned");
         let mut records = Vec::new();
         loop {
@@ -153,25 +206,40 @@ impl Kafka {
             config.set(*name, *value);
         }
         let lost = Arc::new(AtomicUsize::new(0));
-        let inner = config.create_with_context(Deliveries { lost: lost.clone() }).expect("the settings of a producer");
+        let inner = config
+            .create_with_context(Deliveries { lost: lost.clone() })
+            .expect("the settings of a producer");
         Producer { inner, lost }
     }
 
     /// Sends messages to one partition and waits until the broker has them all.
-    pub fn produce(&self, topic: &str, partition: i32, messages: impl IntoIterator<Item = Message>) {
+    pub fn produce(
+        &self,
+        topic: &str,
+        partition: i32,
+        messages: impl IntoIterator<Item = Message>,
+    ) {
         let producer = self.producer();
-        messages.into_iter().for_each(|message| producer.send(topic, partition, &message));
+        messages
+            .into_iter()
+            .for_each(|message| producer.send(topic, partition, &message));
         producer.flush();
     }
 }
 
 fn is_passing(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
-    matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut)
+    matches!(
+        code,
+        AllBrokersDown | BrokerTransportFailure | OperationTimedOut
+    )
 }
 
 fn owned_headers(headers: &impl Headers) -> Vec<(String, Option<Vec<u8>>)> {
-    headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+    headers
+        .iter()
+        .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+        .collect()
 }
 
 struct Deliveries {
@@ -205,7 +273,10 @@ impl Producer {
             if !message.headers.is_empty() {
                 let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
                 for (key, value) in &message.headers {
-                    headers = headers.insert(Header { key, value: value.as_deref() });
+                    headers = headers.insert(Header {
+                        key,
+                        value: value.as_deref(),
+                    });
                 }
                 record.headers = Some(headers);
             }
@@ -225,20 +296,36 @@ impl Producer {
     }
 
     pub fn flush(&self) {
-        self.inner.flush(Duration::from_secs(300)).expect("Kafka takes what was sent");
-        assert_eq!(self.lost.load(Ordering::Relaxed), 0, "messages that Kafka did not take");
+        self.inner
+            .flush(Duration::from_secs(300))
+            .expect("Kafka takes what was sent");
+        assert_eq!(
+            self.lost.load(Ordering::Relaxed),
+            0,
+            "messages that Kafka did not take"
+        );
     }
 
     /// One transaction around `send`; aborted when `commit` is false.
     pub fn transaction(&self, commit: bool, send: impl FnOnce(&Self)) {
-        self.inner.begin_transaction().expect("a transaction begins");
+        self.inner
+            .begin_transaction()
+            .expect("a transaction begins");
         send(self);
-        self.inner.flush(PATIENCE).expect("Kafka takes what was sent");
-        let ended = if commit { self.inner.commit_transaction(PATIENCE) } else { self.inner.abort_transaction(PATIENCE) };
+        self.inner
+            .flush(PATIENCE)
+            .expect("Kafka takes what was sent");
+        let ended = if commit {
+            self.inner.commit_transaction(PATIENCE)
+        } else {
+            self.inner.abort_transaction(PATIENCE)
+        };
         ended.expect("a transaction ends");
     }
 
     pub fn init_transactions(&self) {
-        self.inner.init_transactions(PATIENCE).expect("the coordinator answers");
+        self.inner
+            .init_transactions(PATIENCE)
+            .expect("the coordinator answers");
     }
 }

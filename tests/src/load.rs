@@ -10,11 +10,25 @@ use crate::workload::Workload;
 
 /// Sends `events` records, spread over the partitions, as fast as Kafka takes them.
 pub fn fill(kafka: &Kafka, topic: &str, partitions: i32, workload: &Workload, events: u64) {
-    fill_counting(kafka, topic, partitions, workload, events, &AtomicU64::new(0));
+    fill_counting(
+        kafka,
+        topic,
+        partitions,
+        workload,
+        events,
+        &AtomicU64::new(0),
+    );
 }
 
 /// The same, and counts in `sent` what has been handed to the producer.
-pub fn fill_counting(kafka: &Kafka, topic: &str, partitions: i32, workload: &Workload, events: u64, sent: &AtomicU64) {
+pub fn fill_counting(
+    kafka: &Kafka,
+    topic: &str,
+    partitions: i32,
+    workload: &Workload,
+    events: u64,
+    sent: &AtomicU64,
+) {
     const THREADS: i32 = 2;
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -23,7 +37,14 @@ pub fn fill_counting(kafka: &Kafka, topic: &str, partitions: i32, workload: &Wor
                 // Turn by turn, so that no partition waits for another one's end.
                 let mut streams: Vec<_> = (thread..partitions)
                     .step_by(THREADS as usize)
-                    .map(|partition| (partition, workload.stream(partition).take(share(events, partitions, partition))))
+                    .map(|partition| {
+                        (
+                            partition,
+                            workload
+                                .stream(partition)
+                                .take(share(events, partitions, partition)),
+                        )
+                    })
                     .collect();
                 while !streams.is_empty() {
                     streams.retain_mut(|(partition, stream)| {
@@ -43,7 +64,8 @@ pub fn fill_counting(kafka: &Kafka, topic: &str, partitions: i32, workload: &Wor
     });
 }
 
-fn share(events: u64, partitions: i32, partition: i32) -> usize {
+/// How many of `events` a partition gets.
+pub fn share(events: u64, partitions: i32, partition: i32) -> usize {
     let (partitions, partition) = (partitions as u64, partition as u64);
     (events / partitions + u64::from(partition < events % partitions)) as usize
 }
@@ -57,13 +79,24 @@ pub struct Feed {
 
 impl Feed {
     /// `rate` is in records per second, over all partitions.
-    pub fn start(kafka: &Kafka, topic: &str, partitions: i32, workload: &Workload, rate: u64) -> Self {
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    pub fn start(
+        kafka: &Kafka,
+        topic: &str,
+        partitions: i32,
+        workload: &Workload,
+        rate: u64,
+    ) -> Self {
+        let (stop, sent) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (kafka, topic, workload) = (kafka.clone(), topic.to_owned(), workload.clone());
         let (stopped, count) = (stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
             let producer = kafka.producer_with(&[("linger.ms", "1")]);
-            let mut streams: Vec<_> = (0..partitions).map(|partition| workload.stream(partition)).collect();
+            let mut streams: Vec<_> = (0..partitions)
+                .map(|partition| workload.stream(partition))
+                .collect();
             let start = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
@@ -78,7 +111,11 @@ impl Feed {
             }
             producer.flush();
         });
-        Self { stop, sent, thread: Some(thread) }
+        Self {
+            stop,
+            sent,
+            thread: Some(thread),
+        }
     }
 
     pub fn sent(&self) -> u64 {
@@ -89,7 +126,10 @@ impl Feed {
     pub async fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("stopped once");
-        tokio::task::spawn_blocking(move || thread.join()).await.expect("a blocking task").expect("Kafka took everything");
+        tokio::task::spawn_blocking(move || thread.join())
+            .await
+            .expect("a blocking task")
+            .expect("Kafka took everything");
     }
 }
 

@@ -51,7 +51,10 @@ impl Hold {
         let mut stage = self.0.subscribe();
         let held = stage.wait_for(|stage| *stage == Stage::Held);
         let in_time = tokio::time::timeout(std::time::Duration::from_secs(60), held).await;
-        assert!(in_time.is_ok(), "waited a minute in vain for a connection to hold");
+        assert!(
+            in_time.is_ok(),
+            "waited a minute in vain for a connection to hold"
+        );
     }
 
     pub fn release(&self) {
@@ -61,7 +64,9 @@ impl Hold {
 
 impl Proxy {
     pub async fn start(postgres_port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
         let plan = Arc::new(Mutex::new(Plan::default()));
         let shared = plan.clone();
@@ -70,7 +75,11 @@ impl Proxy {
                 tokio::spawn(serve(client, postgres_port, shared.clone()));
             }
         });
-        Self { port, plan, listener }
+        Self {
+            port,
+            plan,
+            listener,
+        }
     }
 
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
@@ -121,8 +130,18 @@ async fn serve(client: TcpStream, postgres_port: u16, plan: Arc<Mutex<Plan>>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let connection = Arc::new(Mutex::new(Connection::default()));
-    let forward = Forward { from: from_client, to: to_server, plan: plan.clone(), connection: connection.clone() };
-    let backward = Backward { from: from_server, to: to_client, plan, connection };
+    let forward = Forward {
+        from: from_client,
+        to: to_server,
+        plan: plan.clone(),
+        connection: connection.clone(),
+    };
+    let backward = Backward {
+        from: from_server,
+        to: to_client,
+        plan,
+        connection,
+    };
     // When one direction ends the other is dropped with it, and both sockets are closed.
     tokio::select! {
         () = forward.run() => {}
@@ -131,7 +150,11 @@ async fn serve(client: TcpStream, postgres_port: u16, plan: Arc<Mutex<Plan>>) {
 }
 
 /// Reads until one whole message is there. The first message of a session has no type byte.
-async fn fill_message(from: &mut OwnedReadHalf, buffer: &mut BytesMut, typed: bool) -> Option<usize> {
+async fn fill_message(
+    from: &mut OwnedReadHalf,
+    buffer: &mut BytesMut,
+    typed: bool,
+) -> Option<usize> {
     let header = if typed { 5 } else { 4 };
     loop {
         if buffer.len() >= header {
@@ -169,14 +192,23 @@ impl Forward {
                 }
                 continue;
             }
-            if commits.is_commit(&message) && self.connection.lock().expect("no one panics with it").staged {
+            if commits.is_commit(&message)
+                && self
+                    .connection
+                    .lock()
+                    .expect("no one panics with it")
+                    .staged
+            {
                 self.hold(Point::BeforeCommit).await;
             }
             if self.to.write_all(&message).await.is_err() {
                 return;
             }
             if message[0] == b'd' {
-                self.connection.lock().expect("no one panics with it").staged = true;
+                self.connection
+                    .lock()
+                    .expect("no one panics with it")
+                    .staged = true;
                 self.hold(Point::InCopy).await;
             }
         }
@@ -194,7 +226,10 @@ impl Forward {
             }
         };
         sender.send_replace(Stage::Held);
-        let _ = sender.subscribe().wait_for(|stage| *stage == Stage::Released).await;
+        let _ = sender
+            .subscribe()
+            .wait_for(|stage| *stage == Stage::Released)
+            .await;
     }
 }
 
@@ -212,11 +247,16 @@ impl CommitSpotter {
         match message[0] {
             b'Q' => is_commit(first),
             b'P' => {
-                self.statements.insert(first.to_vec(), is_commit(split_string(rest).0));
+                self.statements
+                    .insert(first.to_vec(), is_commit(split_string(rest).0));
                 false
             }
             b'B' => {
-                self.bound = self.statements.get(split_string(rest).0).copied().unwrap_or(false);
+                self.bound = self
+                    .statements
+                    .get(split_string(rest).0)
+                    .copied()
+                    .unwrap_or(false);
                 false
             }
             b'E' => self.bound,
@@ -226,12 +266,18 @@ impl CommitSpotter {
 }
 
 fn is_commit(query: &[u8]) -> bool {
-    query.trim_ascii().to_ascii_uppercase().starts_with(b"COMMIT")
+    query
+        .trim_ascii()
+        .to_ascii_uppercase()
+        .starts_with(b"COMMIT")
 }
 
 /// Up to the next zero byte, and what follows it.
 fn split_string(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
     (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
 }
 
@@ -262,7 +308,9 @@ impl Backward {
                     continue;
                 }
             }
-            let Some(length) = fill_message(&mut self.from, &mut buffer, true).await else { return };
+            let Some(length) = fill_message(&mut self.from, &mut buffer, true).await else {
+                return;
+            };
             let message = buffer.split_to(length);
             if self.is_commit_answer(&message) && self.cuts() {
                 return;
@@ -275,7 +323,8 @@ impl Backward {
 
     /// CommandComplete of the COMMIT that ends a batch.
     fn is_commit_answer(&self, message: &[u8]) -> bool {
-        let ends = message[0] == b'C' && (message[5..].starts_with(b"COMMIT") || message[5..].starts_with(b"ROLLBACK"));
+        let ends = message[0] == b'C'
+            && (message[5..].starts_with(b"COMMIT") || message[5..].starts_with(b"ROLLBACK"));
         let mut connection = self.connection.lock().expect("no one panics with it");
         let staged = connection.staged;
         connection.staged &= !ends;

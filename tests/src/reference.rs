@@ -13,11 +13,17 @@ pub struct Balance {
 
 impl Balance {
     pub fn plus(self, change: &Change) -> Self {
-        Self { available: self.available + change.available, frozen: self.frozen + change.frozen }
+        Self {
+            available: self.available + change.available,
+            frozen: self.frozen + change.frozen,
+        }
     }
 
     pub fn minus(self, change: &Change) -> Self {
-        Self { available: self.available - change.available, frozen: self.frozen - change.frozen }
+        Self {
+            available: self.available - change.available,
+            frozen: self.frozen - change.frozen,
+        }
     }
 }
 
@@ -60,19 +66,45 @@ impl Ledger {
         let payload = records[index].message.payload.as_deref();
         let event = match event::decode(payload) {
             Ok(event) => event,
-            Err(Dead { reasons, event_id }) => return Judgement { verdict: Verdict::Dead(reasons), event_id, log: Vec::new() },
+            Err(Dead { reasons, event_id }) => {
+                return Judgement {
+                    verdict: Verdict::Dead(reasons),
+                    event_id,
+                    log: Vec::new(),
+                };
+            }
         };
         let identity = (event.source.clone(), event.event_id.clone());
         let owner = *self.owners.entry(identity).or_insert(index);
         if owner != index && records[owner].message.payload.as_deref() == payload {
-            return Judgement { verdict: Verdict::Duplicate, event_id: Some(event.event_id), log: Vec::new() };
+            return Judgement {
+                verdict: Verdict::Duplicate,
+                event_id: Some(event.event_id),
+                log: Vec::new(),
+            };
         }
-        let before = |book: &Book, account: &Account| met.unwrap_or(book).get(account).copied().unwrap_or_default();
-        let tried = if owner == index { try_changes(&event, |account| before(&self.book, account)) } else { Err("EVENT_ID_CONFLICT") };
+        let before = |book: &Book, account: &Account| {
+            met.unwrap_or(book)
+                .get(account)
+                .copied()
+                .unwrap_or_default()
+        };
+        let tried = if owner == index {
+            try_changes(&event, |account| before(&self.book, account))
+        } else {
+            Err("EVENT_ID_CONFLICT")
+        };
         let (verdict, log) = match tried {
-            Ok(after) => (Verdict::Applied, event.changes.iter().copied().zip(after).collect()),
+            Ok(after) => (
+                Verdict::Applied,
+                event.changes.iter().copied().zip(after).collect(),
+            ),
             Err(reason) => {
-                let log = event.changes.iter().map(|change| (*change, before(&self.book, &change.account))).collect();
+                let log = event
+                    .changes
+                    .iter()
+                    .map(|change| (*change, before(&self.book, &change.account)))
+                    .collect();
                 (Verdict::Rejected(reason), log)
             }
         };
@@ -82,16 +114,25 @@ impl Ledger {
                 *balance = balance.plus(change);
             }
         }
-        Judgement { verdict, event_id: Some(event.event_id), log }
+        Judgement {
+            verdict,
+            event_id: Some(event.event_id),
+            log,
+        }
     }
 }
 
 /// The balance after each change, each tried on what the ones before it left; or why that cannot be.
-fn try_changes(event: &Event, before: impl Fn(&Account) -> Balance) -> Result<Vec<Balance>, &'static str> {
+fn try_changes(
+    event: &Event,
+    before: impl Fn(&Account) -> Balance,
+) -> Result<Vec<Balance>, &'static str> {
     let mut trial = Book::new();
     let mut after = Vec::with_capacity(event.changes.len());
     for change in &event.changes {
-        let balance = trial.entry(change.account).or_insert_with(|| before(&change.account));
+        let balance = trial
+            .entry(change.account)
+            .or_insert_with(|| before(&change.account));
         *balance = balance.plus(change);
         if balance.available < 0 {
             return Err("INSUFFICIENT_BALANCE");
@@ -126,16 +167,34 @@ mod tests {
     use crate::workload::{Message, credit};
 
     fn verdicts(messages: Vec<Message>) -> Vec<Verdict> {
-        let records: Vec<Record> = messages.into_iter().zip(0..).map(|(message, offset)| Record { offset, message }).collect();
+        let records: Vec<Record> = messages
+            .into_iter()
+            .zip(0..)
+            .map(|(message, offset)| Record { offset, message })
+            .collect();
         let mut ledger = Ledger::default();
-        (0..records.len()).map(|index| ledger.judge(&records, index, None).verdict).collect()
+        (0..records.len())
+            .map(|index| ledger.judge(&records, index, None).verdict)
+            .collect()
     }
 
     #[test]
     fn order_decides_and_an_identity_is_taken_once() {
         let short = Verdict::Rejected("INSUFFICIENT_BALANCE");
-        let stream = vec![credit("a", 1, "-50"), credit("b", 1, "100"), credit("a", 1, "-50"), credit("b", 1, "7"), credit("c", 1, "-100")];
-        let expected = vec![short, Verdict::Applied, Verdict::Duplicate, Verdict::Rejected("EVENT_ID_CONFLICT"), Verdict::Applied];
+        let stream = vec![
+            credit("a", 1, "-50"),
+            credit("b", 1, "100"),
+            credit("a", 1, "-50"),
+            credit("b", 1, "7"),
+            credit("c", 1, "-100"),
+        ];
+        let expected = vec![
+            short,
+            Verdict::Applied,
+            Verdict::Duplicate,
+            Verdict::Rejected("EVENT_ID_CONFLICT"),
+            Verdict::Applied,
+        ];
         assert_eq!(verdicts(stream), expected);
     }
 }

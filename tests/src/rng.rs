@@ -68,14 +68,17 @@ impl Zipf {
 
     pub fn sample(&self, rng: &mut Rng) -> usize {
         let unit = rng.unit();
-        self.0.partition_point(|value| *value <= unit).min(self.0.len() - 1)
+        self.0
+            .partition_point(|value| *value <= unit)
+            .min(self.0.len() - 1)
     }
 }
 
 /// The seed of this run: `SLUICE_SEED`, or the one that is in the sources. Printed, so that a failure can be had again.
 pub fn seed() -> u64 {
     let seed = std::env::var("SLUICE_SEED").map_or(20_261_121, |text| {
-        text.parse().unwrap_or_else(|_| panic!("SLUICE_SEED must be a whole number, not {text:?}"))
+        text.parse()
+            .unwrap_or_else(|_| panic!("SLUICE_SEED must be a whole number, not {text:?}"))
     });
     eprintln!("seed {seed} (SLUICE_SEED={seed} repeats this workload)");
     seed

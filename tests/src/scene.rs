@@ -30,7 +30,12 @@ impl Scene {
         let database = Database::create(&stack).await;
         let topic = unique("balance");
         stack.kafka.create_topic(&topic, partitions, settings).await;
-        Self { stack, database, topic, partitions }
+        Self {
+            stack,
+            database,
+            topic,
+            partitions,
+        }
     }
 
     pub fn kafka(&self) -> &Kafka {
@@ -46,8 +51,15 @@ impl Scene {
     }
 
     pub async fn fill(&self, workload: &Workload, events: u64) {
-        let (kafka, topic, partitions, workload) = (self.kafka().clone(), self.topic.clone(), self.partitions, workload.clone());
-        tokio::task::spawn_blocking(move || fill(&kafka, &topic, partitions, &workload, events)).await.expect("Kafka takes the load");
+        let (kafka, topic, partitions, workload) = (
+            self.kafka().clone(),
+            self.topic.clone(),
+            self.partitions,
+            workload.clone(),
+        );
+        tokio::task::spawn_blocking(move || fill(&kafka, &topic, partitions, &workload, events))
+            .await
+            .expect("Kafka takes the load");
     }
 
     pub fn feed(&self, workload: &Workload, rate: u64) -> Feed {
@@ -60,19 +72,31 @@ impl Scene {
 
     /// Waits until more than `offset` records are committed.
     pub async fn committed_beyond(&self, offset: i64) {
-        let what = format!("more than {offset} records of {} to be committed", self.topic);
+        let what = format!(
+            "more than {offset} records of {} to be committed",
+            self.topic
+        );
         crate::wait::wait_until(&what, STALL, async || self.committed().await > offset).await;
     }
 
     pub async fn caught_up(&self) {
-        self.database.caught_up(self.kafka(), &self.topic, self.partitions, STALL).await;
+        self.database
+            .caught_up(self.kafka(), &self.topic, self.partitions, STALL)
+            .await;
     }
 
     /// Waits for the end of the topic, then compares everything with the reference ledger and runs
     /// the invariant checks: 0 differences, no row.
     pub async fn verify(&self, accounts: Accounts) -> Report {
         self.caught_up().await;
-        let report = compare(&self.stack, &self.database, &self.topic, self.partitions, accounts).await;
+        let report = compare(
+            &self.stack,
+            &self.database,
+            &self.topic,
+            self.partitions,
+            accounts,
+        )
+        .await;
         report.assert_none();
         self.verify_invariants().await;
         report
@@ -87,7 +111,18 @@ impl Scene {
 
 /// That the load had in it what a scenario is meant to be tried with.
 pub fn assert_mixed(report: &Report) {
-    for kind in ["APPLIED", "REJECTED INSUFFICIENT_BALANCE", "REJECTED INSUFFICIENT_FROZEN", "REJECTED EVENT_ID_CONFLICT", "DUPLICATE", "DEAD"] {
-        assert!(report.count(kind) > 0, "the load had no record that is {kind}: {:?}", report.verdicts);
+    for kind in [
+        "APPLIED",
+        "REJECTED INSUFFICIENT_BALANCE",
+        "REJECTED INSUFFICIENT_FROZEN",
+        "REJECTED EVENT_ID_CONFLICT",
+        "DUPLICATE",
+        "DEAD",
+    ] {
+        assert!(
+            report.count(kind) > 0,
+            "the load had no record that is {kind}: {:?}",
+            report.verdicts
+        );
     }
 }

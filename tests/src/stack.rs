@@ -27,10 +27,16 @@ impl Stack {
     pub fn get() -> Self {
         let admin = address("ADMIN_DATABASE_URL");
         let ingester = address("DATABASE_URL");
-        assert_eq!(admin.get_hosts(), [Host::Tcp("127.0.0.1".into())], "the stack listens on 127.0.0.1 only");
+        assert_eq!(
+            admin.get_hosts(),
+            [Host::Tcp("127.0.0.1".into())],
+            "the stack listens on 127.0.0.1 only"
+        );
         Self {
             dir: PathBuf::from(variable("SLUICE_STACK_DIR")),
-            kafka: Kafka { brokers: variable("KAFKA_BROKERS") },
+            kafka: Kafka {
+                brokers: variable("KAFKA_BROKERS"),
+            },
             postgres_port: admin.get_ports()[0],
             admin: login(&admin),
             ingester: login(&ingester),
@@ -38,7 +44,10 @@ impl Stack {
     }
 
     pub fn url(&self, login: &Login, port: u16, database: &str) -> String {
-        format!("postgres://{}:{}@127.0.0.1:{port}/{database}", login.user, login.password)
+        format!(
+            "postgres://{}:{}@127.0.0.1:{port}/{database}",
+            login.user, login.password
+        )
     }
 
     pub fn admin_url(&self, database: &str) -> String {
@@ -49,8 +58,17 @@ impl Stack {
     pub async fn control(&self, arguments: &[&str]) {
         let mut command = tokio::process::Command::new(repository().join("scripts/stack.sh"));
         // The services outlive this command and must not hold our pipes open.
-        let status = command.arg(&self.dir).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status().await;
-        assert!(status.expect("scripts/stack.sh can be run").success(), "scripts/stack.sh {arguments:?} failed");
+        let status = command
+            .arg(&self.dir)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .await;
+        assert!(
+            status.expect("scripts/stack.sh can be run").success(),
+            "scripts/stack.sh {arguments:?} failed"
+        );
     }
 
     /// A folder for the logs of this run's ingesters.
@@ -62,13 +80,20 @@ impl Stack {
 }
 
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository")
 }
 
 /// The binary under test; `SLUICE_BIN` names another build.
 pub fn sluice() -> PathBuf {
-    let path = std::env::var_os("SLUICE_BIN").map_or_else(|| repository().join("target/release/sluice"), PathBuf::from);
-    assert!(path.exists(), "{} is missing: run make build", path.display());
+    let path = std::env::var_os("SLUICE_BIN")
+        .map_or_else(|| repository().join("target/release/sluice"), PathBuf::from);
+    assert!(
+        path.exists(),
+        "{} is missing: run make build",
+        path.display()
+    );
     path
 }
 
@@ -86,21 +111,34 @@ pub fn sluice_command(arguments: &[&str], environment: &[(&str, &str)]) -> Comma
 /// A name that no other test of this stack has.
 pub fn unique(prefix: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{prefix}_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{prefix}_{}_{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run make test, or scripts/with-stack.sh COMMAND"))
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run make test, or scripts/with-stack.sh COMMAND")
+    })
 }
 
 fn address(name: &str) -> tokio_postgres::Config {
-    variable(name).parse().unwrap_or_else(|error| panic!("{name} is no PostgreSQL address: {error}"))
+    variable(name)
+        .parse()
+        .unwrap_or_else(|error| panic!("{name} is no PostgreSQL address: {error}"))
 }
 
 fn login(config: &tokio_postgres::Config) -> Login {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the stack's passwords are hexadecimal");
+    let text = |bytes: &[u8]| {
+        String::from_utf8(bytes.to_vec()).expect("the stack's passwords are hexadecimal")
+    };
     Login {
-        user: config.get_user().expect("the address names a user").to_owned(),
+        user: config
+            .get_user()
+            .expect("the address names a user")
+            .to_owned(),
         password: text(config.get_password().expect("the address has a password")),
     }
 }

@@ -5,13 +5,21 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_millis(10);
 
 /// Polls until `condition` holds and answers how long that took; panics with `what` after `timeout`.
-pub async fn wait_until(what: &str, timeout: Duration, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+pub async fn wait_until(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl AsyncFnMut() -> bool,
+) -> Duration {
     let start = Instant::now();
     loop {
         if condition().await {
             return start.elapsed();
         }
-        assert!(start.elapsed() < timeout, "waited {:.1} s in vain for {what}", timeout.as_secs_f64());
+        assert!(
+            start.elapsed() < timeout,
+            "waited {:.1} s in vain for {what}",
+            timeout.as_secs_f64()
+        );
         tokio::time::sleep(POLL).await;
     }
 }

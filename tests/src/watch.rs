@@ -21,14 +21,25 @@ pub async fn led_by(database: &Database, topic: &str, service_id: &str) -> BTree
 
 /// Polls as fast as the database answers until every partition in `led` was advanced under another
 /// fencing token. Needs load on every partition. Answers in the order of the commits.
-pub async fn takeovers(database: &Database, topic: &str, led: &BTreeMap<i32, Progress>, fault: Instant, timeout: Duration) -> Vec<Takeover> {
+pub async fn takeovers(
+    database: &Database,
+    topic: &str,
+    led: &BTreeMap<i32, Progress>,
+    fault: Instant,
+    timeout: Duration,
+) -> Vec<Takeover> {
     let mut waiting = led.clone();
     let mut done = Vec::new();
     while !waiting.is_empty() {
-        assert!(fault.elapsed() < timeout, "no successor has committed within {timeout:?} in {waiting:?}");
+        assert!(
+            fault.elapsed() < timeout,
+            "no successor has committed within {timeout:?} in {waiting:?}"
+        );
         let now = database.progress(topic).await;
         waiting.retain(|partition, before| {
-            let Some(after) = now.get(partition) else { return true };
+            let Some(after) = now.get(partition) else {
+                return true;
+            };
             let advanced = after.commit_offset > before.commit_offset;
             if after.fencing_token == before.fencing_token {
                 // The former leader's last commit may have come after the first look.
@@ -36,7 +47,10 @@ pub async fn takeovers(database: &Database, topic: &str, led: &BTreeMap<i32, Pro
                 return true;
             }
             if advanced {
-                done.push(Takeover { partition: *partition, after: fault.elapsed() });
+                done.push(Takeover {
+                    partition: *partition,
+                    after: fault.elapsed(),
+                });
             }
             !advanced
         });
@@ -46,17 +60,30 @@ pub async fn takeovers(database: &Database, topic: &str, led: &BTreeMap<i32, Pro
 }
 
 /// Waits until every partition has a leader among `instances` and the numbers differ by at most one.
-pub async fn settled(database: &Database, topic: &str, partitions: i32, instances: &[&str], timeout: Duration) -> Duration {
+pub async fn settled(
+    database: &Database,
+    topic: &str,
+    partitions: i32,
+    instances: &[&str],
+    timeout: Duration,
+) -> Duration {
     let what = format!("{partitions} partitions to be shared evenly by {instances:?}");
     crate::wait::wait_until(&what, timeout, async || {
         let progress = database.progress(topic).await;
-        let mut counts: BTreeMap<&str, i32> = instances.iter().map(|instance| (*instance, 0)).collect();
-        for leader in progress.values().filter_map(|progress| progress.leader.as_deref()) {
+        let mut counts: BTreeMap<&str, i32> =
+            instances.iter().map(|instance| (*instance, 0)).collect();
+        for leader in progress
+            .values()
+            .filter_map(|progress| progress.leader.as_deref())
+        {
             if let Some(count) = counts.get_mut(leader) {
                 *count += 1;
             }
         }
-        let (low, high) = (counts.values().min().copied().unwrap_or(0), counts.values().max().copied().unwrap_or(0));
+        let (low, high) = (
+            counts.values().min().copied().unwrap_or(0),
+            counts.values().max().copied().unwrap_or(0),
+        );
         counts.values().sum::<i32>() == partitions && high - low <= 1
     })
     .await

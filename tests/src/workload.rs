@@ -18,7 +18,10 @@ pub struct Message {
 
 impl Message {
     pub fn of(payload: impl Into<Vec<u8>>) -> Self {
-        Self { payload: Some(payload.into()), ..Self::default() }
+        Self {
+            payload: Some(payload.into()),
+            ..Self::default()
+        }
     }
 }
 
@@ -40,11 +43,19 @@ pub struct Workload {
 
 impl Workload {
     pub fn new(seed: u64) -> Self {
-        Self { seed, accounts: 2_000, shared: false }
+        Self {
+            seed,
+            accounts: 2_000,
+            shared: false,
+        }
     }
 
     pub fn shared_by_partitions(seed: u64, accounts: usize) -> Self {
-        Self { seed, accounts, shared: true }
+        Self {
+            seed,
+            accounts,
+            shared: true,
+        }
     }
 
     /// The endless stream of one partition; always the same for the same seed.
@@ -107,7 +118,11 @@ impl Stream {
         let good = self.event(None).payload.unwrap_or_default();
         let payload = garbage::payload(&mut self.rng, &good);
         let headers = self.headers();
-        Message { key: self.key(0), payload, headers }
+        Message {
+            key: self.key(0),
+            payload,
+            headers,
+        }
     }
 
     /// The same bytes once more.
@@ -136,19 +151,33 @@ impl Stream {
         let _ = write!(self.text, "{{{identity},\"eventType\":\"balance.changed\"");
         if self.rng.chance(700) {
             let (serial, milli) = (self.serial, self.rng.below(1000));
-            let _ = write!(self.text, ",\"timestamp\":\"2026-11-21T{:02}:{:02}:{:02}.{milli:03}Z\"", serial / 3600 % 24, serial / 60 % 60, serial % 60);
+            let _ = write!(
+                self.text,
+                ",\"timestamp\":\"2026-11-21T{:02}:{:02}:{:02}.{milli:03}Z\"",
+                serial / 3600 % 24,
+                serial / 60 % 60,
+                serial % 60
+            );
         }
         if self.rng.chance(20) {
-            self.text.push_str(r#","trace":{"hops":[1,2,{"x":null}],"hops":1e999}"#);
+            self.text
+                .push_str(r#","trace":{"hops":[1,2,{"x":null}],"hops":1e999}"#);
         }
         self.text.push_str(",\"data\":{");
         self.place(account);
         self.text.push_str(",\"changes\":[");
         self.changes(account);
         self.text.push_str("]}}");
-        let message = Message { key: self.key(account), payload: Some(self.text.clone().into_bytes()), headers: self.headers() };
+        let message = Message {
+            key: self.key(account),
+            payload: Some(self.text.clone().into_bytes()),
+            headers: self.headers(),
+        };
         if fresh {
-            self.remember(Sent { identity, message: message.clone() });
+            self.remember(Sent {
+                identity,
+                message: message.clone(),
+            });
         }
         message
     }
@@ -170,19 +199,30 @@ impl Stream {
 
     fn identity(&mut self) -> String {
         // Now and then an old id comes from another source, which makes it another event.
-        let serial = if self.serial > 100 && self.rng.chance(5) { self.serial - 50 } else { self.serial };
+        let serial = if self.serial > 100 && self.rng.chance(5) {
+            self.serial - 50
+        } else {
+            self.serial
+        };
         let source = match self.rng.below(1000) {
             0..600 => ",\"source\":\"matching-engine\"".to_owned(),
             600..900 => String::new(),
             900..950 => ",\"source\":null".to_owned(),
             _ => format!(",\"source\":\"gateway-{}-é\"", self.serial),
         };
-        format!("\"eventId\":\"{:04x}-{serial:012x}\"{source}", self.partition)
+        format!(
+            "\"eventId\":\"{:04x}-{serial:012x}\"{source}",
+            self.partition
+        )
     }
 
     fn account(&mut self) -> i64 {
         let rank = self.zipf.sample(&mut self.rng) as i64;
-        if self.shared { rank } else { rank * 256 + i64::from(self.partition) }
+        if self.shared {
+            rank
+        } else {
+            rank * 256 + i64::from(self.partition)
+        }
     }
 
     fn place(&mut self, account: i64) {
@@ -216,13 +256,20 @@ impl Stream {
         let _ = write!(self.text, "{{\"currencyCode\":\"{currency}\",\"{field}\":");
         let amount = self.amount(low, high);
         let sign = if negative { "-" } else { "" };
-        let _ = if self.rng.chance(150) { write!(self.text, "{sign}{amount}}}") } else { write!(self.text, "\"{sign}{amount}\"}}") };
+        let _ = if self.rng.chance(150) {
+            write!(self.text, "{sign}{amount}}}")
+        } else {
+            write!(self.text, "\"{sign}{amount}\"}}")
+        };
     }
 
     fn freeze(&mut self) {
         let currency = *self.rng.pick(&CURRENCIES);
         let amount = self.amount(1, 200);
-        let _ = write!(self.text, r#"{{"currencyCode":"{currency}","availableDelta":"-{amount}","frozenDelta":"{amount}"}}"#);
+        let _ = write!(
+            self.text,
+            r#"{{"currencyCode":"{currency}","availableDelta":"-{amount}","frozenDelta":"{amount}"}}"#
+        );
     }
 
     /// A debit of this account, then credits of others: all or none.
@@ -234,9 +281,16 @@ impl Stream {
             let amount = self.amount(1, 100);
             self.text.push_str(",{");
             if other != account || self.rng.chance(500) {
-                let _ = write!(self.text, "\"accountId\":{other},\"shardId\":{},", other % 3);
+                let _ = write!(
+                    self.text,
+                    "\"accountId\":{other},\"shardId\":{},",
+                    other % 3
+                );
             }
-            let _ = write!(self.text, "\"currencyCode\":\"{currency}\",\"availableDelta\":\"{amount}\"}}");
+            let _ = write!(
+                self.text,
+                "\"currencyCode\":\"{currency}\",\"availableDelta\":\"{amount}\"}}"
+            );
         }
     }
 
@@ -261,10 +315,16 @@ impl Stream {
         if !self.rng.chance(50) {
             return Vec::new();
         }
-        let mut headers = vec![("trace".to_owned(), Some(format!("{:x}", self.rng.next()).into_bytes()))];
+        let mut headers = vec![(
+            "trace".to_owned(),
+            Some(format!("{:x}", self.rng.next()).into_bytes()),
+        )];
         if self.rng.chance(500) {
             headers.push(("binary".to_owned(), Some(vec![0xfe, 0x00, 0x22, 0x5c])));
-            headers.push(("trace".to_owned(), Some(b"again \"quoted\" \\ \xc3\xa9".to_vec())));
+            headers.push((
+                "trace".to_owned(),
+                Some(b"again \"quoted\" \\ \xc3\xa9".to_vec()),
+            ));
         }
         if self.rng.chance(200) {
             headers.push((String::new(), Some(Vec::new())));
@@ -281,14 +341,23 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_stream() {
-        let messages = |seed| Workload::new(seed).stream(3).take(5_000).collect::<Vec<_>>();
+        let messages = |seed| {
+            Workload::new(seed)
+                .stream(3)
+                .take(5_000)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(messages(7), messages(7));
         assert_ne!(messages(7), messages(8));
     }
 
     #[test]
     fn only_garbage_is_dead() {
-        let dead = Workload::new(1).stream(0).take(20_000).filter(|message| event::decode(message.payload.as_deref()).is_err()).count();
+        let dead = Workload::new(1)
+            .stream(0)
+            .take(20_000)
+            .filter(|message| event::decode(message.payload.as_deref()).is_err())
+            .count();
         assert!((300..=500).contains(&dead), "{dead} of 20000");
     }
 }

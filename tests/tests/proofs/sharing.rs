@@ -27,7 +27,11 @@ async fn instances_share_partitions_evenly_within_ten_seconds_of_a_join_or_a_lea
     let mut b = scene.ingester();
     share(&[&a.service_id, &b.service_id], "a second joins").await;
     let mut c = scene.ingester();
-    share(&[&a.service_id, &b.service_id, &c.service_id], "a third joins").await;
+    share(
+        &[&a.service_id, &b.service_id, &c.service_id],
+        "a third joins",
+    )
+    .await;
     a.stop().await;
     share(&[&b.service_id, &c.service_id], "the first leaves").await;
     b.kill9();
@@ -44,13 +48,27 @@ async fn instances_share_partitions_evenly_within_ten_seconds_of_a_join_or_a_lea
 async fn a_settled_share_stays_as_it_is() {
     let scene = Scene::new(5).await;
     let mut instances = [scene.ingester(), scene.ingester(), scene.ingester()];
-    let names = instances.each_ref().map(|instance| instance.service_id.clone());
-    settled(&scene.database, &scene.topic, 5, &names.each_ref().map(String::as_str), SETTLED).await;
+    let names = instances
+        .each_ref()
+        .map(|instance| instance.service_id.clone());
+    settled(
+        &scene.database,
+        &scene.topic,
+        5,
+        &names.each_ref().map(String::as_str),
+        SETTLED,
+    )
+    .await;
     let before = scene.database.progress(&scene.topic).await;
-    holds_for("no partition changes hands", Duration::from_secs(4), async || {
-        let now = scene.database.progress(&scene.topic).await;
-        now.iter().all(|(partition, now)| now.fencing_token == before[partition].fencing_token)
-    })
+    holds_for(
+        "no partition changes hands",
+        Duration::from_secs(4),
+        async || {
+            let now = scene.database.progress(&scene.topic).await;
+            now.iter()
+                .all(|(partition, now)| now.fencing_token == before[partition].fencing_token)
+        },
+    )
     .await;
     for instance in &mut instances {
         instance.stop().await;
@@ -65,16 +83,38 @@ async fn a_partition_added_to_a_topic_is_found_and_read() {
     scene.fill(&Workload::new(seed), 2_000).await;
     scene.caught_up().await;
     scene.kafka().grow_topic(&scene.topic, 4).await;
-    wait_until("Kafka to know the new partitions", STALL, async || scene.kafka().partitions(&scene.topic) == 4).await;
+    wait_until("Kafka to know the new partitions", STALL, async || {
+        scene.kafka().partitions(&scene.topic) == 4
+    })
+    .await;
     // Partitions 0 and 1 get the same messages once more: the new ones come beside a run of duplicates.
     fill(scene.kafka(), &scene.topic, 4, &Workload::new(seed), 8_000);
-    scene.database.caught_up(scene.kafka(), &scene.topic, 4, STALL).await;
-    let report = compare(&scene.stack, &scene.database, &scene.topic, 4, Accounts::OfOnePartition).await;
+    scene
+        .database
+        .caught_up(scene.kafka(), &scene.topic, 4, STALL)
+        .await;
+    let report = compare(
+        &scene.stack,
+        &scene.database,
+        &scene.topic,
+        4,
+        Accounts::OfOnePartition,
+    )
+    .await;
     report.assert_none();
     assert_mixed(&report);
     scene.verify_invariants().await;
-    let names = instances.each_ref().map(|instance| instance.service_id.clone());
-    settled(&scene.database, &scene.topic, 4, &names.each_ref().map(String::as_str), SETTLED).await;
+    let names = instances
+        .each_ref()
+        .map(|instance| instance.service_id.clone());
+    settled(
+        &scene.database,
+        &scene.topic,
+        4,
+        &names.each_ref().map(String::as_str),
+        SETTLED,
+    )
+    .await;
     for instance in &mut instances {
         instance.stop().await;
     }
@@ -87,11 +127,27 @@ async fn a_graceful_stop_hands_over_at_once_and_loses_nothing() {
     let feed = scene.feed(&Workload::new(seed), 2_000);
     let mut instances = [scene.ingester(), scene.ingester()];
     for round in 0..4 {
-        let names = instances.each_ref().map(|instance| instance.service_id.clone());
-        settled(&scene.database, &scene.topic, 4, &names.each_ref().map(String::as_str), Duration::from_secs(15)).await;
+        let names = instances
+            .each_ref()
+            .map(|instance| instance.service_id.clone());
+        settled(
+            &scene.database,
+            &scene.topic,
+            4,
+            &names.each_ref().map(String::as_str),
+            Duration::from_secs(15),
+        )
+        .await;
         let leaving = &mut instances[round % 2];
         leaving.terminate();
-        let took = settled(&scene.database, &scene.topic, 4, &[&names[(round + 1) % 2]], SETTLED).await;
+        let took = settled(
+            &scene.database,
+            &scene.topic,
+            4,
+            &[&names[(round + 1) % 2]],
+            SETTLED,
+        )
+        .await;
         println!("all partitions handed over {took:?} after SIGTERM");
         assert!(leaving.ended(Duration::from_secs(5)).await.success());
         leaving.start_again();
@@ -107,11 +163,19 @@ async fn a_graceful_stop_hands_over_at_once_and_loses_nothing() {
 async fn two_instances_of_one_name_do_not_write_against_each_other() {
     let scene = Scene::new(2).await;
     let mut first = scene.ingester_with(&[("SERVICE_ID", "twin")]);
-    scene.kafka().produce(&scene.topic, 0, (0..10).map(|number| credit(&format!("a{number}"), 1, "1")));
+    scene.kafka().produce(
+        &scene.topic,
+        0,
+        (0..10).map(|number| credit(&format!("a{number}"), 1, "1")),
+    );
     scene.committed_beyond(9).await;
     let mut second = scene.ingester_with(&[("SERVICE_ID", "twin")]);
     second.logs("SERVICE_ID", Duration::from_secs(15)).await;
-    scene.kafka().produce(&scene.topic, 1, (0..10).map(|number| credit(&format!("b{number}"), 2, "1")));
+    scene.kafka().produce(
+        &scene.topic,
+        1,
+        (0..10).map(|number| credit(&format!("b{number}"), 2, "1")),
+    );
     scene.verify(Accounts::OfOnePartition).await;
     first.stop().await;
     second.stop().await;

@@ -18,18 +18,31 @@ async fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let child = command.spawn().expect("sluice can be run");
     let output = ended(child, Duration::from_secs(30), environment).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{arguments:?} with {environment:?} was not refused:\n{text}");
-    assert!(!text.contains("panicked") && !text.contains("stack backtrace"), "{text}");
+    assert!(
+        !output.status.success(),
+        "{arguments:?} with {environment:?} was not refused:\n{text}"
+    );
+    assert!(
+        !text.contains("panicked") && !text.contains("stack backtrace"),
+        "{text}"
+    );
     text
 }
 
 async fn ended(mut child: Child, timeout: Duration, environment: &[(&str, &str)]) -> Output {
     let start = Instant::now();
-    while child.try_wait().expect("a child can be waited for").is_none() {
+    while child
+        .try_wait()
+        .expect("a child can be waited for")
+        .is_none()
+    {
         if start.elapsed() > timeout {
             child.kill().expect("a child can be killed");
             let output = child.wait_with_output().expect("its output");
-            panic!("sluice with {environment:?} did not end by itself:\n{}", String::from_utf8_lossy(&output.stderr));
+            panic!(
+                "sluice with {environment:?} did not end by itself:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -40,13 +53,20 @@ async fn ended(mut child: Child, timeout: Duration, environment: &[(&str, &str)]
 fn assert_names(text: &str, name: &str) {
     let lines: Vec<&str> = text.lines().filter(|line| line.contains(name)).collect();
     assert!(!lines.is_empty(), "no line names {name}:\n{text}");
-    assert!(text.lines().count() <= 3, "more than a line for {name}:\n{text}");
+    assert!(
+        text.lines().count() <= 3,
+        "more than a line for {name}:\n{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_setting_stops_the_start_with_one_line_that_names_it() {
     let scene = Scene::new(1).await;
-    let good = [("DATABASE_URL", scene.database.url.as_str()), ("KAFKA_BROKERS", &scene.kafka().brokers), ("LOG_FORMAT", "text")];
+    let good = [
+        ("DATABASE_URL", scene.database.url.as_str()),
+        ("KAFKA_BROKERS", &scene.kafka().brokers),
+        ("LOG_FORMAT", "text"),
+    ];
     let bad = [
         ("BATCH_SIZE", "0"),
         ("BATCH_SIZE", "many"),
@@ -61,7 +81,11 @@ async fn a_bad_setting_stops_the_start_with_one_line_that_names_it() {
         ("EXPONENTIAL_BACKOFF", "perhaps"),
     ];
     for (name, value) in bad {
-        let mut environment: Vec<_> = good.iter().copied().filter(|(known, _)| *known != name).collect();
+        let mut environment: Vec<_> = good
+            .iter()
+            .copied()
+            .filter(|(known, _)| *known != name)
+            .collect();
         environment.push((name, value));
         assert_names(&refused(&["run"], &environment).await, name);
     }
@@ -74,17 +98,39 @@ async fn a_bad_setting_stops_the_start_with_one_line_that_names_it() {
 async fn a_wrong_password_or_database_ends_the_start_and_shows_no_secret() {
     let scene = Scene::new(1).await;
     let stack = &scene.stack;
-    let url = |user: &str, password: &str, database: &str| format!("postgres://{user}:{password}@127.0.0.1:{}/{database}", stack.postgres_port);
-    let (user, password) = (stack.ingester.user.as_str(), stack.ingester.password.as_str());
+    let url = |user: &str, password: &str, database: &str| {
+        format!(
+            "postgres://{user}:{password}@127.0.0.1:{}/{database}",
+            stack.postgres_port
+        )
+    };
+    let (user, password) = (
+        stack.ingester.user.as_str(),
+        stack.ingester.password.as_str(),
+    );
     let brokers = scene.kafka().brokers.as_str();
     for (url, word) in [
         (url(user, "verysecret", &scene.database.name), "password"),
-        (url("nobody_at_all", "verysecret", &scene.database.name), "nobody_at_all"),
+        (
+            url("nobody_at_all", "verysecret", &scene.database.name),
+            "nobody_at_all",
+        ),
         (url(user, password, "no_such_database"), "no_such_database"),
     ] {
-        let text = refused(&["run"], &[("DATABASE_URL", &url), ("KAFKA_BROKERS", brokers), ("LOG_FORMAT", "text")]).await;
+        let text = refused(
+            &["run"],
+            &[
+                ("DATABASE_URL", &url),
+                ("KAFKA_BROKERS", brokers),
+                ("LOG_FORMAT", "text"),
+            ],
+        )
+        .await;
         assert!(text.contains(word), "{word:?} is not named:\n{text}");
-        assert!(!text.contains("verysecret") && !text.contains(password), "a secret is shown:\n{text}");
+        assert!(
+            !text.contains("verysecret") && !text.contains(password),
+            "a secret is shown:\n{text}"
+        );
     }
 }
 
@@ -94,16 +140,41 @@ async fn a_database_that_was_not_migrated_or_grants_nothing_is_named() {
     let stack = &scene.stack;
     let server = connect(&stack.admin_url("postgres")).await;
     let empty = unique("empty");
-    server.batch_execute(&format!("CREATE DATABASE {empty}")).await.expect("a database");
+    server
+        .batch_execute(&format!("CREATE DATABASE {empty}"))
+        .await
+        .expect("a database");
     let brokers = scene.kafka().brokers.as_str();
     let url = stack.url(&stack.ingester, stack.postgres_port, &empty);
-    let text = refused(&["run"], &[("DATABASE_URL", &url), ("KAFKA_BROKERS", brokers), ("LOG_FORMAT", "text")]).await;
+    let text = refused(
+        &["run"],
+        &[
+            ("DATABASE_URL", &url),
+            ("KAFKA_BROKERS", brokers),
+            ("LOG_FORMAT", "text"),
+        ],
+    )
+    .await;
     assert!(text.contains("migrate"), "{text}");
 
     let role = unique("stranger");
-    server.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'")).await.expect("a role");
-    let url = format!("postgres://{role}:x@127.0.0.1:{}/{}", stack.postgres_port, scene.database.name);
-    let text = refused(&["run"], &[("DATABASE_URL", &url), ("KAFKA_BROKERS", brokers), ("LOG_FORMAT", "text")]).await;
+    server
+        .batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'"))
+        .await
+        .expect("a role");
+    let url = format!(
+        "postgres://{role}:x@127.0.0.1:{}/{}",
+        stack.postgres_port, scene.database.name
+    );
+    let text = refused(
+        &["run"],
+        &[
+            ("DATABASE_URL", &url),
+            ("KAFKA_BROKERS", brokers),
+            ("LOG_FORMAT", "text"),
+        ],
+    )
+    .await;
     assert!(text.contains("sluice_writer"), "{text}");
 }
 
@@ -113,8 +184,12 @@ async fn unreachable_services_are_retried_visibly() {
     let nowhere = format!("postgres://{}:x@127.0.0.1:1/db", scene.stack.ingester.user);
     let mut without_database = scene.ingester_with(&[("DATABASE_URL", &nowhere)]);
     let mut without_kafka = scene.ingester_with(&[("KAFKA_BROKERS", "127.0.0.1:1")]);
-    without_database.logs("127.0.0.1:1", Duration::from_secs(20)).await;
-    without_kafka.logs("127.0.0.1:1", Duration::from_secs(20)).await;
+    without_database
+        .logs("127.0.0.1:1", Duration::from_secs(20))
+        .await;
+    without_kafka
+        .logs("127.0.0.1:1", Duration::from_secs(20))
+        .await;
     for instance in [&mut without_database, &mut without_kafka] {
         assert!(!instance.has_ended(), "what can heal is waited for");
         instance.stop().await;
@@ -129,37 +204,67 @@ async fn check_says_what_fits_and_fails_where_something_does_not() {
         ("KAFKA_BROKERS", &scene.kafka().brokers),
         ("BALANCE_TOPICS", &scene.topic),
     ];
-    let output = sluice_command(&["check"], &environment).output().expect("sluice can be run");
+    let output = sluice_command(&["check"], &environment)
+        .output()
+        .expect("sluice can be run");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(text.contains(&scene.topic), "{text}");
     let mut environment = environment;
     environment[2].1 = "no.such.topic";
-    let output = sluice_command(&["check"], &environment).output().expect("sluice can be run");
+    let output = sluice_command(&["check"], &environment)
+        .output()
+        .expect("sluice can be run");
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("no.such.topic") && text.contains("FAIL"), "{text}");
+    assert!(
+        text.contains("no.such.topic") && text.contains("FAIL"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_twice_changes_nothing_and_at_once_is_harmless() {
     let stack = Stack::get();
     let name = unique("migrated");
-    connect(&stack.admin_url("postgres")).await.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
+    connect(&stack.admin_url("postgres"))
+        .await
+        .batch_execute(&format!("CREATE DATABASE {name}"))
+        .await
+        .expect("a database");
     let url = stack.admin_url(&name);
     let start = || {
         let mut command = sluice_command(&["migrate"], &[("ADMIN_DATABASE_URL", &url)]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sluice can be run")
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sluice can be run")
     };
     let children = [start(), start(), start()];
     for child in children {
         let output = ended(child, Duration::from_secs(30), &[]).await;
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let database = Database::open(&stack, &name).await;
-    let versions = database.count("SELECT count(*) FROM ledger.schema_history").await;
+    let versions = database
+        .count("SELECT count(*) FROM ledger.schema_history")
+        .await;
     migrate(&stack, &name).await;
-    assert_eq!(database.count("SELECT count(*) FROM ledger.schema_history").await, versions);
+    assert_eq!(
+        database
+            .count("SELECT count(*) FROM ledger.schema_history")
+            .await,
+        versions
+    );
     for (check, found) in database.run_checks().await {
         assert_eq!(found, None, "{check} on an empty ledger");
     }
@@ -169,9 +274,21 @@ async fn migrate_twice_changes_nothing_and_at_once_is_harmless() {
 async fn a_database_migrated_by_a_newer_version_is_refused_by_name() {
     let scene = Scene::new(1).await;
     let newer = "INSERT INTO ledger.schema_history SELECT 9999, 'from_the_future', applied_on, checksum FROM ledger.schema_history LIMIT 1";
-    scene.database.client.batch_execute(newer).await.expect("refinery's table");
-    let text = refused(&["migrate"], &[("ADMIN_DATABASE_URL", &scene.database.admin_url)]).await;
-    assert!(text.contains("newer") && text.contains("from_the_future"), "{text}");
+    scene
+        .database
+        .client
+        .batch_execute(newer)
+        .await
+        .expect("refinery's table");
+    let text = refused(
+        &["migrate"],
+        &[("ADMIN_DATABASE_URL", &scene.database.admin_url)],
+    )
+    .await;
+    assert!(
+        text.contains("newer") && text.contains("from_the_future"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,11 +299,21 @@ async fn shutdown_under_load_takes_less_than_five_seconds_and_ends_well() {
     scene.committed_beyond(500).await;
     // A batch that cannot end: abandoned, not waited for.
     let locker = scene.database.session().await;
-    locker.batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE").await.expect("rows can be locked");
+    locker
+        .batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE")
+        .await
+        .expect("rows can be locked");
     ingester.terminate();
     let status = ingester.ended(Duration::from_secs(6)).await;
-    assert!(status.success(), "ended with {status}:\n{}", ingester.log_tail());
-    locker.batch_execute("ROLLBACK").await.expect("the lock can be given back");
+    assert!(
+        status.success(),
+        "ended with {status}:\n{}",
+        ingester.log_tail()
+    );
+    locker
+        .batch_execute("ROLLBACK")
+        .await
+        .expect("the lock can be given back");
     ingester.start_again();
     scene.verify(Accounts::OfOnePartition).await;
     ingester.stop().await;
@@ -199,7 +326,10 @@ async fn a_second_signal_ends_at_once() {
     let mut ingester = scene.ingester();
     scene.caught_up().await;
     let locker = scene.database.session().await;
-    locker.batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE").await.expect("rows can be locked");
+    locker
+        .batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE")
+        .await
+        .expect("rows can be locked");
     scene.fill(&Workload::new(seed() + 1), 100).await;
     wait_until("a batch to be held up", Duration::from_secs(20), async || {
         scene.database.count("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").await > 0
@@ -209,7 +339,11 @@ async fn a_second_signal_ends_at_once() {
     ingester.terminate();
     let start = Instant::now();
     ingester.ended(Duration::from_secs(5)).await;
-    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,7 +359,12 @@ async fn the_ingesters_login_can_change_no_ledger_table_and_public_nothing_at_al
             AND has_any_column_privilege('sluice_ingester', c.oid, privilege)";
     assert_eq!(scene.database.count(columns).await, 0);
     let nobody = unique("nobody");
-    scene.database.client.batch_execute(&format!("CREATE ROLE {nobody}")).await.expect("a role");
+    scene
+        .database
+        .client
+        .batch_execute(&format!("CREATE ROLE {nobody}"))
+        .await
+        .expect("a role");
     let public = format!(
         "SELECT (SELECT count(*) FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) privilege
                  WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'v')
@@ -235,16 +374,37 @@ async fn the_ingesters_login_can_change_no_ledger_table_and_public_nothing_at_al
     );
     assert_eq!(scene.database.count(&public).await, 0);
     let writer = scene.database.writer().await;
-    for statement in ["UPDATE ledger.account_balances SET available = 1", "DELETE FROM ledger.event_identities", "TRUNCATE ledger.dead_letters"] {
-        let error = writer.batch_execute(statement).await.expect_err("the ingester may not");
-        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{statement}");
+    for statement in [
+        "UPDATE ledger.account_balances SET available = 1",
+        "DELETE FROM ledger.event_identities",
+        "TRUNCATE ledger.dead_letters",
+    ] {
+        let error = writer
+            .batch_execute(statement)
+            .await
+            .expect_err("the ingester may not");
+        assert_eq!(
+            error.code().map(|code| code.code()),
+            Some("42501"),
+            "{statement}"
+        );
     }
 }
 
 #[test]
 fn what_proves_the_product_shares_no_code_with_it() {
-    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).expect("a manifest");
-    let dependencies: Vec<&str> = manifest.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect();
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .expect("a manifest");
+    let dependencies: Vec<&str> = manifest
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(name, _)| name)
+        .collect();
     assert!(dependencies.contains(&"rdkafka"));
-    assert!(["ledger", "sluice", "sluice_pg"].iter().all(|product| !dependencies.contains(product)), "{dependencies:?}");
+    assert!(
+        ["ledger", "sluice", "sluice_pg"]
+            .iter()
+            .all(|product| !dependencies.contains(product)),
+        "{dependencies:?}"
+    );
 }

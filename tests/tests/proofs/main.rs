@@ -1,0 +1,12 @@
+//! All scenarios in one program, so that there is one to link; each module is a kind of trouble.
+//! Needs the services that `scripts/with-stack.sh` starts: run `make test`.
+
+mod bank;
+mod conformance;
+mod crashes;
+mod fence;
+mod harness;
+mod service;
+mod sharing;
+mod topics;
+mod zombies;
