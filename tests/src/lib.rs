@@ -4,6 +4,7 @@
 pub mod campaign;
 pub mod compare;
 pub mod database;
+pub mod dead_letters;
 pub mod event;
 pub mod garbage;
 pub mod ingester;

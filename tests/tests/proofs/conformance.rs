@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use proofs::compare::{Accounts, compare_partition, from_base64};
+use proofs::compare::{Accounts, compare_partition};
 use proofs::database::Lines;
+use proofs::dead_letters::from_base64;
 use proofs::event::amount;
 use proofs::json::{self, Json};
 use proofs::scene::{STALL, Scene};
