@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use crate::database::{Database, Lines, connect, unescape};
 use crate::dead_letters::compare_dead_letters;
 use crate::event::{Account, Change};
-use crate::kafka::{Kafka, Record};
+use crate::kafka::Kafka;
 use crate::reference::{Balance, Book, Judgement, Ledger, Verdict, parse_numeric, show};
 use crate::stack::Stack;
 
