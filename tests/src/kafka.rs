@@ -1,7 +1,7 @@
 //! Topics, a producer and a reader of our own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
@@ -9,6 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Headers, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
 
@@ -27,9 +28,40 @@ pub struct Record {
 #[derive(Clone)]
 pub struct Kafka {
     pub brokers: String,
+    clients: Arc<Clients>,
+}
+
+/// A client needs half a second before its first answer, so those at rest are kept for the next call.
+#[derive(Default)]
+struct Clients {
+    consumers: Mutex<Vec<BaseConsumer>>,
+    producer: OnceLock<Producer>,
 }
 
 impl Kafka {
+    pub fn new(brokers: String) -> Self {
+        Self {
+            brokers,
+            clients: Arc::default(),
+        }
+    }
+
+    /// Lends a consumer that is assigned nothing.
+    fn with_consumer<T>(&self, ask: impl FnOnce(&BaseConsumer) -> T) -> T {
+        let at_rest = || {
+            self.clients
+                .consumers
+                .lock()
+                .expect("no one panics with it")
+        };
+        let kept = at_rest().pop();
+        let consumer = kept.unwrap_or_else(|| self.consumer());
+        let answer = ask(&consumer);
+        consumer.unassign().expect("a consumer can be put aside");
+        at_rest().push(consumer);
+        answer
+    }
+
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -110,30 +142,28 @@ impl Kafka {
 
     /// How many partitions can be written to; 0 when there is no such topic.
     pub fn partitions(&self, topic: &str) -> i32 {
-        let consumer = self.consumer("read_committed");
-        let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)) else {
-            return -1;
-        };
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|found| found.name() == topic && found.error().is_none());
-        // A partition without a leader cannot be written to yet.
-        found.map_or(0, |topic| {
-            topic
-                .partitions()
-                .iter()
-                .filter(|partition| partition.leader() >= 0)
-                .count() as i32
+        self.with_consumer(|consumer| {
+            let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(5));
+            let Ok(metadata) = metadata else { return -1 };
+            let mut topics = metadata.topics().iter();
+            let found = topics.find(|found| found.name() == topic && found.error().is_none());
+            // A partition without a leader cannot be written to yet.
+            let ready = |topic: &MetadataTopic| {
+                let partitions = topic.partitions().iter();
+                partitions
+                    .filter(|partition| partition.leader() >= 0)
+                    .count() as i32
+            };
+            found.map_or(0, ready)
         })
     }
 
-    fn consumer(&self, isolation: &str) -> BaseConsumer {
+    fn consumer(&self) -> BaseConsumer {
         self.config()
             .set("group.id", "proofs-reader")
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "error")
-            .set("isolation.level", isolation)
+            .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "20")
             .set("queued.max.messages.kbytes", "16384")
@@ -143,48 +173,21 @@ impl Kafka {
 
     /// First offset there is, and the offset that the next record will get.
     pub fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
-        self.consumer("read_committed")
-            .fetch_watermarks(topic, partition, PATIENCE)
+        let ask = |consumer: &BaseConsumer| consumer.fetch_watermarks(topic, partition, PATIENCE);
+        self.with_consumer(ask)
             .expect("Kafka answers with watermarks")
     }
 
     /// The high watermarks of partitions 0 to `partitions` - 1.
     pub fn ends(&self, topic: &str, partitions: i32) -> Vec<i64> {
-        let consumer = self.consumer("read_committed");
         (0..partitions)
-            .map(|partition| {
-                consumer
-                    .fetch_watermarks(topic, partition, PATIENCE)
-                    .expect("Kafka answers with watermarks")
-                    .1
-            })
+            .map(|partition| self.watermarks(topic, partition).1)
             .collect()
     }
 
     /// Reads a partition from its beginning to its end, committed records only.
     pub fn read(&self, topic: &str, partition: i32) -> Vec<Record> {
-        let consumer = self.consumer("read_committed");
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Beginning)
-            .expect("an offset");
-        consumer.assign(&list).expect("a partition can be assigned");
-        let mut records = Vec::new();
-        loop {
-            match consumer.poll(PATIENCE) {
-                Some(Ok(message)) => records.push(Record {
-                    offset: message.offset(),
-                    message: Message {
-                        key: message.key().map(<[u8]>::to_vec),
-                        payload: message.payload().map(<[u8]>::to_vec),
-                        headers: message.headers().map(owned_headers).unwrap_or_default(),
-                    },
-                }),
-                Some(Err(KafkaError::PartitionEOF(_))) => return records,
-                Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {}
-                Some(Err(error)) => panic!("cannot read {topic}/{partition}: {error}"),
-                None => panic!("no answer from Kafka while reading {topic}/{partition}"),
-            }
-        }
+        self.with_consumer(|consumer| read(consumer, topic, partition))
     }
 
     pub fn producer(&self) -> Producer {
@@ -219,11 +222,45 @@ impl Kafka {
         partition: i32,
         messages: impl IntoIterator<Item = Message>,
     ) {
-        let producer = self.producer();
+        // Kept, so without idempotence: its numbering would not fit a topic that was created anew.
+        let plain = [
+            ("enable.idempotence", "false"),
+            ("max.in.flight", "1"),
+            ("linger.ms", "1"),
+        ];
+        let producer = self
+            .clients
+            .producer
+            .get_or_init(|| self.producer_with(&plain));
         messages
             .into_iter()
             .for_each(|message| producer.send(topic, partition, &message));
         producer.flush();
+    }
+}
+
+fn read(consumer: &BaseConsumer, topic: &str, partition: i32) -> Vec<Record> {
+    let mut list = TopicPartitionList::new();
+    let added = list.add_partition_offset(topic, partition, Offset::Beginning);
+    added
+        .and_then(|()| consumer.assign(&list))
+        .expect("a partition can be assigned");
+    let mut records = Vec::new();
+    loop {
+        match consumer.poll(PATIENCE) {
+            Some(Ok(message)) => records.push(Record {
+                offset: message.offset(),
+                message: Message {
+                    key: message.key().map(<[u8]>::to_vec),
+                    payload: message.payload().map(<[u8]>::to_vec),
+                    headers: message.headers().map(owned_headers).unwrap_or_default(),
+                },
+            }),
+            Some(Err(KafkaError::PartitionEOF(_))) => return records,
+            Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {}
+            Some(Err(error)) => panic!("cannot read {topic}/{partition}: {error}"),
+            None => panic!("no answer from Kafka while reading {topic}/{partition}"),
+        }
     }
 }
 

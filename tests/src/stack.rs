@@ -34,9 +34,7 @@ impl Stack {
         );
         Self {
             dir: PathBuf::from(variable("SLUICE_STACK_DIR")),
-            kafka: Kafka {
-                brokers: variable("KAFKA_BROKERS"),
-            },
+            kafka: Kafka::new(variable("KAFKA_BROKERS")),
             postgres_port: admin.get_ports()[0],
             admin: login(&admin),
             ingester: login(&ingester),
