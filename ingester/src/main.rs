@@ -1,1 +1,177 @@
-fn main(){}
+//! The command line of Sluice.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use sluice::commands::{check, migrate};
+use sluice::config::{DatabaseArgs, KafkaArgs, RedisArgs, RunArgs};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Balance events from Kafka into PostgreSQL: in order, exactly once in effect, fenced.
+#[derive(Parser)]
+#[command(name = "sluice", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(clap::Args)]
+struct LogArgs {
+    /// Format of the log on stderr; default: text on a terminal, else json
+    #[arg(long, env = "LOG_FORMAT", value_enum, global = true)]
+    log_format: Option<LogFormat>,
+    /// What is logged, for example info or sluice=debug
+    #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
+    rust_log: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Read balance events and commit them, until SIGTERM or SIGINT
+    Run {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        #[command(flatten)]
+        run: Box<RunArgs>,
+    },
+    /// Create or update extension and tables; a second time changes nothing
+    Migrate {
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// Connect to everything and say what fits; exit status 1 where something does not
+    Check {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        #[command(flatten)]
+        redis: RedisArgs,
+    },
+    /// Print the version
+    Version,
+}
+
+const BAD_SETTING: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(bad) = log(&cli.log) {
+        return fail(BAD_SETTING, &bad);
+    }
+    // A defect of ours is one line too; the log of a service is no place for a backtrace.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("defect: {}", panic.to_string().replace('\n', " "))));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("cannot start: {error}")),
+    };
+    let status = runtime.block_on(execute(cli.command));
+    // Blocking calls into librdkafka end by their own time-outs; nobody waits for them.
+    runtime.shutdown_background();
+    status
+}
+
+async fn execute(command: Command) -> ExitCode {
+    match command {
+        Command::Version => {
+            println!("sluice {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Command::Migrate { database } => match migrate::migrate(&database).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(line) => fail(1, &line),
+        },
+        Command::Check { database, kafka, redis } => match check::check(&database, &kafka, &redis).await {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(bad) => fail(BAD_SETTING, &bad.0),
+        },
+        Command::Run { database, kafka, run } => {
+            let settings = match run.settings(&database, &kafka, std::env::vars()) {
+                Ok(settings) => settings,
+                Err(bad) => return fail(BAD_SETTING, &bad.0),
+            };
+            let shutdown = CancellationToken::new();
+            if let Err(error) = on_signals(shutdown.clone()) {
+                return fail(1, &format!("cannot listen for signals: {error}"));
+            }
+            match sluice::run::run(settings, shutdown).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(line) => fail(1, &line),
+            }
+        }
+    }
+}
+
+/// The first SIGTERM or SIGINT asks to stop, the second ends the process at once.
+fn on_signals(shutdown: CancellationToken) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            let status = tokio::select! {
+                _ = terminate.recv() => 143,
+                _ = interrupt.recv() => 130,
+            };
+            if shutdown.is_cancelled() {
+                std::process::exit(status);
+            }
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+fn log(args: &LogArgs) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&args.rust_log).map_err(|error| format!("RUST_LOG: {error}"))?;
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let text = args.log_format.map_or(terminal, |format| format == LogFormat::Text);
+    if text { builder.with_ansi(terminal).init() } else { builder.json().flatten_event(true).init() }
+    Ok(())
+}
+
+fn fail(status: u8, line: &str) -> ExitCode {
+    eprintln!("sluice: {line}");
+    ExitCode::from(status)
+}
+
+/// clap's own words, but for a bad value the one line that names the setting.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    if let (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Some(argument)) = (error.kind(), context(ContextKind::InvalidArg)) {
+        let name = argument.split_whitespace().next().unwrap_or_default().trim_start_matches("--");
+        let setting = name.to_uppercase().replace('-', "_");
+        let value = context(ContextKind::InvalidValue).unwrap_or_default();
+        let reason = std::error::Error::source(error).map_or_else(
+            || match error.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(values)) => format!("must be one of {}", values.join(", ")),
+                _ => "is not valid".to_owned(),
+            },
+            ToString::to_string,
+        );
+        return fail(BAD_SETTING, &format!("{setting}: {value:?} {reason}"));
+    }
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(BAD_SETTING) } else { ExitCode::SUCCESS }
+}

@@ -72,7 +72,8 @@ impl Accounts {
 
     pub fn slot(&self, key: &AccountKey) -> u32 {
         let slot = self.keys.binary_search(key);
-        slot.unwrap_or_else(|_| raise(Code::ERRCODE_INTERNAL_ERROR, "a balance was not locked")) as u32
+        slot.unwrap_or_else(|_| raise(Code::ERRCODE_INTERNAL_ERROR, "a balance was not locked"))
+            as u32
     }
 
     pub fn book(&mut self) -> &mut [Balance] {

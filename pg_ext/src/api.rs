@@ -143,11 +143,15 @@ fn apply_balance_batch(
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
-fn heartbeat(service_id: Option<&str>, topics: Option<Vec<Option<String>>>, lease: Option<Interval>) -> bool {
-    let topics = given("topics", topics).into_iter().map(|topic| given("a topic", topic)).collect();
+fn heartbeat(
+    service_id: Option<&str>,
+    topics: Option<Vec<Option<String>>>,
+    lease: Option<Interval>,
+) -> bool {
+    let topics = given("topics", topics).into_iter().map(|topic| given("a topic", topic)).collect::<Vec<String>>();
     instances::heartbeat(
         given("service_id", service_id),
-        given("topics", topics),
+        topics,
         &given("lease", lease),
     )
 }

@@ -117,13 +117,18 @@ fn apply_behind_fence(
         letters,
     } = fold;
     assert_count("log rows", log.close() as i64, logged);
-    (counts.updated_rows, counts.inserted_rows) = accounts.write(client, session::unix_millis(created_at));
+    (counts.updated_rows, counts.inserted_rows) =
+        accounts.write(client, session::unix_millis(created_at));
     assert_count(
         "verdicts",
         exceptions.write(client, fenced) as i64,
         counts.duplicates + counts.dead,
     );
-    assert_count("dead letters", letters.write(client, call) as i64, counts.dead);
+    assert_count(
+        "dead letters",
+        letters.write(client, call) as i64,
+        counts.dead,
+    );
     assert_count("events", counts.events(), records.len() as i64);
     counts
 }
@@ -179,7 +184,10 @@ fn records(staged: &Staged, call: &BatchCall<'_>) -> Vec<Record> {
             }
             last => {
                 let floor = last.map_or(call.from_offset, |last| last.offset + 1);
-                if row.change_no != 0 || row.kafka_offset < floor || row.kafka_offset >= call.next_offset {
+                if row.change_no != 0
+                    || row.kafka_offset < floor
+                    || row.kafka_offset >= call.next_offset
+                {
                     out_of_order(row);
                 }
                 records.push(Record {

@@ -56,7 +56,9 @@ pub fn advance(client: &mut SpiClient<'_>, call: &BatchCall<'_>) -> Fence {
             .unwrap_or_default();
         return Fence::Advanced(Fenced { partition_id });
     }
-    let rows = client.update(LOOK, Some(1), &args[..4]).unwrap_or_else(internal);
+    let rows = client
+        .update(LOOK, Some(1), &args[..4])
+        .unwrap_or_else(internal);
     let at = format!("{}/{}", call.name.topic, call.name.partition);
     if rows.is_empty() {
         stale(format!("nobody has acquired {at} yet"));

@@ -167,7 +167,11 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
 }
 
 /// Extends the lease; `None` when leadership is lost.
-pub fn renew(name: PartitionName<'_>, mine: Leadership, lease: &Interval) -> Option<TimestampWithTimeZone> {
+pub fn renew(
+    name: PartitionName<'_>,
+    mine: Leadership,
+    lease: &Interval,
+) -> Option<TimestampWithTimeZone> {
     check_name(name);
     let lease_us = lease_us(lease);
     Spi::connect_mut(|client| {
@@ -246,7 +250,11 @@ fn lock_row(client: &mut SpiClient<'_>, lock: &str, holders: &str, partition_id:
         if waited_ms >= GRACE_MS && !ended {
             let pids = client.update(holders, None, &args).unwrap_or_else(internal);
             for row in pids {
-                session::terminate(row.get::<i32>(1).unwrap_or_else(internal).unwrap_or_default());
+                session::terminate(
+                    row.get::<i32>(1)
+                        .unwrap_or_else(internal)
+                        .unwrap_or_default(),
+                );
             }
             ended = true;
         }
@@ -261,7 +269,10 @@ fn lock_row(client: &mut SpiClient<'_>, lock: &str, holders: &str, partition_id:
 
 fn grant(client: &mut SpiClient<'_>, partition_id: i32, service_id: &str, lease_us: i64) -> Lock {
     let args = [partition_id.into(), service_id.into(), lease_us.into()];
-    let row = client.update(GRANT, None, &args).unwrap_or_else(internal).first();
+    let row = client
+        .update(GRANT, None, &args)
+        .unwrap_or_else(internal)
+        .first();
     if row.is_empty() {
         raise(
             Code::ERRCODE_INTERNAL_ERROR,

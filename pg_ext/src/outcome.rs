@@ -115,7 +115,11 @@ impl Holes {
             run(
                 client,
                 HOLES,
-                &[fenced.partition_id.into(), self.first.into(), self.next.into()],
+                &[
+                    fenced.partition_id.into(),
+                    self.first.into(),
+                    self.next.into(),
+                ],
             );
         }
     }

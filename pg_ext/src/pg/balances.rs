@@ -70,9 +70,15 @@ impl Balances {
             );
             Self {
                 primary_key,
-                search: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
+                search: pg_sys::MakeSingleTupleTableSlot(
+                    descriptor,
+                    &raw const pg_sys::TTSOpsVirtual,
+                ),
                 found: pg_sys::table_slot_create(target.relation, std::ptr::null_mut()),
-                written: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
+                written: pg_sys::MakeSingleTupleTableSlot(
+                    descriptor,
+                    &raw const pg_sys::TTSOpsVirtual,
+                ),
                 epq,
                 per_row: PgMemoryContexts::new("sluice balance row"),
                 varlenas: Varlenas::default(),
@@ -91,16 +97,21 @@ impl Balances {
         self.varlenas.clear();
         let currency = self.varlenas.push(key.currency.as_str().as_bytes());
         let currency = self.varlenas.datum(currency);
-        let (target, search, found, primary_key) = (&self.target, self.search, self.found, self.primary_key);
+        let (target, search, found, primary_key) =
+            (&self.target, self.search, self.found, self.primary_key);
         // SAFETY: slots and relation are open; the search slot's values live in `varlenas` through the call; what the
         // scan allocates goes into the per-row context, reset right after the values are copied out.
         unsafe {
             let natts = (*(*target.relation).rd_att).natts as usize;
             pg_sys::ExecClearTuple(search);
             std::slice::from_raw_parts_mut((*search).tts_isnull, natts).fill(true);
-            for (column, value) in [key.account_id.into(), pg_sys::Datum::from(key.shard_id), currency]
-                .into_iter()
-                .enumerate()
+            for (column, value) in [
+                key.account_id.into(),
+                pg_sys::Datum::from(key.shard_id),
+                currency,
+            ]
+            .into_iter()
+            .enumerate()
             {
                 *(*search).tts_values.add(column) = value;
                 *(*search).tts_isnull.add(column) = false;
@@ -202,7 +213,8 @@ impl Balances {
 unsafe fn amount_of(slot: *mut pg_sys::TupleTableSlot, column: usize) -> Amount {
     // SAFETY: by contract the datum is a numeric, inline in the tuple; detoasting copies only what is compressed.
     let amount = unsafe {
-        let packed = pg_sys::pg_detoast_datum_packed((*(*slot).tts_values.add(column)).cast_mut_ptr());
+        let packed =
+            pg_sys::pg_detoast_datum_packed((*(*slot).tts_values.add(column)).cast_mut_ptr());
         numeric::decode(pgrx::varlena::varlena_to_byte_slice(packed))
     };
     amount.unwrap_or_else(|| {

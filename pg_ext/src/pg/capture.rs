@@ -130,7 +130,9 @@ pub extern "C" fn pg_finfo_capture_staged_row() -> &'static pg_sys::Pg_finfo_rec
 /// PostgreSQL calls it with the call information of a trigger.
 #[unsafe(no_mangle)]
 #[pg_guard]
-pub unsafe extern "C-unwind" fn capture_staged_row(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn capture_staged_row(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
     // SAFETY: fcinfo is valid for this call; the context is inspected before it is taken for TriggerData.
     unsafe {
         let context = (*fcinfo).context;
@@ -139,9 +141,11 @@ pub unsafe extern "C-unwind" fn capture_staged_row(fcinfo: pg_sys::FunctionCallI
         }
         let trigger = context.cast::<pg_sys::TriggerData>();
         let descriptor = (*(*trigger).tg_relation).rd_att;
-        let wanted = pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE;
-        let mask =
-            pg_sys::TRIGGER_EVENT_OPMASK | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+        let wanted =
+            pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE;
+        let mask = pg_sys::TRIGGER_EVENT_OPMASK
+            | pg_sys::TRIGGER_EVENT_ROW
+            | pg_sys::TRIGGER_EVENT_TIMINGMASK;
         if (*trigger).tg_event & mask != wanted || (*descriptor).natts as usize != COLUMNS {
             not_a_staging_trigger();
         }
@@ -223,7 +227,10 @@ fn stage(staged: &mut Staged, columns: &Columns) {
         row.identity.is_some(),
         row.payload_hash.is_some(),
     );
-    if !matches!(shape, (true, false, false, false) | (false, true, true, true)) {
+    if !matches!(
+        shape,
+        (true, false, false, false) | (false, true, true, true)
+    ) {
         malformed("a row is a change with its identity, or a dead record");
     }
     if row.dead.is_none() && row.event_id.is_none() {

@@ -96,7 +96,9 @@ impl Log {
             row.after.frozen,
         ];
         let event_id = self.varlenas.push(row.event_id);
-        let currency = self.varlenas.push(row.change.key.currency.as_str().as_bytes());
+        let currency = self
+            .varlenas
+            .push(row.change.key.currency.as_str().as_bytes());
         let amounts = amounts.map(|amount| self.varlenas.push_amount(amount));
         let reason = row
             .reject_reason
@@ -136,8 +138,9 @@ impl Log {
     fn free_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
         if self.filled == self.slots.len() {
             // SAFETY: the relation is open; the slot is dropped in `close` or with the transaction's memory.
-            self.slots
-                .push(unsafe { pg_sys::table_slot_create(self.target.relation, std::ptr::null_mut()) });
+            self.slots.push(unsafe {
+                pg_sys::table_slot_create(self.target.relation, std::ptr::null_mut())
+            });
         }
         self.slots[self.filled]
     }

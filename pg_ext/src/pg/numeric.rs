@@ -76,7 +76,11 @@ pub fn encode(amount: Amount, out: &mut Vec<u8>) {
     } else {
         0
     };
-    let sign = if amount.units() < 0 { SHORT_NEGATIVE } else { 0 };
+    let sign = if amount.units() < 0 {
+        SHORT_NEGATIVE
+    } else {
+        0
+    };
     let scale = (Amount::SCALE as u16) << SCALE_SHIFT;
     let header = SHORT | sign | scale | (weight as u16 & 0x7F);
     out.extend_from_slice(&header.to_ne_bytes());

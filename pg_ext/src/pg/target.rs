@@ -40,7 +40,8 @@ impl Target {
             refuse_unsupported(relation, name, column_types);
             let estate = pg_sys::CreateExecutorState();
             init_range_table(estate, relation);
-            let result = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+            let result =
+                pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
             (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
             pg_sys::InitResultRelInfo(result, relation, 1, std::ptr::null_mut(), 0);
             (*estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
@@ -103,7 +104,9 @@ unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_type
     if !refusal.is_empty() {
         raise(
             Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("ledger.{name} {refusal}, which the batched apply would pass over: undo that to go on"),
+            format!(
+                "ledger.{name} {refusal}, which the batched apply would pass over: undo that to go on"
+            ),
         );
     }
     // SAFETY: attrs holds natts entries.
@@ -130,7 +133,8 @@ unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_type
 unsafe fn init_range_table(estate: *mut pg_sys::EState, relation: pg_sys::Relation) {
     // SAFETY: palloc0 gives a zeroed node of the right size in the current memory context, which outlives the estate.
     unsafe {
-        let entry = pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast::<pg_sys::RangeTblEntry>();
+        let entry =
+            pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast::<pg_sys::RangeTblEntry>();
         (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
         (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
         (*entry).relid = (*relation).rd_id;

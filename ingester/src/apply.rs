@@ -1,0 +1,220 @@
+//! One batch, one transaction: BEGIN, COPY, apply, COMMIT. And what follows when one of
+//! them fails: again, in smaller parts, or not at all.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Object, Pool, PoolError};
+use futures_util::SinkExt;
+use ledger::contract::STAGING_COLUMNS;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use crate::config::RetrySettings;
+use crate::error::{Consequence, back_off, chain, consequence, describe};
+use crate::lease::Leadership;
+use crate::partition::Partition;
+use crate::staging::{Batch, Slice};
+
+/// A batch that takes longer than this in the database is worth a line.
+const SLOW: Duration = Duration::from_secs(5);
+/// Repeated troubles are said again after this time.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+const APPLY: &str = "SELECT outcome, applied, rejected, duplicates, dead
+    FROM sluice.apply_balance_batch($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// Why a batch is not committed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Leadership is lost, or its time is over.
+    Lost(String),
+    /// Someone has to change something first.
+    Halt(String),
+}
+
+/// Applies batches of one partition for one leadership.
+#[derive(Clone)]
+pub struct Applier {
+    pub pool: Pool,
+    pub partition: Partition,
+    pub leadership: Arc<Leadership>,
+    pub retry: RetrySettings,
+}
+
+/// A try that did not commit.
+struct Refusal {
+    consequence: Consequence,
+    text: String,
+}
+
+impl Refusal {
+    fn of(error: &tokio_postgres::Error) -> Self {
+        Self { consequence: consequence(error), text: describe(error) }
+    }
+
+    fn of_pool(error: &PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) => Self::of(error),
+            error => Self { consequence: Consequence::Retry, text: chain(error) },
+        }
+    }
+}
+
+impl Applier {
+    /// Commits the whole batch, in as few transactions as its records allow.
+    pub async fn commit(&self, batch: &Batch) -> Result<(), Failure> {
+        // Halves still to do, the earliest last.
+        let mut parts = vec![0..batch.records()];
+        while let Some(part) = parts.pop() {
+            let slice = batch.slice(part.clone());
+            match self.persist(&slice).await? {
+                Persisted::Committed => {}
+                Persisted::Refused(_) if part.len() > 1 => {
+                    let middle = part.start + part.len() / 2;
+                    parts.push(middle..part.end);
+                    parts.push(part.start..middle);
+                }
+                Persisted::Refused(text) if part.len() == 1 => self.bury(batch, part.start, &slice, text).await?,
+                Persisted::Refused(text) => return Err(Failure::Halt(text)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The one record that the database refuses: tried again some times, then a dead letter.
+    async fn bury(&self, batch: &Batch, index: usize, slice: &Slice, mut text: String) -> Result<(), Failure> {
+        let offset = batch.offset_of(index);
+        let mut attempts = 1;
+        for wait in self.retry.waits() {
+            warn!(partition = %self.partition, offset, attempts, "record refused by the database: {text}");
+            self.while_leading(tokio::time::sleep(wait)).await?;
+            match self.persist(slice).await? {
+                Persisted::Committed => return Ok(()),
+                Persisted::Refused(again) => text = again,
+            }
+            attempts += 1;
+        }
+        warn!(partition = %self.partition, offset, attempts, "record becomes a dead letter: {text}");
+        let dead = batch.dead_slice(index, &text, attempts);
+        match self.persist(&dead).await? {
+            Persisted::Committed => Ok(()),
+            Persisted::Refused(text) => Err(Failure::Halt(text)),
+        }
+    }
+
+    /// Tries until the slice is committed or refused for what it holds.
+    async fn persist(&self, slice: &Slice) -> Result<Persisted, Failure> {
+        let mut waits = back_off();
+        let mut said: Option<Instant> = None;
+        loop {
+            let refusal = match self.while_leading(self.watched(slice)).await? {
+                Ok(()) => return Ok(Persisted::Committed),
+                Err(refusal) => refusal,
+            };
+            match refusal.consequence {
+                Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
+                Consequence::Reacquire => return Err(Failure::Lost(refusal.text)),
+                Consequence::Halt => return Err(Failure::Halt(refusal.text)),
+                Consequence::RetryAtOnce => debug!(partition = %self.partition, "again: {}", refusal.text),
+                Consequence::Retry => {
+                    if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                        said = Some(Instant::now());
+                        warn!(partition = %self.partition, "batch not committed yet, trying again: {}", refusal.text);
+                    }
+                    self.while_leading(tokio::time::sleep(waits.next().unwrap_or(SLOW))).await?;
+                }
+            }
+        }
+    }
+
+    /// Whatever takes longer than the lease is dropped, and with it the connection.
+    async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.leadership.ended() => Err(Failure::Lost("the lease ran out".into())),
+            done = work => Ok(done),
+        }
+    }
+
+    async fn watched(&self, slice: &Slice) -> Result<(), Refusal> {
+        let transaction = self.transaction(slice);
+        tokio::pin!(transaction);
+        loop {
+            tokio::select! {
+                done = &mut transaction => return done,
+                () = tokio::time::sleep(SLOW) => warn!(
+                    partition = %self.partition, from_offset = slice.from_offset, rows = slice.row_count,
+                    "batch is still in the database; something holds it up there"
+                ),
+            }
+        }
+    }
+
+    async fn transaction(&self, slice: &Slice) -> Result<(), Refusal> {
+        let mut connection = Disposable(Some(self.pool.get().await.map_err(|error| Refusal::of_pool(&error))?));
+        let outcome = self.run(connection.client(), slice).await.map_err(|error| Refusal::of(&error))?;
+        connection.keep();
+        debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
+            rows = slice.row_count, outcome, "batch committed");
+        Ok(())
+    }
+
+    async fn run(&self, client: &Object, slice: &Slice) -> Result<String, tokio_postgres::Error> {
+        let apply = client.prepare_cached(APPLY).await?;
+        if slice.row_count > 0 {
+            let copy = client.prepare_cached(&copy_statement()).await?;
+            // Sent together: the COPY does not wait for the answer to BEGIN.
+            let ((), sink) = tokio::try_join!(client.batch_execute("BEGIN"), client.copy_in(&copy))?;
+            tokio::pin!(sink);
+            sink.send(slice.copy.clone()).await?;
+            sink.finish().await?;
+        } else {
+            client.batch_execute("BEGIN").await?;
+        }
+        let Partition { topic, number } = &self.partition;
+        let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
+        let last_record = slice.last_record.map(Uuid::from_bytes);
+        let row = client
+            .query_one(
+                &apply,
+                &[topic, number, &token, &lease_id, &slice.from_offset, &slice.next_offset, &slice.row_count,
+                    &slice.checksum, &last_record],
+            )
+            .await?;
+        client.batch_execute("COMMIT").await?;
+        Ok(row.get(0))
+    }
+}
+
+enum Persisted {
+    Committed,
+    /// The database does not take these records, with its words.
+    Refused(String),
+}
+
+fn copy_statement() -> String {
+    format!("COPY ledger.staging_balance_changes ({}) FROM STDIN (FORMAT binary)", STAGING_COLUMNS.join(", "))
+}
+
+/// A connection that is closed unless it was kept: after a failure or a cancelled wait
+/// nobody knows what is still under way on it.
+struct Disposable(Option<Object>);
+
+impl Disposable {
+    fn client(&self) -> &Object {
+        self.0.as_ref().expect("held until dropped")
+    }
+
+    fn keep(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Disposable {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}

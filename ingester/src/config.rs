@@ -1,0 +1,344 @@
+//! Settings: what stands in the environment or on the command line ([`Args`]), and what it
+//! means once checked ([`Settings`]). A bad value is one line that names the setting.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use backon::BackoffBuilder;
+use clap::{ArgAction, Args as ClapArgs, ValueEnum};
+
+use crate::db::{Database, Tls};
+
+/// Where PostgreSQL is. Shared by all commands.
+#[derive(ClapArgs, Clone)]
+pub struct DatabaseArgs {
+    /// Address of PostgreSQL, postgres://user:password@host:port/database?sslmode=…
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// Host, instead of DATABASE_URL
+    #[arg(long, env = "DB_HOST")]
+    db_host: Option<String>,
+    /// Port, with DB_HOST
+    #[arg(long, env = "DB_PORT", default_value_t = 5432)]
+    db_port: u16,
+    /// Login, with DB_HOST
+    #[arg(long, env = "DB_USERNAME")]
+    db_username: Option<String>,
+    /// Password, with DB_HOST
+    #[arg(long, env = "DB_PASSWORD", hide_env_values = true)]
+    db_password: Option<String>,
+    /// Database, with DB_HOST
+    #[arg(long, env = "DB_DATABASE")]
+    db_database: Option<String>,
+    /// Superuser's address, for migrations
+    #[arg(long, env = "ADMIN_DATABASE_URL", hide_env_values = true)]
+    admin_database_url: Option<String>,
+    /// Milliseconds that connecting may take
+    #[arg(long, env = "DB_CONNECTION_TIMEOUT", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    db_connection_timeout: u64,
+}
+
+/// Where Kafka is and what is read. Shared by `run` and `check`.
+#[derive(ClapArgs, Clone)]
+pub struct KafkaArgs {
+    /// Kafka's brokers, host:port, comma separated
+    #[arg(long, env = "KAFKA_BROKERS")]
+    kafka_brokers: Option<String>,
+    /// Name under which Kafka knows this client
+    #[arg(long, env = "KAFKA_CLIENT_ID", default_value = "db-writer-service")]
+    kafka_client_id: String,
+    /// Consumer group whose offsets are committed, for lag tools only
+    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "db-writer-group")]
+    kafka_group_id: String,
+    /// Topics with balance events, comma separated
+    #[arg(long, env = "BALANCE_TOPICS", default_value = "balance.changed")]
+    balance_topics: String,
+    /// Topics with domain events: not in this version, must be empty
+    #[arg(long, env = "EVENT_TOPICS", default_value = "")]
+    event_topics: String,
+}
+
+/// Redis is looked at by `check` only.
+#[derive(ClapArgs, Clone)]
+pub struct RedisArgs {
+    /// Address of Redis
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    redis_url: Option<String>,
+    /// Host, instead of REDIS_URL
+    #[arg(long, env = "REDIS_HOST")]
+    redis_host: Option<String>,
+    /// Port, with REDIS_HOST
+    #[arg(long, env = "REDIS_PORT", default_value_t = 6379)]
+    redis_port: u16,
+}
+
+/// How `run` gathers, leads and retries.
+#[derive(ClapArgs, Clone)]
+pub struct RunArgs {
+    /// Connections to PostgreSQL at most
+    #[arg(long, env = "DB_POOL_SIZE", default_value_t = 20, value_parser = clap::value_parser!(u16).range(3..=1000))]
+    db_pool_size: u16,
+    /// Records of a batch at most
+    #[arg(long, env = "BATCH_SIZE", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch_size: u32,
+    /// Bytes of a batch at most, records and their rows
+    #[arg(long, env = "BATCH_BYTES", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=33_554_432))]
+    batch_bytes: u32,
+    /// Milliseconds to wait for a first record
+    #[arg(long, env = "BATCH_TIMEOUT_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    batch_timeout_ms: u64,
+    /// Milliseconds to wait for more, counted from the first record; 0 sends what is there
+    #[arg(long, env = "BATCHING_DELAY_MS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    batching_delay_ms: u64,
+    /// Milliseconds after which a silent leader is replaced
+    #[arg(long, env = "LEASE_MS", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
+    lease_ms: u64,
+    /// Milliseconds between renewals of the lease
+    #[arg(long, env = "RENEW_INTERVAL_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=300_000))]
+    renew_interval_ms: u64,
+    /// Milliseconds between looks for partitions to take over
+    #[arg(long, env = "STANDBY_POLL_MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    standby_poll_ms: u64,
+    /// Name of this instance; default: host name and a random part
+    #[arg(long, env = "SERVICE_ID")]
+    service_id: Option<String>,
+    /// Where a partition begins that was never read before
+    #[arg(long, env = "START_OFFSET", value_enum, default_value_t = StartOffset::Earliest)]
+    start_offset: StartOffset,
+    /// Tries of a record that the database refuses
+    #[arg(long, env = "MAX_RETRY_ATTEMPTS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    max_retry_attempts: u32,
+    /// Milliseconds before the second try
+    #[arg(long, env = "RETRY_DELAY_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=600_000))]
+    retry_delay_ms: u64,
+    /// Whether each further wait is twice as long
+    #[arg(long, env = "EXPONENTIAL_BACKOFF", default_value_t = true, action = ArgAction::Set)]
+    exponential_backoff: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StartOffset {
+    Earliest,
+    Latest,
+}
+
+#[derive(Clone, Debug)]
+pub struct GateSettings {
+    pub batch_size: usize,
+    pub batch_bytes: usize,
+    pub batch_timeout: Duration,
+    pub batching_delay: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct RetrySettings {
+    pub max_attempts: u32,
+    pub delay: Duration,
+    pub exponential: bool,
+}
+
+impl RetrySettings {
+    /// The waits before the second, third … try of one record.
+    pub fn waits(&self) -> impl Iterator<Item = Duration> {
+        let factor = if self.exponential { 2.0 } else { 1.0 };
+        backon::ExponentialBuilder::default()
+            .with_min_delay(self.delay)
+            .with_factor(factor)
+            .with_max_delay(Duration::from_secs(60))
+            .with_max_times(self.max_attempts as usize - 1)
+            .build()
+    }
+}
+
+#[derive(Clone)]
+pub struct KafkaSettings {
+    pub brokers: String,
+    pub client_id: String,
+    pub group_id: String,
+    pub topics: Vec<String>,
+    /// librdkafka properties from `KAFKA_…`, with the name of the variable.
+    pub properties: BTreeMap<String, (String, String)>,
+}
+
+pub struct RunSettings {
+    pub database: Database,
+    pub kafka: KafkaSettings,
+    pub pool_size: usize,
+    pub connection_timeout: Duration,
+    pub gate: GateSettings,
+    pub lease: Duration,
+    pub renew_interval: Duration,
+    pub standby_poll: Duration,
+    pub service_id: String,
+    pub start: StartOffset,
+    pub retry: RetrySettings,
+}
+
+/// A setting that cannot be meant: one line that names it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadSetting(pub String);
+
+impl fmt::Display for BadSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn bad(name: &str, what: impl fmt::Display) -> BadSetting {
+    BadSetting(format!("{name}: {what}"))
+}
+
+/// Own settings that begin with KAFKA_, and the property each stands for.
+const OWN_KAFKA: [&str; 4] = ["KAFKA_BROKERS", "KAFKA_CLIENT_ID", "KAFKA_GROUP_ID", "KAFKA_AUTO_COMMIT"];
+/// Properties whose values Sluice's guarantees rest on.
+const FIXED: [&str; 11] = [
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "client.id",
+    "group.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "auto.offset.reset",
+    "isolation.level",
+    "enable.partition.eof",
+    "allow.auto.create.topics",
+    "check.crcs",
+];
+
+impl DatabaseArgs {
+    /// The ingester's own login.
+    pub fn database(&self, application: &str, idle_limit: Duration) -> Result<Database, BadSetting> {
+        let wait = self.connection_timeout();
+        if let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) {
+            return Database::parse(url, wait, application, idle_limit).map_err(|error| bad("DATABASE_URL", error));
+        }
+        let host = self.db_host.as_deref().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| bad("DATABASE_URL", "missing; set it, or DB_HOST with DB_USERNAME, DB_PASSWORD, DB_DATABASE"))?;
+        let mut config = tokio_postgres::Config::new();
+        config.host(host).port(self.db_port);
+        if let Some(user) = &self.db_username {
+            config.user(user);
+        }
+        if let Some(password) = &self.db_password {
+            config.password(password);
+        }
+        if let Some(name) = &self.db_database {
+            config.dbname(name);
+        }
+        Database::from_config(config, &Tls::default(), None, wait, application, idle_limit).map_err(|error| bad("DB_HOST", error))
+    }
+
+    /// For migrations: a superuser, or else the ingester's own login.
+    pub fn admin(&self, application: &str) -> Result<Database, BadSetting> {
+        let idle_limit = Duration::ZERO;
+        match self.admin_database_url.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => Database::parse(url, self.connection_timeout(), application, idle_limit)
+                .map_err(|error| bad("ADMIN_DATABASE_URL", error)),
+            None => self.database(application, idle_limit),
+        }
+    }
+
+    pub fn connection_timeout(&self) -> Duration {
+        Duration::from_millis(self.db_connection_timeout)
+    }
+}
+
+impl KafkaArgs {
+    pub fn settings(&self, environment: impl Iterator<Item = (String, String)>) -> Result<KafkaSettings, BadSetting> {
+        let brokers = self.kafka_brokers.clone().filter(|brokers| !brokers.is_empty());
+        let brokers = brokers.ok_or_else(|| bad("KAFKA_BROKERS", "missing; set it to host:port, comma separated"))?;
+        let topics = topics(&self.balance_topics)?;
+        if !self.event_topics.trim().is_empty() {
+            return Err(bad("EVENT_TOPICS", "domain events are not in this version; leave it empty"));
+        }
+        if topics.is_empty() {
+            return Err(bad("BALANCE_TOPICS", "empty: there is nothing to read"));
+        }
+        let mut properties = BTreeMap::new();
+        for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
+            let property = name["KAFKA_".len()..].to_lowercase().replace('_', ".");
+            if name == "KAFKA_AUTO_COMMIT" && !["false", "0", ""].contains(&value.to_lowercase().as_str()) {
+                return Err(bad(&name, "must be false: offsets are committed by the database, with the money"));
+            }
+            if OWN_KAFKA.contains(&name.as_str()) {
+                continue;
+            }
+            if FIXED.contains(&property.as_str()) {
+                return Err(bad(&name, format!("{property} cannot be set: Sluice's guarantees rest on its value")));
+            }
+            properties.insert(property, (name, value));
+        }
+        let (client_id, group_id) = (self.kafka_client_id.clone(), self.kafka_group_id.clone());
+        Ok(KafkaSettings { brokers, client_id, group_id, topics, properties })
+    }
+}
+
+impl RedisArgs {
+    pub fn url(&self) -> Option<String> {
+        let host = self.redis_host.as_ref().filter(|host| !host.is_empty());
+        let by_host = host.map(|host| format!("redis://{host}:{}", self.redis_port));
+        self.redis_url.clone().filter(|url| !url.is_empty()).or(by_host)
+    }
+}
+
+impl RunArgs {
+    pub fn settings(
+        &self,
+        database: &DatabaseArgs,
+        kafka: &KafkaArgs,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<RunSettings, BadSetting> {
+        if self.lease_ms < 2 * self.renew_interval_ms {
+            return Err(bad("LEASE_MS", "must be at least twice RENEW_INTERVAL_MS, or one late renewal loses every partition"));
+        }
+        let service_id = self.service_id.clone().filter(|id| !id.is_empty()).unwrap_or_else(made_up_name);
+        if service_id.len() > 255 || service_id.contains('\0') {
+            return Err(bad("SERVICE_ID", "must have 1 to 255 bytes"));
+        }
+        let lease = Duration::from_millis(self.lease_ms);
+        let idle_limit = (2 * lease).max(Duration::from_secs(10));
+        Ok(RunSettings {
+            database: database.database(&format!("sluice/{service_id}"), idle_limit)?,
+            kafka: kafka.settings(environment)?,
+            // Two connections are for leases.
+            pool_size: usize::from(self.db_pool_size) - 2,
+            connection_timeout: database.connection_timeout(),
+            gate: GateSettings {
+                batch_size: self.batch_size as usize,
+                batch_bytes: self.batch_bytes as usize,
+                batch_timeout: Duration::from_millis(self.batch_timeout_ms),
+                batching_delay: Duration::from_millis(self.batching_delay_ms),
+            },
+            lease,
+            renew_interval: Duration::from_millis(self.renew_interval_ms),
+            standby_poll: Duration::from_millis(self.standby_poll_ms),
+            service_id,
+            start: self.start_offset,
+            retry: RetrySettings {
+                max_attempts: self.max_retry_attempts,
+                delay: Duration::from_millis(self.retry_delay_ms),
+                exponential: self.exponential_backoff,
+            },
+        })
+    }
+}
+
+fn topics(list: &str) -> Result<Vec<String>, BadSetting> {
+    let mut topics: Vec<String> = list.split(',').map(|topic| topic.trim().to_owned()).filter(|t| !t.is_empty()).collect();
+    topics.sort();
+    topics.dedup();
+    let well_formed = |topic: &String| {
+        topic.len() <= 249 && topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    match topics.iter().find(|topic| !well_formed(topic)) {
+        Some(topic) => Err(bad("BALANCE_TOPICS", format!("{topic:?} is no name of a Kafka topic"))),
+        None => Ok(topics),
+    }
+}
+
+fn made_up_name() -> String {
+    let host = gethostname::gethostname().to_string_lossy().into_owned();
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{}-{}", host.chars().take(200).collect::<String>(), &random[..8])
+}

@@ -1,0 +1,106 @@
+//! The sluice gate: how long records are gathered before they go to the database together.
+//!
+//! The wait counts from the first record, so a trickle is never held for longer than the
+//! batching delay; a full batch opens the gate at once, so under backlog it never waits.
+
+use tokio::time::Instant;
+
+use crate::config::GateSettings;
+use crate::staging::Batch;
+
+/// Rows of one batch at most, however many changes its records have: a quarter of what the extension takes.
+const MAX_ROWS: usize = ledger::contract::MAX_BATCH_ROWS / 4;
+
+pub struct Gate {
+    settings: GateSettings,
+    first: Option<Instant>,
+}
+
+impl Gate {
+    pub fn new(settings: &GateSettings) -> Self {
+        Self { settings: settings.clone(), first: None }
+    }
+
+    pub fn first_arrived(&mut self, now: Instant) {
+        self.first = Some(now);
+    }
+
+    /// The batch has gone through.
+    pub fn close(&mut self) {
+        self.first = None;
+    }
+
+    /// When the gate opens although the batch is not full.
+    pub fn opens_at(&self) -> Option<Instant> {
+        self.first.map(|first| first + self.settings.batching_delay)
+    }
+
+    pub fn is_full(&self, batch: &Batch) -> bool {
+        batch.records() >= self.settings.batch_size
+            || batch.bytes() >= self.settings.batch_bytes
+            || batch.rows() >= MAX_ROWS
+    }
+
+    pub fn is_open(&self, batch: &Batch, now: Instant) -> bool {
+        !batch.is_empty() && (self.is_full(batch) || self.opens_at().is_none_or(|time| now >= time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::source::Record;
+
+    const DELAY: Duration = Duration::from_millis(30);
+
+    fn settings(batch_size: usize, batch_bytes: usize) -> GateSettings {
+        GateSettings { batch_size, batch_bytes, batch_timeout: Duration::from_secs(1), batching_delay: DELAY }
+    }
+
+    fn push(batch: &mut Batch, offset: i64) {
+        batch.push(&Record { offset, timestamp_ms: 0, key: None, payload: Some(b"{}"), headers: None });
+    }
+
+    #[test]
+    fn an_empty_gate_stays_shut() {
+        let gate = Gate::new(&settings(2, 1 << 20));
+        assert!(!gate.is_open(&Batch::new(7), Instant::now()));
+        assert_eq!(gate.opens_at(), None);
+    }
+
+    #[test]
+    fn the_delay_counts_from_the_first_record_not_the_last() {
+        let mut gate = Gate::new(&settings(100, 1 << 20));
+        let mut batch = Batch::new(0);
+        let start = Instant::now();
+        gate.first_arrived(start);
+        for offset in 0..10 {
+            push(&mut batch, offset);
+        }
+        assert!(!gate.is_open(&batch, start + DELAY - Duration::from_millis(1)));
+        assert!(gate.is_open(&batch, start + DELAY));
+    }
+
+    #[test]
+    fn a_full_batch_opens_the_gate_at_once() {
+        let now = Instant::now();
+        for limits in [settings(2, 1 << 20), settings(100, 100)] {
+            let mut gate = Gate::new(&limits);
+            let mut batch = Batch::new(0);
+            gate.first_arrived(now);
+            push(&mut batch, 0);
+            push(&mut batch, 1);
+            assert!(gate.is_full(&batch) && gate.is_open(&batch, now));
+        }
+    }
+
+    #[test]
+    fn offsets_without_records_go_through_without_a_wait() {
+        let gate = Gate::new(&settings(2, 1 << 20));
+        let mut batch = Batch::new(7);
+        batch.extend_to(9);
+        assert!(gate.is_open(&batch, Instant::now()));
+    }
+}

@@ -1,0 +1,20 @@
+//! The ingester of Sluice: gathers Kafka records, stages them, and has them applied.
+//!
+//! A record's way: [`source`] → [`staging`] → [`gate`] → [`apply`], within the [`lane`] of
+//! its partition; [`run`] decides which lanes there are, by what [`lease`] tells.
+
+pub mod apply;
+pub mod commands;
+pub mod config;
+pub mod db;
+pub mod error;
+pub mod gate;
+pub mod lane;
+pub mod lease;
+pub mod partition;
+pub mod progress;
+pub mod run;
+pub mod schema;
+pub mod share;
+pub mod source;
+pub mod staging;

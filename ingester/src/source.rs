@@ -1,0 +1,286 @@
+//! Kafka, and the only place that names it: one consumer for all partitions that this
+//! instance leads, a queue for each, and all that Kafka can do to us as one closed enum.
+//!
+//! Partitions are assigned by hand from the database's offsets. The consumer group is
+//! used for one thing only: offsets committed to it after the fact, so that ordinary lag
+//! tools work. Nothing reads them back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+
+use crate::config::KafkaSettings;
+use crate::partition::Partition;
+
+/// How long one request to Kafka may take before it is tried again.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One record, borrowed from librdkafka.
+pub struct Record<'a> {
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: Option<&'a [u8]>,
+    pub payload: Option<&'a [u8]>,
+    pub headers: Option<String>,
+}
+
+/// What a partition's queue can bring.
+pub enum Arrival<'a> {
+    Record(Record<'a>),
+    /// Everything that was there has been read.
+    End,
+    /// The offset that was asked for is not in the partition.
+    OutOfRange,
+    /// The topic or partition does not exist (any more).
+    Gone,
+    /// librdkafka goes on trying by itself.
+    Trouble(String),
+}
+
+/// Where a partition begins and ends, for read_committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    pub low: i64,
+    pub high: i64,
+}
+
+struct Context;
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => warn!("kafka: {message}"),
+            _ => debug!("kafka: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!("kafka: {error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// The clients of one instance.
+pub struct Kafka {
+    reader: Arc<BaseConsumer<Context>>,
+    /// Metadata and watermarks, on connections of their own: no request waits behind a long poll.
+    inquirer: Arc<BaseConsumer<Context>>,
+}
+
+impl Kafka {
+    pub fn connect(settings: &KafkaSettings) -> Result<Self, String> {
+        let base = base_config(settings);
+        let mut reader = base.clone();
+        reader
+            .set("fetch.wait.max.ms", "50")
+            .set("fetch.error.backoff.ms", "50")
+            .set("fetch.message.max.bytes", "1048576")
+            .set("queued.max.messages.kbytes", "2048")
+            .set("enable.partition.eof", "true");
+        let create = |config: &ClientConfig| {
+            let consumer: Result<BaseConsumer<Context>, _> = config.create_with_context(Context);
+            consumer.map(Arc::new).map_err(|error| describe_config_error(&error, settings))
+        };
+        Ok(Self { reader: create(&reader)?, inquirer: create(&base)? })
+    }
+
+    /// Serves the clients' callbacks for as long as the process lives.
+    pub fn serve(self: &Arc<Self>) {
+        for consumer in [&self.reader, &self.inquirer] {
+            let consumer = consumer.clone();
+            std::thread::spawn(move || {
+                loop {
+                    if let Some(Err(error)) = consumer.poll(Duration::from_secs(1)) {
+                        debug!("kafka: {error}");
+                    }
+                }
+            });
+        }
+    }
+
+    /// How many partitions a topic has; `None` if it does not exist.
+    pub async fn partition_count(self: &Arc<Self>, topic: &str) -> Result<Option<i32>, String> {
+        let (this, topic) = (self.clone(), topic.to_owned());
+        blocking(move || {
+            let metadata = this.inquirer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).map_err(|e| e.to_string())?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let Some(found) = found else { return Ok(None) };
+            match found.error().map(Code::from) {
+                None if !found.partitions().is_empty() => Ok(Some(found.partitions().len() as i32)),
+                None | Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => Ok(None),
+                Some(code) => Err(code.to_string()),
+            }
+        })
+        .await
+    }
+
+    pub async fn watermarks(self: &Arc<Self>, partition: &Partition) -> Result<Option<Watermarks>, String> {
+        let (this, partition) = (self.clone(), partition.clone());
+        blocking(move || {
+            match this.inquirer.fetch_watermarks(&partition.topic, partition.number, REQUEST_TIMEOUT) {
+                Ok((low, high)) => Ok(Some(Watermarks { low, high })),
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => Ok(None),
+                    _ => Err(error.to_string()),
+                },
+            }
+        })
+        .await
+    }
+
+    /// Begins to read a partition at an offset.
+    pub async fn open(self: &Arc<Self>, partition: &Partition, offset: i64) -> Result<PartitionReader, String> {
+        let (this, name) = (self.clone(), partition.clone());
+        blocking(move || {
+            // Split before assigning, so that no record takes the way through the common queue.
+            let queue = this.reader.split_partition_queue(&name.topic, name.number);
+            let mut queue = queue.ok_or_else(|| format!("{name} cannot be named to Kafka"))?;
+            let arrived = Arc::new(Notify::new());
+            let waker = arrived.clone();
+            queue.set_nonempty_callback(move || waker.notify_one());
+            this.reader.incremental_assign(&one(&name, offset)?).map_err(|error| error.to_string())?;
+            Ok(PartitionReader { kafka: this.clone(), queue, arrived, partition: name })
+        })
+        .await
+    }
+
+    /// Tells the group how far we are. A hint: sent, not waited for.
+    pub fn commit_hint(&self, offsets: &HashMap<Partition, i64>) {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            if list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*offset)).is_err() {
+                return;
+            }
+        }
+        if let Err(error) = self.reader.commit(&list, CommitMode::Async) {
+            debug!("kafka: group offsets not committed: {error}");
+        }
+    }
+}
+
+/// One assigned partition; dropping it gives the assignment back.
+pub struct PartitionReader {
+    kafka: Arc<Kafka>,
+    queue: PartitionQueue<Context>,
+    arrived: Arc<Notify>,
+    partition: Partition,
+}
+
+impl PartitionReader {
+    /// Hands over what has arrived, if anything; never waits.
+    pub fn poll<R>(&self, take: impl FnOnce(Arrival<'_>) -> R) -> Option<R> {
+        let error = match self.queue.poll(Duration::ZERO)? {
+            Ok(message) => {
+                return Some(take(Arrival::Record(Record {
+                    offset: message.offset(),
+                    timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+                    key: message.key(),
+                    payload: message.payload(),
+                    headers: headers(&message),
+                })));
+            }
+            Err(error) => error,
+        };
+        let arrival = match (&error, error.rdkafka_error_code()) {
+            (KafkaError::PartitionEOF(_), _) => Arrival::End,
+            (_, Some(Code::OffsetOutOfRange | Code::AutoOffsetReset)) => Arrival::OutOfRange,
+            (_, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)) => Arrival::Gone,
+            _ => Arrival::Trouble(error.to_string()),
+        };
+        Some(take(arrival))
+    }
+
+    /// Waits until something may have arrived.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+}
+
+impl Drop for PartitionReader {
+    fn drop(&mut self) {
+        let unassigned = one(&self.partition, 0)
+            .and_then(|list| self.kafka.reader.incremental_unassign(&list).map_err(|error| error.to_string()));
+        if let Err(error) = unassigned {
+            debug!("kafka: {} was not unassigned: {error}", self.partition);
+        }
+    }
+}
+
+fn one(partition: &Partition, offset: i64) -> Result<TopicPartitionList, String> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
+        .map_err(|error| format!("offset {offset} of {partition}: {error}"))?;
+    Ok(list)
+}
+
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R, String> + Send + 'static) -> Result<R, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
+
+/// Headers as JSON, `[{"key": …, "value": …}]`; a value that is no text stands as "base64".
+fn headers(message: &BorrowedMessage<'_>) -> Option<String> {
+    let headers = message.headers()?;
+    // rdkafka panics on a header name that is not UTF-8; such a name is dirty input, no defect of ours.
+    let read = |index| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let header = headers.get(index);
+            (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
+        }))
+    };
+    let mut list = Vec::with_capacity(headers.count());
+    for index in 0..headers.count() {
+        let (key, value) = read(index).unwrap_or_else(|_| ("\u{FFFD}".to_owned(), None));
+        let text = value.as_deref().map(std::str::from_utf8);
+        list.push(match (value.as_deref(), text) {
+            (None, _) => serde_json::json!({"key": key, "value": null}),
+            // jsonb cannot hold U+0000.
+            (_, Some(Ok(text))) if !text.contains('\0') => serde_json::json!({"key": key, "value": text}),
+            (Some(bytes), _) => serde_json::json!({"key": key, "base64": base64(bytes)}),
+        });
+    }
+    (!list.is_empty()).then(|| serde_json::Value::Array(list).to_string())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    openssl::base64::encode_block(bytes)
+}
+
+fn base_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (property, (_, value)) in &settings.properties {
+        config.set(property, value);
+    }
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("client.id", &settings.client_id)
+        .set("group.id", &settings.group_id)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
+/// Names the variable that a property came from.
+fn describe_config_error(error: &KafkaError, settings: &KafkaSettings) -> String {
+    if let KafkaError::ClientConfig(_, reason, property, _) = error
+        && let Some((variable, _)) = settings.properties.get(property)
+    {
+        return format!("{variable}: {reason}");
+    }
+    format!("KAFKA_BROKERS: {error}")
+}

@@ -1,0 +1,481 @@
+//! `sluice.apply_balance_batch` in SQL: promises, verdicts, and what an owner may add to
+//! `account_balances`. Needs the services of `make test`.
+
+mod common;
+
+use common::{Batch, Database, available, call, change, lead, message, sqlstate, verdicts};
+
+fn verdict(word: &str, reason: Option<&str>) -> (String, Option<String>) {
+    (word.to_owned(), reason.map(str::to_owned))
+}
+
+#[tokio::test]
+async fn one_batch_gives_every_kind_of_verdict() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let credit = [change(1, "10", "0")];
+    let batch = Batch::default()
+        .event(0, "credit", &credit)
+        .event(1, "too much", &[change(1, "-11", "0")])
+        .event(2, "credit", &credit)
+        .event_with_payload(3, "credit", "other bytes", &credit)
+        .dead(4, "MALFORMED_JSON", "{")
+        .event(5, "legs", &[change(1, "-4", "4"), change(2, "1.5", "0")])
+        .event(7, "unfreeze", &[change(1, "5", "-5")]);
+    let answer = batch
+        .apply(&writer, leader, 0, 8)
+        .await
+        .expect("the batch fits");
+    assert_eq!(answer.get::<_, &str>("outcome"), "APPLIED");
+    let count = |column: &str| answer.get::<_, i64>(column);
+    assert_eq!(
+        (count("events"), count("applied"), count("rejected")),
+        (7, 2, 3)
+    );
+    assert_eq!(
+        (count("duplicates"), count("dead"), count("error_rows")),
+        (1, 1, 3)
+    );
+    assert_eq!(
+        (
+            count("inserted_rows"),
+            count("updated_rows"),
+            count("commit_offset")
+        ),
+        (2, 0, 8)
+    );
+    let expected = [
+        verdict("APPLIED", None),
+        verdict("REJECTED", Some("INSUFFICIENT_BALANCE")),
+        verdict("DUPLICATE", None),
+        verdict("REJECTED", Some("EVENT_ID_CONFLICT")),
+        verdict("DEAD", Some("MALFORMED_JSON")),
+        verdict("APPLIED", None),
+        verdict("REJECTED", Some("INSUFFICIENT_FROZEN")),
+    ];
+    assert_eq!(verdicts(&database).await, expected);
+    assert_eq!(available(&database, 1).await.as_deref(), Some("6"));
+    assert_eq!(available(&database, 2).await.as_deref(), Some("1.5"));
+    let hole = "SELECT first_offset, next_offset FROM ledger.offset_holes";
+    let hole = database
+        .admin()
+        .await
+        .query_one(hole, &[])
+        .await
+        .expect("offset 6 holds no record");
+    assert_eq!((hole.get::<_, i64>(0), hole.get::<_, i64>(1)), (6, 7));
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn the_next_batch_meets_balances_and_identities_of_the_former() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let credit = [change(1, "10", "0")];
+    Batch::default()
+        .event(0, "a", &credit)
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("first batch");
+    let second = Batch::default()
+        .event(1, "a", &credit)
+        .event_with_payload(2, "a", "other", &credit)
+        .event(3, "b", &[change(1, "-10", "0")])
+        .event(4, "c", &[change(1, "-0.000000000000000001", "0")]);
+    let answer = second
+        .apply(&writer, leader, 1, 5)
+        .await
+        .expect("second batch");
+    assert_eq!(answer.get::<_, i64>("updated_rows"), 1);
+    assert_eq!(
+        verdicts(&database).await[1..],
+        [
+            verdict("DUPLICATE", None),
+            verdict("REJECTED", Some("EVENT_ID_CONFLICT")),
+            verdict("APPLIED", None),
+            verdict("REJECTED", Some("INSUFFICIENT_BALANCE")),
+        ]
+    );
+    assert_eq!(available(&database, 1).await.as_deref(), Some("0"));
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn a_batch_committed_twice_is_recognised_by_its_offsets() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let batch = Batch::default().event(0, "a", &[change(1, "10", "0")]);
+    batch
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("first time");
+    let again = batch
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("second time");
+    assert_eq!(again.get::<_, &str>("outcome"), "ALREADY_COMMITTED");
+    assert_eq!(available(&database, 1).await.as_deref(), Some("10"));
+    let ahead = Batch::default().event(5, "b", &[change(1, "10", "0")]);
+    assert_eq!(sqlstate(ahead.apply(&writer, leader, 5, 6).await), "55000");
+}
+
+#[tokio::test]
+async fn staged_rows_that_break_the_promise_are_refused_and_nothing_happens() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let batch = Batch::default()
+        .event(0, "a", &[change(1, "10", "0")])
+        .event(1, "b", &[change(1, "1", "0")]);
+
+    writer.batch_execute("BEGIN").await.expect("begin");
+    let nothing_staged = batch.call(&writer, leader, 0, 2).await;
+    assert_eq!(sqlstate(nothing_staged), "XX001");
+    writer
+        .batch_execute("ROLLBACK; BEGIN")
+        .await
+        .expect("again");
+    batch.stage(&writer).await.expect("stage");
+    let wrong_count = call(&writer, leader, 0, 2, 1, batch.checksum()).await;
+    assert_eq!(sqlstate(wrong_count), "XX001");
+    writer
+        .batch_execute("ROLLBACK; BEGIN")
+        .await
+        .expect("again");
+    batch.stage(&writer).await.expect("stage");
+    let wrong_checksum = call(&writer, leader, 0, 2, 2, batch.checksum() ^ 1).await;
+    assert_eq!(sqlstate(wrong_checksum), "XX001");
+    writer
+        .batch_execute("ROLLBACK; BEGIN; SAVEPOINT s")
+        .await
+        .expect("again");
+    batch.stage(&writer).await.expect("stage");
+    writer
+        .batch_execute("ROLLBACK TO s")
+        .await
+        .expect("the savepoint takes the staged rows along");
+    assert_eq!(sqlstate(batch.call(&writer, leader, 0, 2).await), "XX001");
+    writer.batch_execute("ROLLBACK").await.expect("rollback");
+    // Staged in a transaction of its own: gone with it.
+    batch.stage(&writer).await.expect("stage");
+    writer.batch_execute("BEGIN").await.expect("begin");
+    assert_eq!(sqlstate(batch.call(&writer, leader, 0, 2).await), "XX001");
+    writer.batch_execute("ROLLBACK").await.expect("rollback");
+
+    assert_eq!(available(&database, 1).await, None);
+    assert!(verdicts(&database).await.is_empty());
+    batch
+        .apply(&writer, leader, 0, 2)
+        .await
+        .expect("the right promise");
+    assert_eq!(available(&database, 1).await.as_deref(), Some("11"));
+}
+
+#[tokio::test]
+async fn rows_outside_the_span_or_out_of_order_are_refused() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let credit = [change(1, "10", "0")];
+    let outside = Batch::default().event(7, "a", &credit);
+    assert_eq!(
+        sqlstate(outside.apply(&writer, leader, 0, 7).await),
+        "XX001"
+    );
+    let backwards = Batch::default()
+        .event(1, "a", &credit)
+        .event(0, "b", &credit);
+    assert_eq!(
+        sqlstate(backwards.apply(&writer, leader, 0, 2).await),
+        "XX001"
+    );
+}
+
+#[tokio::test]
+async fn without_synchronous_commit_nothing_is_applied() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    writer
+        .batch_execute("SET synchronous_commit = off")
+        .await
+        .expect("set");
+    let refused = Batch::default()
+        .event(0, "a", &[change(1, "1", "0")])
+        .apply(&writer, leader, 0, 1)
+        .await;
+    assert!(message(refused).contains("synchronous_commit"));
+}
+
+#[tokio::test]
+async fn an_owners_triggers_fire_and_may_not_change_balances() {
+    let database = Database::create().await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "CREATE TABLE public.seen (what text, account_id bigint);
+             CREATE FUNCTION public.note_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+                 $$ BEGIN INSERT INTO public.seen VALUES (TG_OP, NEW.account_id); RETURN NEW; END $$;
+             CREATE FUNCTION public.note_statement() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+                 $$ BEGIN INSERT INTO public.seen VALUES ('STATEMENT ' || TG_OP, NULL); RETURN NULL; END $$;
+             CREATE TRIGGER row AFTER INSERT OR UPDATE ON ledger.account_balances
+                 FOR EACH ROW EXECUTE FUNCTION public.note_row();
+             CREATE TRIGGER statement AFTER UPDATE ON ledger.account_balances
+                 FOR EACH STATEMENT EXECUTE FUNCTION public.note_statement();",
+        )
+        .await
+        .expect("triggers");
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    Batch::default()
+        .event(0, "a", &[change(1, "10", "0")])
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("insert");
+    Batch::default()
+        .event(1, "b", &[change(1, "-3", "0")])
+        .apply(&writer, leader, 1, 2)
+        .await
+        .expect("update");
+    let seen = admin
+        .query("SELECT what FROM public.seen ORDER BY what", &[])
+        .await
+        .expect("seen");
+    let seen: Vec<&str> = seen.iter().map(|row| row.get(0)).collect();
+    assert_eq!(seen, ["INSERT", "STATEMENT UPDATE", "UPDATE"]);
+    assert_eq!(available(&database, 1).await.as_deref(), Some("7"));
+
+    admin
+        .batch_execute(
+            "CREATE FUNCTION public.skim() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN NEW.available := NEW.available / 2; RETURN NEW; END $$;
+             CREATE TRIGGER skim BEFORE UPDATE ON ledger.account_balances
+                 FOR EACH ROW EXECUTE FUNCTION public.skim();",
+        )
+        .await
+        .expect("a greedy trigger");
+    let refused = Batch::default()
+        .event(2, "c", &[change(1, "1", "0")])
+        .apply(&writer, leader, 2, 3)
+        .await;
+    assert!(message(refused).contains("trigger"));
+    assert_eq!(available(&database, 1).await.as_deref(), Some("7"));
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn an_owners_columns_indexes_and_constraints_are_honoured() {
+    let database = Database::create().await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "ALTER TABLE ledger.account_balances ADD COLUMN note text NOT NULL DEFAULT 'new';
+             CREATE INDEX by_available ON ledger.account_balances (available);
+             ALTER TABLE ledger.account_balances ADD CONSTRAINT cap CHECK (available < 100);",
+        )
+        .await
+        .expect("additions");
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    Batch::default()
+        .event(0, "a", &[change(1, "10", "0")])
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("insert");
+    admin
+        .execute("UPDATE ledger.account_balances SET note = 'kept'", &[])
+        .await
+        .expect("note");
+    Batch::default()
+        .event(1, "b", &[change(1, "5", "0")])
+        .apply(&writer, leader, 1, 2)
+        .await
+        .expect("update");
+    admin
+        .batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        .await
+        .expect("index only");
+    let row = admin
+        .query_one(
+            "SELECT note FROM ledger.account_balances WHERE available = 15",
+            &[],
+        )
+        .await;
+    assert_eq!(
+        row.expect("found by the new index").get::<_, &str>(0),
+        "kept"
+    );
+    let over_cap = Batch::default()
+        .event(2, "c", &[change(1, "90", "0")])
+        .apply(&writer, leader, 2, 3)
+        .await;
+    assert_eq!(sqlstate(over_cap), "23514");
+    assert_eq!(available(&database, 1).await.as_deref(), Some("15"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_honoured_is_refused_by_name() {
+    let database = Database::create().await;
+    let admin = database.admin().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let batch = Batch::default().event(0, "a", &[change(1, "10", "0")]);
+    for (add, undo, named) in [
+        (
+            "ALTER TABLE ledger.account_balances ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE ledger.account_balances DISABLE ROW LEVEL SECURITY",
+            "row level security",
+        ),
+        (
+            "CREATE RULE quiet AS ON UPDATE TO ledger.account_balances DO INSTEAD NOTHING",
+            "DROP RULE quiet ON ledger.account_balances",
+            "rules",
+        ),
+        (
+            "CREATE TABLE public.child () INHERITS (ledger.account_balances)",
+            "DROP TABLE public.child; VACUUM ANALYZE ledger.account_balances",
+            "child tables",
+        ),
+        (
+            "CREATE TRIGGER t BEFORE INSERT ON ledger.balance_log FOR EACH ROW EXECUTE FUNCTION
+                 pg_catalog.suppress_redundant_updates_trigger()",
+            "DROP TRIGGER t ON ledger.balance_log",
+            "triggers",
+        ),
+    ] {
+        admin.batch_execute(add).await.expect(add);
+        let refused = message(batch.apply(&writer, leader, 0, 1).await);
+        assert!(
+            refused.contains(named) && refused.contains("ledger."),
+            "{add}: {refused}"
+        );
+        for statement in undo.split(';') {
+            admin.batch_execute(statement).await.expect(statement);
+        }
+    }
+    batch
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("all undone");
+    admin
+        .batch_execute(
+            "ALTER TABLE ledger.account_balances RENAME TO old;
+             CREATE TABLE ledger.account_balances (LIKE ledger.old) PARTITION BY HASH (account_id);",
+        )
+        .await
+        .expect("a partitioned table");
+    let refused = Batch::default()
+        .event(1, "b", &[change(1, "1", "0")])
+        .apply(&writer, leader, 1, 2)
+        .await;
+    assert!(message(refused).contains("partitioned"));
+}
+
+#[tokio::test]
+async fn the_table_itself_refuses_negative_and_nan_balances() {
+    let database = Database::create().await;
+    let admin = database.admin().await;
+    for bad in ["-1", "'NaN'", "'Infinity'", "1e18"] {
+        let statement =
+            format!("INSERT INTO ledger.account_balances VALUES (1, 0, 'USD', {bad}, 0, 0)");
+        assert!(
+            admin.batch_execute(&statement).await.is_err(),
+            "{bad} as available"
+        );
+        let statement =
+            format!("INSERT INTO ledger.account_balances VALUES (1, 0, 'USD', 0, {bad}, 0)");
+        assert!(
+            admin.batch_execute(&statement).await.is_err(),
+            "{bad} as frozen"
+        );
+    }
+}
+
+/// Two partitions take the same accounts in opposite orders. Balances are locked in key
+/// order, so nobody waits in a circle; without that order this deadlocks.
+#[tokio::test]
+async fn partitions_that_share_accounts_do_not_deadlock() {
+    let database = Database::create().await;
+    const ROUNDS: i64 = 40;
+    const ACCOUNTS: i64 = 60;
+    let seed = (0..ACCOUNTS).fold(Batch::default(), |batch, account| {
+        batch.event(
+            account,
+            &format!("seed{account}"),
+            &[change(account, "1", "0")],
+        )
+    });
+    let writer = database.writer().await;
+    let leader = lead(&writer, 9, "seed").await;
+    seed.apply(&writer, leader, 0, ACCOUNTS)
+        .await
+        .expect("accounts");
+    let run = |partition: i32| {
+        let database = &database;
+        async move {
+            let client = database.writer().await;
+            let leader = lead(&client, partition, "a").await;
+            for round in 0..ROUNDS {
+                let from = round * ACCOUNTS;
+                let batch = (0..ACCOUNTS).fold(Batch::default(), |batch, index| {
+                    let account = if partition == 0 {
+                        index
+                    } else {
+                        ACCOUNTS - 1 - index
+                    };
+                    batch.event(
+                        from + index,
+                        &format!("p{partition}r{round}e{index}"),
+                        &[change(account, "1", "0")],
+                    )
+                });
+                batch
+                    .apply(&client, leader, from, from + ACCOUNTS)
+                    .await
+                    .expect("no deadlock surfaces");
+            }
+        }
+    };
+    tokio::join!(run(0), run(1));
+    for account in [0, ACCOUNTS - 1] {
+        assert_eq!(
+            available(&database, account).await,
+            Some((2 * ROUNDS + 1).to_string())
+        );
+    }
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn accounts_opened_by_two_partitions_at_once_fail_only_on_their_key() {
+    let database = Database::create().await;
+    let (first, second) = (database.writer().await, database.writer().await);
+    let (a, b) = (lead(&first, 0, "a").await, lead(&first, 1, "a").await);
+    let mine = Batch::default().event(0, "a", &[change(1, "10", "0")]);
+    let theirs = Batch::default().event(0, "b", &[change(1, "5", "0")]);
+    first.batch_execute("BEGIN").await.expect("begin");
+    mine.stage(&first).await.expect("stage");
+    mine.call(&first, a, 0, 1).await.expect("apply");
+    // The second one waits for the first, then finds the account that it opened.
+    let (committed, answer) = tokio::join!(
+        async {
+            database.wait_until_blocked(1).await;
+            first.batch_execute("COMMIT").await
+        },
+        theirs.apply(&second, b, 0, 1)
+    );
+    committed.expect("commit");
+    if let Err(error) = &answer {
+        assert_eq!(
+            error.code().map(|code| code.code()),
+            Some("23505"),
+            "{error}"
+        );
+        theirs.apply(&second, b, 0, 1).await.expect("tried again");
+    }
+    assert_eq!(available(&database, 1).await.as_deref(), Some("15"));
+    database.assert_invariants().await;
+}

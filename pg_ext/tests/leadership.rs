@@ -1,0 +1,314 @@
+//! Two sessions at one fence. Needs the services of `make test`.
+
+mod common;
+
+use common::{Batch, Database, acquire, available, change, lead, leader, sqlstate};
+use std::time::Duration;
+use tokio_postgres::Client;
+
+async fn renew(client: &Client, leader: common::Leader) -> bool {
+    let statement =
+        "SELECT sluice.renew_partition_lock($1, $2, $3, $4, interval '60 s') IS NOT NULL";
+    let row = client
+        .query_one(
+            statement,
+            &[
+                &common::TOPIC,
+                &leader.partition,
+                &leader.fencing_token,
+                &leader.lease_id,
+            ],
+        )
+        .await;
+    row.expect("renew answers").get(0)
+}
+
+async fn release(client: &Client, leader: common::Leader) -> bool {
+    let statement = "SELECT sluice.release_partition_lock($1, $2, $3, $4)";
+    let row = client
+        .query_one(
+            statement,
+            &[
+                &common::TOPIC,
+                &leader.partition,
+                &leader.fencing_token,
+                &leader.lease_id,
+            ],
+        )
+        .await;
+    row.expect("release answers").get(0)
+}
+
+async fn expire(database: &Database) {
+    let statement =
+        "UPDATE ledger.partition_leases SET lease_expires_at = clock_timestamp() - interval '1 ms'";
+    database
+        .admin()
+        .await
+        .execute(statement, &[])
+        .await
+        .expect("the lease is over");
+}
+
+#[tokio::test]
+async fn a_held_partition_is_refused_with_the_leaders_name() {
+    let database = Database::create().await;
+    let (first, second) = (database.writer().await, database.writer().await);
+    lead(&first, 0, "a").await;
+    let refused = acquire(&second, 0, "b")
+        .await
+        .expect("an answer, not an error");
+    assert!(!refused.get::<_, bool>("acquired"));
+    assert_eq!(refused.get::<_, Option<&str>>("leader_svc_id"), Some("a"));
+    assert_eq!(refused.get::<_, Option<i64>>("fencing_token"), None);
+}
+
+#[tokio::test]
+async fn every_acquisition_has_a_larger_token_and_another_lease() {
+    let database = Database::create().await;
+    let client = database.writer().await;
+    let mut last = lead(&client, 0, "a").await;
+    for _ in 0..5 {
+        let next = lead(&client, 0, "a").await;
+        assert!(next.fencing_token > last.fencing_token);
+        assert_ne!(next.lease_id, last.lease_id);
+        assert!(
+            !renew(&client, last).await,
+            "the former incarnation has lost"
+        );
+        last = next;
+    }
+    // As after a restore of an old backup: the clock carries the token on.
+    let restored = "UPDATE ledger.partition_progress SET fencing_token = 1";
+    database
+        .admin()
+        .await
+        .execute(restored, &[])
+        .await
+        .expect("an old token");
+    assert!(lead(&client, 0, "a").await.fencing_token > last.fencing_token);
+}
+
+#[tokio::test]
+async fn a_leader_whose_session_is_gone_has_lost_at_once() {
+    let database = Database::create().await;
+    let (first, second) = (database.writer().await, database.writer().await);
+    let old = lead(&first, 0, "a").await;
+    drop(first);
+    database.wait_for_sessions(1).await;
+    let leaderless = "SELECT leader_svc_id FROM ledger.partition_leader_locks";
+    let row = database
+        .admin()
+        .await
+        .query_one(leaderless, &[])
+        .await
+        .expect("one partition");
+    assert_eq!(row.get::<_, Option<&str>>(0), None, "nobody leads");
+    lead(&second, 0, "b").await;
+    assert_eq!(
+        sqlstate(Batch::default().apply(&second, old, 0, 1).await),
+        "55000"
+    );
+}
+
+#[tokio::test]
+async fn a_released_partition_is_announced_and_fenced() {
+    let database = Database::create().await;
+    let (first, second) = (database.writer().await, database.writer().await);
+    let old = lead(&first, 0, "a").await;
+    assert!(release(&first, old).await);
+    assert!(!release(&first, old).await, "only once");
+    assert_eq!(
+        sqlstate(Batch::default().apply(&first, old, 0, 1).await),
+        "55000"
+    );
+    assert!(!renew(&first, old).await);
+    lead(&second, 0, "b").await;
+}
+
+#[tokio::test]
+async fn a_stale_token_or_lease_changes_nothing() {
+    let database = Database::create().await;
+    let client = database.writer().await;
+    let old = lead(&client, 0, "a").await;
+    let new = lead(&client, 0, "a").await;
+    let batch = Batch::default().event(0, "a", &[change(1, "10", "0")]);
+    assert_eq!(sqlstate(batch.apply(&client, old, 0, 1).await), "55000");
+    let forged_lease = common::Leader {
+        lease_id: old.lease_id,
+        ..new
+    };
+    assert_eq!(
+        sqlstate(batch.apply(&client, forged_lease, 0, 1).await),
+        "55000"
+    );
+    let forged_token = common::Leader {
+        fencing_token: new.fencing_token + 1,
+        ..new
+    };
+    assert_eq!(
+        sqlstate(batch.apply(&client, forged_token, 0, 1).await),
+        "55000"
+    );
+    assert_eq!(available(&database, 1).await, None);
+    batch
+        .apply(&client, new, 0, 1)
+        .await
+        .expect("the leader may");
+}
+
+#[tokio::test]
+async fn acquire_waits_for_a_commit_in_flight_and_reads_its_offset() {
+    let database = Database::create().await;
+    let (first, second) = (database.writer().await, database.writer().await);
+    let old = lead(&first, 0, "a").await;
+    first.batch_execute("BEGIN").await.expect("begin");
+    Batch::default()
+        .call(&first, old, 0, 7)
+        .await
+        .expect("apply in flight");
+    expire(&database).await;
+    let (committed, acquired) =
+        tokio::join!(first.batch_execute("COMMIT"), acquire(&second, 0, "b"));
+    let new = leader(0, &acquired.expect("acquire answers"));
+    match committed {
+        Ok(()) => assert_eq!(new.commit_offset, 7),
+        Err(_) => assert_eq!(new.commit_offset, 0, "terminated before its COMMIT"),
+    }
+}
+
+#[tokio::test]
+async fn acquire_ends_a_transaction_that_a_frozen_leader_left_open() {
+    let database = Database::create().await;
+    let (frozen, second) = (database.writer().await, database.writer().await);
+    let old = lead(&frozen, 0, "a").await;
+    frozen.batch_execute("BEGIN").await.expect("begin");
+    let batch = Batch::default().event(0, "a", &[change(1, "10", "0")]);
+    batch.stage(&frozen).await.expect("stage");
+    batch
+        .call(&frozen, old, 0, 1)
+        .await
+        .expect("apply in flight");
+    expire(&database).await;
+    let acquired = tokio::time::timeout(Duration::from_secs(2), acquire(&second, 0, "b")).await;
+    let new = leader(0, &acquired.expect("not held up").expect("acquired"));
+    assert_eq!(new.commit_offset, 0);
+    assert!(
+        frozen.batch_execute("COMMIT").await.is_err(),
+        "the zombie's session is gone"
+    );
+    batch
+        .apply(&second, new, 0, 1)
+        .await
+        .expect("the successor goes on");
+    assert_eq!(available(&database, 1).await.as_deref(), Some("10"));
+}
+
+#[tokio::test]
+async fn a_lease_row_held_by_an_idle_transaction_does_not_block_its_successor() {
+    let database = Database::create().await;
+    let (frozen, second) = (database.writer().await, database.writer().await);
+    lead(&frozen, 0, "a").await;
+    expire(&database).await;
+    frozen.batch_execute("BEGIN").await.expect("begin");
+    lead(&frozen, 0, "a").await; // not committed
+    let acquired = tokio::time::timeout(Duration::from_secs(2), acquire(&second, 0, "b")).await;
+    assert!(
+        acquired
+            .expect("not held up")
+            .expect("acquired")
+            .get::<_, bool>("acquired")
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_that_meets_an_acquisition_has_lost() {
+    let database = Database::create().await;
+    let (first, second) = (database.writer().await, database.writer().await);
+    let old = lead(&first, 0, "a").await;
+    expire(&database).await;
+    second.batch_execute("BEGIN").await.expect("begin");
+    lead(&second, 0, "b").await;
+    let (renewed, committed) = tokio::join!(renew(&first, old), async {
+        database.wait_until_blocked(1).await;
+        second.batch_execute("COMMIT").await
+    });
+    committed.expect("commit");
+    assert!(!renewed);
+}
+
+#[tokio::test]
+async fn renewals_go_on_while_a_batch_is_in_flight() {
+    let database = Database::create().await;
+    let (batch, control) = (database.writer().await, database.writer().await);
+    let mine = lead(&control, 0, "a").await;
+    batch.batch_execute("BEGIN").await.expect("begin");
+    Batch::default()
+        .call(&batch, mine, 0, 7)
+        .await
+        .expect("apply in flight");
+    let renewed = tokio::time::timeout(Duration::from_secs(2), renew(&control, mine)).await;
+    assert!(renewed.expect("the batch does not hold the lease row"));
+    batch.batch_execute("COMMIT").await.expect("commit");
+}
+
+#[tokio::test]
+async fn of_many_who_acquire_at_once_one_wins() {
+    let database = Database::create().await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(database.writer().await);
+    }
+    let attempts = clients
+        .iter()
+        .enumerate()
+        .map(|(index, client)| async move {
+            acquire(client, 0, &format!("s{index}"))
+                .await
+                .expect("an answer")
+                .get::<_, bool>("acquired")
+        });
+    let wins = futures_util::future::join_all(attempts)
+        .await
+        .into_iter()
+        .filter(|won| *won)
+        .count();
+    assert_eq!(wins, 1);
+}
+
+#[tokio::test]
+async fn bad_arguments_are_named() {
+    let database = Database::create().await;
+    let client = database.writer().await;
+    for (call, named) in [
+        (
+            "SELECT sluice.acquire_partition_lock(NULL, 0, 'a', '3 s')",
+            "topic",
+        ),
+        (
+            "SELECT sluice.acquire_partition_lock('', 0, 'a', '3 s')",
+            "topic",
+        ),
+        (
+            "SELECT sluice.acquire_partition_lock('t', -1, 'a', '3 s')",
+            "partition",
+        ),
+        (
+            "SELECT sluice.acquire_partition_lock('t', 0, '', '3 s')",
+            "service_id",
+        ),
+        (
+            "SELECT sluice.acquire_partition_lock('t', 0, 'a', '-3 s')",
+            "lease",
+        ),
+        ("SELECT sluice.heartbeat('a', NULL, '3 s')", "topics"),
+    ] {
+        let error = client.simple_query(call).await.expect_err(call);
+        let text = error
+            .as_db_error()
+            .expect("a database error")
+            .message()
+            .to_owned();
+        assert!(text.contains(named), "{call}: {text}");
+    }
+}
