@@ -24,6 +24,8 @@ use crate::workload::{Skew, Stream};
 const BATCH_SIZES: [usize; 3] = [200, 2_000, 10_000];
 /// Events that a contender is given per round; one that is slow does not finish them.
 const EVENTS_PER_ROUND: usize = 100_000;
+/// Rounds before the first that counts: most pages are changed, and logged as a whole.
+const FIRST_TOUCH_ROUNDS: usize = 4;
 /// The batch size at which the whole way is compared with the apply alone.
 const WHOLE_WAY_BATCH: usize = 2_000;
 const WHOLE_WAY_ROUNDS: usize = 3;
@@ -54,10 +56,18 @@ async fn run() -> Result<()> {
     let mut floor = Floor::connect(&stack).await?;
     let commit_ms = floor.commit_ms().await?;
 
+    eprintln!("touching every page once after the checkpoint");
+    let mut stream = Stream::new(Skew::Uniform, "first-touch".into(), SEED);
+    for _ in 0..FIRST_TOUCH_ROUNDS {
+        let events = stream.take(EVENTS_PER_ROUND);
+        apply.measure(&events, WHOLE_WAY_BATCH).await?;
+        baseline.measure(&events, WHOLE_WAY_BATCH).await?;
+    }
+
     let mut cells = Vec::new();
     for skew in Skew::ALL {
         for batch_size in BATCH_SIZES {
-            stack.level().await?;
+            stack.empty_logs().await?;
             cells.push(
                 cell(
                     skew,
@@ -159,7 +169,7 @@ async fn whole_way(stack: &Stack, apply: &mut Apply) -> Result<WholeWay> {
     let mut stream = Stream::new(Skew::Uniform, "whole".into(), SEED + 1);
     let (mut alone, mut whole) = (Vec::new(), Vec::new());
     for round in 0..=WHOLE_WAY_ROUNDS {
-        stack.level().await?;
+        stack.empty_logs().await?;
         let backlog = stream.take(whole_way::BACKLOG);
         whole.push(whole_way::measure(stack, round, &backlog).await?);
         alone.push(

@@ -61,8 +61,38 @@ impl Stack {
         }
     }
 
+    /// Both sides' tables lie in one server here: with its default buffers they would push
+    /// each other out. And a checkpoint makes every page's next change write the whole page
+    /// to the log, which a service pays once in minutes, not in whichever round comes next.
+    async fn configure(&self) -> Result<()> {
+        let admin = self.admin().await?;
+        for setting in [
+            "shared_buffers = '1GB'",
+            "checkpoint_timeout = '1h'",
+            "max_wal_size = '16GB'",
+        ] {
+            admin
+                .batch_execute(&format!("ALTER SYSTEM SET {setting}"))
+                .await?;
+        }
+        drop(admin);
+        for action in ["postgres-stop", "postgres-start"] {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/stack.sh");
+            if !Command::new(script)
+                .arg(&self.dir)
+                .arg(action)
+                .status()?
+                .success()
+            {
+                return Err(format!("{script} {} {action} failed", self.dir.display()).into());
+            }
+        }
+        Ok(())
+    }
+
     /// Migrates, creates the baseline's tables, and fills both sides alike.
     pub async fn prepare(&self) -> Result<()> {
+        self.configure().await?;
         let migrated = Command::new(self.sluice()?)
             .arg("migrate")
             .stdout(std::process::Stdio::null())
@@ -71,6 +101,11 @@ impl Stack {
             return Err("`sluice migrate` failed".into());
         }
         let admin = self.admin().await?;
+        let login: tokio_postgres::Config = self.database_url.parse()?;
+        let login = login.get_user().ok_or("DATABASE_URL names no user")?;
+        admin
+            .batch_execute(&format!("GRANT sluice_writer TO \"{login}\""))
+            .await?;
         admin
             .batch_execute(include_str!("../../sql/baseline_schema.sql"))
             .await?;
@@ -93,16 +128,16 @@ impl Stack {
                     .await?;
             }
         }
+        admin.batch_execute("CHECKPOINT").await?;
         Ok(())
     }
 
-    /// Lets the next measurements begin alike: logs empty, nothing left to write back.
-    pub async fn level(&self) -> Result<()> {
+    /// Lets the next workload begin with empty logs, as the one before it did.
+    pub async fn empty_logs(&self) -> Result<()> {
         let admin = self.admin().await?;
         admin
             .batch_execute("TRUNCATE ledger.balance_log, baseline.balance_log, baseline.bare_log")
             .await?;
-        admin.batch_execute("CHECKPOINT").await?;
         Ok(())
     }
 
@@ -133,6 +168,7 @@ impl Stack {
             "synchronous_commit",
             "full_page_writes",
             "shared_buffers",
+            "checkpoint_timeout",
             "max_wal_size",
         ] {
             settings.push(format!("{name} = {}", setting(name).await?));
