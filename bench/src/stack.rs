@@ -95,6 +95,7 @@ impl Stack {
         self.configure().await?;
         let migrated = Command::new(self.sluice()?)
             .arg("migrate")
+            .env("RUST_LOG", "warn")
             .stdout(std::process::Stdio::null())
             .status()?;
         if !migrated.success() {
