@@ -24,7 +24,8 @@ WITH fence AS (
     ON CONFLICT (identity) DO NOTHING
     RETURNING identity
 ), fresh AS (
-    SELECT s.* FROM staged s JOIN claimed c ON c.identity = s.identity
+    -- IN, not a join: the planner would expect a join of two CTEs to multiply rows.
+    SELECT s.* FROM staged s WHERE s.identity IN (SELECT identity FROM claimed)
 ), updated AS (
     UPDATE baseline.account_balances b
     SET available = b.available + f.available_delta,
@@ -77,6 +78,7 @@ WITH fence AS (
         SELECT b.available, b.frozen FROM baseline.account_balances b
         WHERE NOT d.is_applied
             AND b.account_id = d.account_id AND b.shard_id = d.shard_id AND b.currency_code = d.currency_code
+        OFFSET 0 -- keeps the lookup from being tried for applied rows
     ) met ON true
     WHERE d.owner IS DISTINCT FROM d.payload_hash
     ORDER BY d.kafka_offset
