@@ -32,6 +32,7 @@ impl Database {
         ensure_template(stack).await;
         let name = unique("proof");
         let server = connect(&stack.admin_url("postgres")).await;
+        drop_idle(&server).await;
         server
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
             .await
@@ -238,6 +239,17 @@ pub async fn connect(url: &str) -> Client {
     // It ends with the client, or with the server.
     tokio::spawn(async move { drop(connection.await) });
     client
+}
+
+/// Drops what ended tests have left: crash recovery syncs every file of every database.
+async fn drop_idle(server: &Client) {
+    const IDLE: &str = "SELECT datname FROM pg_database d WHERE datname LIKE 'proof\\_%'
+        AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)";
+    for row in server.query(IDLE, &[]).await.expect("pg_database") {
+        let name: String = row.get(0);
+        // Another test program may be about to use it, or to drop it: then it stays, or is gone.
+        drop(server.batch_execute(&format!("DROP DATABASE {name}")).await);
+    }
 }
 
 const TEMPLATE: &str = "proofs_template";

@@ -66,7 +66,9 @@ impl Kafka {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
-            .set("log_level", "2");
+            .set("log_level", "2")
+            // After an outage we are back at once, so that a scenario measures the product.
+            .set("reconnect.backoff.max.ms", "500");
         config
     }
 

@@ -300,7 +300,7 @@ async fn shutdown_under_load_takes_less_than_five_seconds_and_ends_well() {
     // A batch that cannot end: abandoned, not waited for.
     let locker = scene.database.session().await;
     locker
-        .batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE")
+        .batch_execute("BEGIN; SELECT FROM ledger.account_balances ORDER BY account_id, shard_id, currency_code FOR UPDATE")
         .await
         .expect("rows can be locked");
     ingester.terminate();
@@ -327,7 +327,7 @@ async fn a_second_signal_ends_at_once() {
     scene.caught_up().await;
     let locker = scene.database.session().await;
     locker
-        .batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE")
+        .batch_execute("BEGIN; SELECT FROM ledger.account_balances ORDER BY account_id, shard_id, currency_code FOR UPDATE")
         .await
         .expect("rows can be locked");
     scene.fill(&Workload::new(seed() + 1), 100).await;
@@ -336,6 +336,8 @@ async fn a_second_signal_ends_at_once() {
     })
     .await;
     ingester.terminate();
+    // Two signals at once would be one.
+    ingester.logs("stopping", Duration::from_secs(2)).await;
     ingester.terminate();
     let start = Instant::now();
     ingester.ended(Duration::from_secs(5)).await;

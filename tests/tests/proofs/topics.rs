@@ -20,9 +20,10 @@ fn credits(prefix: &str, count: usize) -> Vec<Message> {
 async fn aborted_transactions_and_markers_are_passed_over() {
     let seed = seed();
     let scene = Scene::new(2).await;
-    let producer = scene
-        .kafka()
-        .producer_with(&[("transactional.id", &unique("tx"))]);
+    let producer = scene.kafka().producer_with(&[
+        ("transactional.id", &unique("tx")),
+        ("message.timeout.ms", "30000"),
+    ]);
     let (topic, mut streams) = (
         scene.topic.clone(),
         [0, 1].map(|partition| Workload::new(seed).stream(partition)),

@@ -156,7 +156,7 @@ async fn a_batch_held_up_past_the_lease_keeps_its_leadership_because_renewals_go
 
     let locker = scene.database.session().await;
     locker
-        .batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE")
+        .batch_execute("BEGIN; SELECT FROM ledger.account_balances ORDER BY account_id, shard_id, currency_code FOR UPDATE")
         .await
         .expect("rows can be locked");
     scene.fill(&Workload::new(seed + 1), 1_000).await;
