@@ -140,6 +140,8 @@ fn on_signals(shutdown: CancellationToken) -> std::io::Result<()> {
 
 fn log(args: &LogArgs) -> Result<(), String> {
     let filter = EnvFilter::try_new(&args.rust_log).map_err(|error| format!("RUST_LOG: {error}"))?;
+    // What a migration did stands on stdout.
+    let filter = filter.add_directive("refinery_core=warn".parse().map_err(|error| format!("RUST_LOG: {error}"))?);
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let text = args.log_format.map_or(terminal, |format| format == LogFormat::Text);

@@ -29,6 +29,8 @@ const HINT_INTERVAL: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long stopping may take in all.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
+/// How long PostgreSQL may take to release a partition.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 type Held = Arc<Mutex<BTreeMap<Partition, Arc<Leadership>>>>;
@@ -163,8 +165,8 @@ impl Conductor {
                 () = shutdown.cancelled() => break,
                 Some(done) = self.running.join_next() => self.finished(done).await,
                 Some((topic, count)) = told.recv() => self.topic_told(topic, count),
-                Some(()) = woken.recv() => self.round().await,
-                _ = polls.tick() => self.round().await,
+                Some(()) = woken.recv() => self.round_unless(&shutdown).await,
+                _ = polls.tick() => self.round_unless(&shutdown).await,
                 _ = hints.tick() => self.hint(),
                 _ = reports.tick() => {
                     let records = self.progress.records();
@@ -179,6 +181,15 @@ impl Conductor {
         topics.abort();
         if tokio::time::timeout(STOP_LIMIT, self.stop()).await.is_err() {
             warn!("stopped without releasing everything; the leases end by themselves");
+        }
+    }
+
+    /// A server that does not answer must not keep us from stopping.
+    async fn round_unless(&mut self, shutdown: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = self.round() => {}
         }
     }
 
@@ -313,10 +324,14 @@ impl Conductor {
 
     async fn release(&mut self, partition: &Partition, leadership: &Leadership) {
         let Some(session) = &self.standby else { return };
-        match session.release(partition, leadership).await {
-            Ok(true) => info!(%partition, fencing_token = leadership.fencing_token, "released partition"),
-            Ok(false) => debug!(%partition, "was not ours any more"),
-            Err(error) => warn!(%partition, "not released, the lease ends by itself: {}", describe(&error)),
+        match tokio::time::timeout(RELEASE_LIMIT, session.release(partition, leadership)).await {
+            Ok(Ok(true)) => info!(%partition, fencing_token = leadership.fencing_token, "released partition"),
+            Ok(Ok(false)) => debug!(%partition, "was not ours any more"),
+            Ok(Err(error)) => warn!(%partition, "not released, the lease ends by itself: {}", describe(&error)),
+            Err(_) => {
+                warn!(%partition, "not released, PostgreSQL does not answer; the lease ends by itself");
+                self.standby = None;
+            }
         }
     }
 
