@@ -312,3 +312,25 @@ fn edges() {
         assert!(ours(bytes).is_err());
     }
 }
+
+/// Strings are scanned eight bytes at a time: every byte in every place of such a word, and
+/// beside every other kind of byte.
+#[test]
+fn every_byte_at_every_place_of_a_string() {
+    for fill in ["a", "\u{7f}", " ", "é", "\\\\"] {
+        for length in 0..20 {
+            let filled = fill.repeat(length);
+            for at in (0..=filled.len()).step_by(fill.len()) {
+                for byte in 0..=u8::MAX {
+                    let mut bytes = format!("\"{filled}\"").into_bytes();
+                    bytes.insert(at + 1, byte);
+                    assert_eq!(
+                        ours(&bytes).is_ok(),
+                        oracle(&bytes),
+                        "{byte:#x} at {at} of {length}"
+                    );
+                }
+            }
+        }
+    }
+}
