@@ -7,22 +7,26 @@ use tokio_postgres::Client;
 use crate::compare::{Place, Report};
 use crate::database::{Lines, unescape};
 use crate::json::{self, Json};
-use crate::kafka::Record;
 use crate::workload::Message;
 
-/// Each dead record must stand in `dead_letters` byte for byte, and nothing else.
+/// A record that must have a dead letter, and what its verdict in the database says.
+pub(crate) struct Buried<'a> {
+    pub message: &'a Message,
+    pub event_id: Option<String>,
+    pub reason: Option<String>,
+}
+
+/// Each dead record, by offset, must stand in `dead_letters` byte for byte, and nothing else.
 pub(crate) async fn compare_dead_letters(
     client: &Client,
     place: &Place<'_>,
-    records: &[Record],
-    mut dead: HashMap<i64, usize>,
+    mut buried: HashMap<i64, Buried<'_>>,
     report: &mut Report,
 ) {
     let query = format!(
-        "SELECT d.kafka_offset, encode(d.key, 'hex'), encode(d.payload, 'hex'), d.headers, d.error_code, d.event_id, d.status,
-            d.attempts, d.error_message <> '' AND v.reason = d.error_code AND v.event_id IS NOT DISTINCT FROM d.event_id
-         FROM ledger.dead_letters d JOIN ledger.event_verdicts v USING (topic, partition, kafka_offset)
-         WHERE {}",
+        "SELECT kafka_offset, encode(key, 'hex'), encode(payload, 'hex'), headers, event_id, error_code,
+            status, attempts, error_message <> ''
+         FROM ledger.dead_letters WHERE {}",
         place.filter()
     );
     let mut lines = Lines::of(client, &query).await;
@@ -32,7 +36,7 @@ pub(crate) async fn compare_dead_letters(
         let offset: i64 = text(0)
             .and_then(|text| text.parse().ok())
             .expect("an offset");
-        let Some(index) = dead.remove(&offset) else {
+        let Some(record) = buried.remove(&offset) else {
             report.differs(|| {
                 format!(
                     "{}: a dead letter of a record that is not dead",
@@ -46,20 +50,23 @@ pub(crate) async fn compare_dead_letters(
             payload: text(2).map(from_hex),
             headers: text(3).map(headers).unwrap_or_default(),
         };
-        let sent = &records[index].message;
-        if stored != *sent {
+        if stored != *record.message {
             report.differs(|| {
                 format!(
-                    "{}: dead letter {stored:?}, sent {sent:?}",
-                    place.at(offset)
+                    "{}: dead letter {stored:?}, sent {:?}",
+                    place.at(offset),
+                    record.message
                 )
             });
         }
-        if (text(6), text(7), text(8)) != (Some("PARKED"), Some("1"), Some("t")) {
+        let as_its_verdict =
+            text(4) == record.event_id.as_deref() && text(5) == record.reason.as_deref();
+        if !as_its_verdict || (text(6), text(7), text(8)) != (Some("PARKED"), Some("1"), Some("t"))
+        {
             report.differs(|| format!("{}: dead letter {line}", place.at(offset)));
         }
     }
-    for offset in dead.keys() {
+    for offset in buried.keys() {
         report.differs(|| format!("{}: no dead letter", place.at(*offset)));
     }
 }
