@@ -50,13 +50,19 @@ struct Refusal {
 
 impl Refusal {
     fn of(error: &tokio_postgres::Error) -> Self {
-        Self { consequence: consequence(error), text: describe(error) }
+        Self {
+            consequence: consequence(error),
+            text: describe(error),
+        }
     }
 
     fn of_pool(error: &PoolError) -> Self {
         match error {
             PoolError::Backend(error) => Self::of(error),
-            error => Self { consequence: Consequence::Retry, text: chain(error) },
+            error => Self {
+                consequence: Consequence::Retry,
+                text: chain(error),
+            },
         }
     }
 }
@@ -65,7 +71,8 @@ impl Applier {
     /// Commits the whole batch, in as few transactions as its records allow.
     pub async fn commit(&self, batch: &Batch) -> Result<(), Failure> {
         // Halves still to do, the earliest last.
-        let mut parts = vec![0..batch.records()];
+        let mut parts = Vec::new();
+        parts.push(0..batch.records());
         while let Some(part) = parts.pop() {
             let slice = batch.slice(part.clone());
             match self.persist(&slice).await? {
@@ -75,7 +82,9 @@ impl Applier {
                     parts.push(middle..part.end);
                     parts.push(part.start..middle);
                 }
-                Persisted::Refused(text) if part.len() == 1 => self.bury(batch, part.start, &slice, text).await?,
+                Persisted::Refused(text) if part.len() == 1 => {
+                    self.bury(batch, part.start, &slice, text).await?
+                }
                 Persisted::Refused(text) => return Err(Failure::Halt(text)),
             }
         }
@@ -83,7 +92,13 @@ impl Applier {
     }
 
     /// The one record that the database refuses: tried again some times, then a dead letter.
-    async fn bury(&self, batch: &Batch, index: usize, slice: &Slice, mut text: String) -> Result<(), Failure> {
+    async fn bury(
+        &self,
+        batch: &Batch,
+        index: usize,
+        slice: &Slice,
+        mut text: String,
+    ) -> Result<(), Failure> {
         let offset = batch.offset_of(index);
         let mut attempts = 1;
         for wait in self.retry.waits() {
@@ -116,13 +131,16 @@ impl Applier {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
                 Consequence::Reacquire => return Err(Failure::Lost(refusal.text)),
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
-                Consequence::RetryAtOnce => debug!(partition = %self.partition, "again: {}", refusal.text),
+                Consequence::RetryAtOnce => {
+                    debug!(partition = %self.partition, "again: {}", refusal.text)
+                }
                 Consequence::Retry => {
                     if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
                         said = Some(Instant::now());
                         warn!(partition = %self.partition, "batch not committed yet, trying again: {}", refusal.text);
                     }
-                    self.while_leading(tokio::time::sleep(waits.next().unwrap_or(SLOW))).await?;
+                    self.while_leading(tokio::time::sleep(waits.next().unwrap_or(SLOW)))
+                        .await?;
                 }
             }
         }
@@ -152,8 +170,16 @@ impl Applier {
     }
 
     async fn transaction(&self, slice: &Slice) -> Result<(), Refusal> {
-        let mut connection = Disposable(Some(self.pool.get().await.map_err(|error| Refusal::of_pool(&error))?));
-        let outcome = self.run(connection.client(), slice).await.map_err(|error| Refusal::of(&error))?;
+        let mut connection = Disposable(Some(
+            self.pool
+                .get()
+                .await
+                .map_err(|error| Refusal::of_pool(&error))?,
+        ));
+        let outcome = self
+            .run(connection.client(), slice)
+            .await
+            .map_err(|error| Refusal::of(&error))?;
         connection.keep();
         debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
             rows = slice.row_count, outcome, "batch committed");
@@ -165,7 +191,8 @@ impl Applier {
         if slice.row_count > 0 {
             let copy = client.prepare_cached(&copy_statement()).await?;
             // Sent together: the COPY does not wait for the answer to BEGIN.
-            let ((), sink) = tokio::try_join!(client.batch_execute("BEGIN"), client.copy_in(&copy))?;
+            let ((), sink) =
+                tokio::try_join!(client.batch_execute("BEGIN"), client.copy_in(&copy))?;
             tokio::pin!(sink);
             sink.send(slice.copy.clone()).await?;
             sink.finish().await?;
@@ -178,8 +205,17 @@ impl Applier {
         let row = client
             .query_one(
                 &apply,
-                &[topic, number, &token, &lease_id, &slice.from_offset, &slice.next_offset, &slice.row_count,
-                    &slice.checksum, &last_record],
+                &[
+                    topic,
+                    number,
+                    &token,
+                    &lease_id,
+                    &slice.from_offset,
+                    &slice.next_offset,
+                    &slice.row_count,
+                    &slice.checksum,
+                    &last_record,
+                ],
             )
             .await?;
         client.batch_execute("COMMIT").await?;
@@ -194,7 +230,10 @@ enum Persisted {
 }
 
 fn copy_statement() -> String {
-    format!("COPY ledger.staging_balance_changes ({}) FROM STDIN (FORMAT binary)", STAGING_COLUMNS.join(", "))
+    format!(
+        "COPY ledger.staging_balance_changes ({}) FROM STDIN (FORMAT binary)",
+        STAGING_COLUMNS.join(", ")
+    )
 }
 
 /// A connection that is closed unless it was kept: after a failure or a cancelled wait

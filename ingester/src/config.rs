@@ -190,7 +190,12 @@ fn bad(name: &str, what: impl fmt::Display) -> BadSetting {
 }
 
 /// Own settings that begin with KAFKA_, and the property each stands for.
-const OWN_KAFKA: [&str; 4] = ["KAFKA_BROKERS", "KAFKA_CLIENT_ID", "KAFKA_GROUP_ID", "KAFKA_AUTO_COMMIT"];
+const OWN_KAFKA: [&str; 4] = [
+    "KAFKA_BROKERS",
+    "KAFKA_CLIENT_ID",
+    "KAFKA_GROUP_ID",
+    "KAFKA_AUTO_COMMIT",
+];
 /// Properties whose values Sluice's guarantees rest on.
 const FIXED: [&str; 11] = [
     "bootstrap.servers",
@@ -208,13 +213,23 @@ const FIXED: [&str; 11] = [
 
 impl DatabaseArgs {
     /// The ingester's own login.
-    pub fn database(&self, application: &str, idle_limit: Duration) -> Result<Database, BadSetting> {
+    pub fn database(
+        &self,
+        application: &str,
+        idle_limit: Duration,
+    ) -> Result<Database, BadSetting> {
         let wait = self.connection_timeout();
         if let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) {
-            return Database::parse(url, wait, application, idle_limit).map_err(|error| bad("DATABASE_URL", error));
+            return Database::parse(url, wait, application, idle_limit)
+                .map_err(|error| bad("DATABASE_URL", error));
         }
         let host = self.db_host.as_deref().filter(|host| !host.is_empty());
-        let host = host.ok_or_else(|| bad("DATABASE_URL", "missing; set it, or DB_HOST with DB_USERNAME, DB_PASSWORD, DB_DATABASE"))?;
+        let host = host.ok_or_else(|| {
+            bad(
+                "DATABASE_URL",
+                "missing; set it, or DB_HOST with DB_USERNAME, DB_PASSWORD, DB_DATABASE",
+            )
+        })?;
         let mut config = tokio_postgres::Config::new();
         config.host(host).port(self.db_port);
         if let Some(user) = &self.db_username {
@@ -226,13 +241,18 @@ impl DatabaseArgs {
         if let Some(name) = &self.db_database {
             config.dbname(name);
         }
-        Database::from_config(config, &Tls::default(), None, wait, application, idle_limit).map_err(|error| bad("DB_HOST", error))
+        Database::from_config(config, &Tls::default(), None, wait, application, idle_limit)
+            .map_err(|error| bad("DB_HOST", error))
     }
 
     /// For migrations: a superuser, or else the ingester's own login.
     pub fn admin(&self, application: &str) -> Result<Database, BadSetting> {
         let idle_limit = Duration::ZERO;
-        match self.admin_database_url.as_deref().filter(|url| !url.is_empty()) {
+        match self
+            .admin_database_url
+            .as_deref()
+            .filter(|url| !url.is_empty())
+        {
             Some(url) => Database::parse(url, self.connection_timeout(), application, idle_limit)
                 .map_err(|error| bad("ADMIN_DATABASE_URL", error)),
             None => self.database(application, idle_limit),
@@ -245,12 +265,26 @@ impl DatabaseArgs {
 }
 
 impl KafkaArgs {
-    pub fn settings(&self, environment: impl Iterator<Item = (String, String)>) -> Result<KafkaSettings, BadSetting> {
-        let brokers = self.kafka_brokers.clone().filter(|brokers| !brokers.is_empty());
-        let brokers = brokers.ok_or_else(|| bad("KAFKA_BROKERS", "missing; set it to host:port, comma separated"))?;
+    pub fn settings(
+        &self,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<KafkaSettings, BadSetting> {
+        let brokers = self
+            .kafka_brokers
+            .clone()
+            .filter(|brokers| !brokers.is_empty());
+        let brokers = brokers.ok_or_else(|| {
+            bad(
+                "KAFKA_BROKERS",
+                "missing; set it to host:port, comma separated",
+            )
+        })?;
         let topics = topics(&self.balance_topics)?;
         if !self.event_topics.trim().is_empty() {
-            return Err(bad("EVENT_TOPICS", "domain events are not in this version; leave it empty"));
+            return Err(bad(
+                "EVENT_TOPICS",
+                "domain events are not in this version; leave it empty",
+            ));
         }
         if topics.is_empty() {
             return Err(bad("BALANCE_TOPICS", "empty: there is nothing to read"));
@@ -258,19 +292,33 @@ impl KafkaArgs {
         let mut properties = BTreeMap::new();
         for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
             let property = name["KAFKA_".len()..].to_lowercase().replace('_', ".");
-            if name == "KAFKA_AUTO_COMMIT" && !["false", "0", ""].contains(&value.to_lowercase().as_str()) {
-                return Err(bad(&name, "must be false: offsets are committed by the database, with the money"));
+            if name == "KAFKA_AUTO_COMMIT"
+                && !["false", "0", ""].contains(&value.to_lowercase().as_str())
+            {
+                return Err(bad(
+                    &name,
+                    "must be false: offsets are committed by the database, with the money",
+                ));
             }
             if OWN_KAFKA.contains(&name.as_str()) {
                 continue;
             }
             if FIXED.contains(&property.as_str()) {
-                return Err(bad(&name, format!("{property} cannot be set: Sluice's guarantees rest on its value")));
+                return Err(bad(
+                    &name,
+                    format!("{property} cannot be set: Sluice's guarantees rest on its value"),
+                ));
             }
             properties.insert(property, (name, value));
         }
         let (client_id, group_id) = (self.kafka_client_id.clone(), self.kafka_group_id.clone());
-        Ok(KafkaSettings { brokers, client_id, group_id, topics, properties })
+        Ok(KafkaSettings {
+            brokers,
+            client_id,
+            group_id,
+            topics,
+            properties,
+        })
     }
 }
 
@@ -278,7 +326,10 @@ impl RedisArgs {
     pub fn url(&self) -> Option<String> {
         let host = self.redis_host.as_ref().filter(|host| !host.is_empty());
         let by_host = host.map(|host| format!("redis://{host}:{}", self.redis_port));
-        self.redis_url.clone().filter(|url| !url.is_empty()).or(by_host)
+        self.redis_url
+            .clone()
+            .filter(|url| !url.is_empty())
+            .or(by_host)
     }
 }
 
@@ -290,9 +341,22 @@ impl RunArgs {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<RunSettings, BadSetting> {
         if self.lease_ms < 2 * self.renew_interval_ms {
-            return Err(bad("LEASE_MS", "must be at least twice RENEW_INTERVAL_MS, or one late renewal loses every partition"));
+            return Err(bad(
+                "LEASE_MS",
+                "must be at least twice RENEW_INTERVAL_MS, or one late renewal loses every partition",
+            ));
         }
-        let service_id = self.service_id.clone().filter(|id| !id.is_empty()).unwrap_or_else(made_up_name);
+        if self.lease_ms < 3 * self.standby_poll_ms {
+            return Err(bad(
+                "LEASE_MS",
+                "must be at least three times STANDBY_POLL_MS, or a live instance seems to be gone between two looks",
+            ));
+        }
+        let service_id = self
+            .service_id
+            .clone()
+            .filter(|id| !id.is_empty())
+            .unwrap_or_else(made_up_name);
         if service_id.len() > 255 || service_id.contains('\0') {
             return Err(bad("SERVICE_ID", "must have 1 to 255 bytes"));
         }
@@ -325,14 +389,24 @@ impl RunArgs {
 }
 
 fn topics(list: &str) -> Result<Vec<String>, BadSetting> {
-    let mut topics: Vec<String> = list.split(',').map(|topic| topic.trim().to_owned()).filter(|t| !t.is_empty()).collect();
+    let mut topics: Vec<String> = list
+        .split(',')
+        .map(|topic| topic.trim().to_owned())
+        .filter(|t| !t.is_empty())
+        .collect();
     topics.sort();
     topics.dedup();
     let well_formed = |topic: &String| {
-        topic.len() <= 249 && topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        topic.len() <= 249
+            && topic
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
     match topics.iter().find(|topic| !well_formed(topic)) {
-        Some(topic) => Err(bad("BALANCE_TOPICS", format!("{topic:?} is no name of a Kafka topic"))),
+        Some(topic) => Err(bad(
+            "BALANCE_TOPICS",
+            format!("{topic:?} is no name of a Kafka topic"),
+        )),
         None => Ok(topics),
     }
 }
@@ -340,5 +414,9 @@ fn topics(list: &str) -> Result<Vec<String>, BadSetting> {
 fn made_up_name() -> String {
     let host = gethostname::gethostname().to_string_lossy().into_owned();
     let random = uuid::Uuid::new_v4().simple().to_string();
-    format!("{}-{}", host.chars().take(200).collect::<String>(), &random[..8])
+    format!(
+        "{}-{}",
+        host.chars().take(200).collect::<String>(),
+        &random[..8]
+    )
 }

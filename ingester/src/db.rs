@@ -32,7 +32,12 @@ pub struct Tls {
 
 impl Database {
     /// Reads a URL or `key=value` string. `idle_limit` ends a transaction that a frozen process left open.
-    pub fn parse(text: &str, connect_timeout: Duration, application: &str, idle_limit: Duration) -> Result<Self, String> {
+    pub fn parse(
+        text: &str,
+        connect_timeout: Duration,
+        application: &str,
+        idle_limit: Duration,
+    ) -> Result<Self, String> {
         let mut tls = Tls::default();
         let mut mode = None;
         let rest = if text.contains("://") {
@@ -40,7 +45,9 @@ impl Database {
         } else {
             without_tls(text, &mut tls, &mut mode)?
         };
-        let config: Config = rest.parse().map_err(|error: tokio_postgres::Error| crate::error::chain(&error))?;
+        let config: Config = rest
+            .parse()
+            .map_err(|error: tokio_postgres::Error| crate::error::chain(&error))?;
         Self::from_config(config, &tls, mode, connect_timeout, application, idle_limit)
     }
 
@@ -54,8 +61,13 @@ impl Database {
         idle_limit: Duration,
     ) -> Result<Self, String> {
         config.ssl_mode(mode.unwrap_or(SslMode::Prefer));
-        config.connect_timeout(connect_timeout).application_name(application);
-        config.keepalives(true).keepalives_idle(Duration::from_secs(10)).keepalives_interval(Duration::from_secs(5));
+        config
+            .connect_timeout(connect_timeout)
+            .application_name(application);
+        config
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5));
         config.tcp_user_timeout(Duration::from_secs(15));
         let session = format!(
             "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; SET jit = off;
@@ -65,7 +77,11 @@ impl Database {
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')",
             idle_limit.as_millis()
         );
-        Ok(Self { config, tls: connector(tls)?, session: session.into() })
+        Ok(Self {
+            config,
+            tls: connector(tls)?,
+            session: session.into(),
+        })
     }
 
     /// Host and port, for people.
@@ -84,11 +100,16 @@ impl Database {
     }
 
     /// A connection of its own, whose notices and notifications go to `on_message`.
-    pub async fn connect(&self, on_message: impl Fn(AsyncMessage) + Send + 'static) -> Result<Client, tokio_postgres::Error> {
+    pub async fn connect(
+        &self,
+        on_message: impl Fn(AsyncMessage) + Send + 'static,
+    ) -> Result<Client, tokio_postgres::Error> {
         let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
         tokio::spawn(async move {
             // Ends with the client or with the server; the next statement says so.
-            while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+            while let Some(Ok(message)) =
+                std::future::poll_fn(|context| connection.poll_message(context)).await
+            {
                 on_message(message);
             }
         });
@@ -100,12 +121,19 @@ impl Database {
         let manager = Manager::from_config(
             self.config.clone(),
             self.tls.clone(),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
         );
         let session = self.session.clone();
         let set_up = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
             let session = session.clone();
-            Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+            Box::pin(async move {
+                client
+                    .batch_execute(&session)
+                    .await
+                    .map_err(HookError::Backend)
+            })
         });
         Pool::builder(manager)
             .max_size(size)
@@ -118,14 +146,23 @@ impl Database {
     }
 }
 
-fn set_tls(name: &str, value: &str, tls: &mut Tls, mode: &mut Option<SslMode>) -> Result<bool, String> {
+fn set_tls(
+    name: &str,
+    value: &str,
+    tls: &mut Tls,
+    mode: &mut Option<SslMode>,
+) -> Result<bool, String> {
     match name {
         "sslmode" => {
             *mode = Some(match value {
                 "disable" => SslMode::Disable,
                 "allow" | "prefer" => SslMode::Prefer,
                 "require" | "verify-ca" | "verify-full" => SslMode::Require,
-                other => return Err(format!("sslmode {other:?} is none of disable, allow, prefer, require, verify-ca, verify-full")),
+                other => {
+                    return Err(format!(
+                        "sslmode {other:?} is none of disable, allow, prefer, require, verify-ca, verify-full"
+                    ));
+                }
             });
             tls.verify_ca |= value.starts_with("verify");
             tls.verify_name |= value == "verify-full";
@@ -138,17 +175,32 @@ fn set_tls(name: &str, value: &str, tls: &mut Tls, mode: &mut Option<SslMode>) -
     Ok(true)
 }
 
-fn without_tls_url(text: &str, tls: &mut Tls, mode: &mut Option<SslMode>) -> Result<String, String> {
+fn without_tls_url(
+    text: &str,
+    tls: &mut Tls,
+    mode: &mut Option<SslMode>,
+) -> Result<String, String> {
     // A unix socket as percent-encoded host is no host for a URL parser: only the query is taken apart.
-    let Some((base, query)) = text.split_once('?') else { return Ok(text.to_owned()) };
+    let Some((base, query)) = text.split_once('?') else {
+        return Ok(text.to_owned());
+    };
     let pairs = Url::parse(&format!("x://x?{query}")).map_err(|error| error.to_string())?;
     let mut rest = Vec::new();
     for (name, value) in pairs.query_pairs() {
         if !set_tls(&name, &value, tls, mode)? {
-            rest.push(url::form_urlencoded::Serializer::new(String::new()).append_pair(&name, &value).finish().replace('+', "%20"));
+            rest.push(
+                url::form_urlencoded::Serializer::new(String::new())
+                    .append_pair(&name, &value)
+                    .finish()
+                    .replace('+', "%20"),
+            );
         }
     }
-    Ok(if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) })
+    Ok(if rest.is_empty() {
+        base.to_owned()
+    } else {
+        format!("{base}?{}", rest.join("&"))
+    })
 }
 
 fn without_tls(text: &str, tls: &mut Tls, mode: &mut Option<SslMode>) -> Result<String, String> {
@@ -166,17 +218,27 @@ fn connector(tls: &Tls) -> Result<MakeTlsConnector, String> {
     let error = |what: &str, error: openssl::error::ErrorStack| format!("{what}: {error}");
     let mut builder = SslConnector::builder(SslMethod::tls()).map_err(|e| error("TLS", e))?;
     if let Some(path) = &tls.root_cert {
-        builder.set_ca_file(path).map_err(|e| error(&format!("sslrootcert {}", path.display()), e))?;
+        builder
+            .set_ca_file(path)
+            .map_err(|e| error(&format!("sslrootcert {}", path.display()), e))?;
     }
     if let Some(path) = &tls.cert {
-        builder.set_certificate_chain_file(path).map_err(|e| error(&format!("sslcert {}", path.display()), e))?;
+        builder
+            .set_certificate_chain_file(path)
+            .map_err(|e| error(&format!("sslcert {}", path.display()), e))?;
     }
     if let Some(path) = &tls.key {
-        builder.set_private_key_file(path, SslFiletype::PEM).map_err(|e| error(&format!("sslkey {}", path.display()), e))?;
+        builder
+            .set_private_key_file(path, SslFiletype::PEM)
+            .map_err(|e| error(&format!("sslkey {}", path.display()), e))?;
     }
     // As libpq does: a root certificate given is a certificate checked.
     let verify = tls.verify_ca || tls.root_cert.is_some();
-    builder.set_verify(if verify { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
+    builder.set_verify(if verify {
+        SslVerifyMode::PEER
+    } else {
+        SslVerifyMode::NONE
+    });
     let mut connector = MakeTlsConnector::new(builder.build());
     let verify_name = tls.verify_name;
     connector.set_callback(move |config, _| {

@@ -69,9 +69,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// Whether an error at connecting will stay until someone changes the configuration.
 pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
     let missing_password = chain(error).contains("password missing");
-    let codes =
-        [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INVALID_CATALOG_NAME];
-    missing_password || error.code().is_some_and(|code| codes.contains(code) || *code == SqlState::INSUFFICIENT_PRIVILEGE)
+    let codes = [
+        SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::INVALID_CATALOG_NAME,
+    ];
+    missing_password
+        || error
+            .code()
+            .is_some_and(|code| codes.contains(code) || *code == SqlState::INSUFFICIENT_PRIVILEGE)
 }
 
 /// Waits between tries: doubling from 50 ms to 5 s, jittered so that instances do not march in step.
@@ -122,7 +128,11 @@ mod tests {
             ("54000", None, Halt),
             ("22023", None, Halt),
         ] {
-            assert_eq!(of_sqlstate(code, constraint), expected, "{code} {constraint:?}");
+            assert_eq!(
+                of_sqlstate(code, constraint),
+                expected,
+                "{code} {constraint:?}"
+            );
         }
     }
 

@@ -18,7 +18,10 @@ pub struct Gate {
 
 impl Gate {
     pub fn new(settings: &GateSettings) -> Self {
-        Self { settings: settings.clone(), first: None }
+        Self {
+            settings: settings.clone(),
+            first: None,
+        }
     }
 
     pub fn first_arrived(&mut self, now: Instant) {
@@ -56,11 +59,22 @@ mod tests {
     const DELAY: Duration = Duration::from_millis(30);
 
     fn settings(batch_size: usize, batch_bytes: usize) -> GateSettings {
-        GateSettings { batch_size, batch_bytes, batch_timeout: Duration::from_secs(1), batching_delay: DELAY }
+        GateSettings {
+            batch_size,
+            batch_bytes,
+            batch_timeout: Duration::from_secs(1),
+            batching_delay: DELAY,
+        }
     }
 
     fn push(batch: &mut Batch, offset: i64) {
-        batch.push(&Record { offset, timestamp_ms: 0, key: None, payload: Some(b"{}"), headers: None });
+        batch.push(&Record {
+            offset,
+            timestamp_ms: 0,
+            key: None,
+            payload: Some(b"{}"),
+            headers: None,
+        });
     }
 
     #[test]

@@ -120,7 +120,11 @@ impl Lane {
             empty.extend_to(begin);
             self.commit(&empty).await?;
             self.position.started = true;
-            return Ok(Start { next_offset: begin.max(next_offset), high, known: None });
+            return Ok(Start {
+                next_offset: begin.max(next_offset),
+                high,
+                known: None,
+            });
         }
         if next_offset < low {
             return Err(Pause::Halt(format!(
@@ -136,7 +140,11 @@ impl Lane {
             )));
         }
         let known = self.position.last_record.filter(|_| next_offset > low);
-        Ok(Start { next_offset, high, known })
+        Ok(Start {
+            next_offset,
+            high,
+            known,
+        })
     }
 
     async fn watermarks(&self) -> Result<Watermarks, Pause> {
@@ -164,7 +172,10 @@ impl Lane {
     }
 
     async fn commit(&self, batch: &Batch) -> Result<(), Pause> {
-        self.applier.commit(batch).await.map_err(|failure| self.pause(failure))
+        self.applier
+            .commit(batch)
+            .await
+            .map_err(|failure| self.pause(failure))
     }
 
     fn pause(&self, failure: Failure) -> Pause {
@@ -182,7 +193,9 @@ impl Lane {
         let first = start.next_offset - i64::from(start.known.is_some());
         let reader = match self.kafka.open(&self.partition, first).await {
             Ok(reader) => reader,
-            Err(error) => return Pause::Halt(format!("Kafka refuses to assign the partition: {error}")),
+            Err(error) => {
+                return Pause::Halt(format!("Kafka refuses to assign the partition: {error}"));
+            }
         };
         let mut flow = Flow {
             gathering: Batch::new(start.next_offset),
@@ -225,10 +238,16 @@ impl Lane {
         if let Some(fingerprint) = batch.last_fingerprint() {
             self.position.last_record = Some(fingerprint);
         }
-        self.progress.committed(&self.partition, batch.next_offset, batch.records());
+        self.progress
+            .committed(&self.partition, batch.next_offset, batch.records());
     }
 
-    async fn pump(&mut self, reader: &PartitionReader, flow: &mut Flow, next_offset: &mut i64) -> Pause {
+    async fn pump(
+        &mut self,
+        reader: &PartitionReader,
+        flow: &mut Flow,
+        next_offset: &mut i64,
+    ) -> Pause {
         loop {
             if let Some(pause) = self.gather(reader, flow) {
                 return pause;
@@ -339,7 +358,12 @@ impl Flow {
         if record.offset < next {
             // Read again on purpose: the record that was committed last.
             let known = self.known.take()?;
-            let found = record_fingerprint(record.offset, record.timestamp_ms, record.key, record.payload);
+            let found = record_fingerprint(
+                record.offset,
+                record.timestamp_ms,
+                record.key,
+                record.payload,
+            );
             return (record.offset + 1 == next && found != known).then(|| {
                 Pause::Halt(format!(
                     "the record at offset {} of {partition} is not the one that was committed: the topic was created anew; \
@@ -357,7 +381,9 @@ impl Flow {
     }
 }
 
-async fn join(flight: &mut Option<Flight>) -> Result<(Batch, Result<(), Failure>), tokio::task::JoinError> {
+async fn join(
+    flight: &mut Option<Flight>,
+) -> Result<(Batch, Result<(), Failure>), tokio::task::JoinError> {
     match flight {
         Some(flight) => flight.await,
         None => std::future::pending().await,

@@ -104,7 +104,11 @@ pub struct Session {
 
 impl Session {
     /// Connects; `wake` hears of released partitions.
-    pub async fn open(database: &Database, lease: Duration, wake: Option<mpsc::Sender<()>>) -> Result<Self, tokio_postgres::Error> {
+    pub async fn open(
+        database: &Database,
+        lease: Duration,
+        wake: Option<mpsc::Sender<()>>,
+    ) -> Result<Self, tokio_postgres::Error> {
         let listen = wake.is_some();
         let on_message = move |message| {
             if let (AsyncMessage::Notification(_), Some(wake)) = (message, &wake) {
@@ -114,7 +118,9 @@ impl Session {
         };
         let client = database.connect(on_message).await?;
         if listen {
-            client.batch_execute(&format!("LISTEN {RELEASED_CHANNEL}")).await?;
+            client
+                .batch_execute(&format!("LISTEN {RELEASED_CHANNEL}"))
+                .await?;
         }
         Ok(Self { client, lease })
     }
@@ -132,31 +138,66 @@ impl Session {
     }
 
     /// Renews all leases in one statement; those that are lost are told so.
-    pub async fn renew(&self, held: &[(Partition, std::sync::Arc<Leadership>)]) -> Result<(), tokio_postgres::Error> {
+    pub async fn renew(
+        &self,
+        held: &[(Partition, std::sync::Arc<Leadership>)],
+    ) -> Result<(), tokio_postgres::Error> {
         let deadline = Instant::now() + self.lease;
-        let topics: Vec<&str> = held.iter().map(|(partition, _)| partition.topic.as_str()).collect();
+        let topics: Vec<&str> = held
+            .iter()
+            .map(|(partition, _)| partition.topic.as_str())
+            .collect();
         let numbers: Vec<i32> = held.iter().map(|(partition, _)| partition.number).collect();
-        let tokens: Vec<i64> = held.iter().map(|(_, leadership)| leadership.fencing_token).collect();
-        let leases: Vec<Uuid> = held.iter().map(|(_, leadership)| leadership.lease_id).collect();
-        let rows = self.client.query(RENEW, &[&topics, &numbers, &tokens, &leases, &self.lease_ms()]).await?;
+        let tokens: Vec<i64> = held
+            .iter()
+            .map(|(_, leadership)| leadership.fencing_token)
+            .collect();
+        let leases: Vec<Uuid> = held
+            .iter()
+            .map(|(_, leadership)| leadership.lease_id)
+            .collect();
+        let rows = self
+            .client
+            .query(
+                RENEW,
+                &[&topics, &numbers, &tokens, &leases, &self.lease_ms()],
+            )
+            .await?;
         for row in rows {
             let (_, leadership) = &held[row.get::<_, i64>(0) as usize - 1];
-            if row.get(1) { leadership.extend(deadline) } else { leadership.lose() }
+            if row.get(1) {
+                leadership.extend(deadline)
+            } else {
+                leadership.lose()
+            }
         }
         Ok(())
     }
 
     /// Says that we live, and looks around.
-    pub async fn survey(&self, service_id: &str, topics: &[String]) -> Result<Survey, tokio_postgres::Error> {
+    pub async fn survey(
+        &self,
+        service_id: &str,
+        topics: &[String],
+    ) -> Result<Survey, tokio_postgres::Error> {
         let mut survey = Survey::default();
-        for row in self.client.query(SURVEY, &[&service_id, &topics, &self.lease_ms()]).await? {
+        // Out of the share before its leases end, so that nobody waits for a frozen instance twice.
+        let heartbeat_ms = self.lease_ms() * 2 / 3;
+        for row in self
+            .client
+            .query(SURVEY, &[&service_id, &topics, &heartbeat_ms])
+            .await?
+        {
             let name: Option<String> = row.get(2);
             match row.get::<_, Option<bool>>(3) {
                 None => survey.instances.extend(name),
                 Some(mine) => {
                     survey.name_is_ours = mine;
                     if let (Some(topic), Some(number)) = (row.get(0), row.get(1)) {
-                        survey.leases.push(Surveyed { partition: Partition { topic, number }, leader: name });
+                        survey.leases.push(Surveyed {
+                            partition: Partition { topic, number },
+                            leader: name,
+                        });
                     }
                 }
             }
@@ -165,10 +206,24 @@ impl Session {
     }
 
     /// Tries to become leader; `None` when someone else is.
-    pub async fn acquire(&self, partition: &Partition, service_id: &str) -> Result<Option<Leadership>, tokio_postgres::Error> {
+    pub async fn acquire(
+        &self,
+        partition: &Partition,
+        service_id: &str,
+    ) -> Result<Option<Leadership>, tokio_postgres::Error> {
         let sent = Instant::now();
-        let row =
-            self.client.query_one(ACQUIRE, &[&partition.topic, &partition.number, &service_id, &self.lease_ms()]).await?;
+        let row = self
+            .client
+            .query_one(
+                ACQUIRE,
+                &[
+                    &partition.topic,
+                    &partition.number,
+                    &service_id,
+                    &self.lease_ms(),
+                ],
+            )
+            .await?;
         if !row.get::<_, bool>(0) {
             debug!(%partition, leader = row.get::<_, Option<&str>>(4), "not acquired");
             return Ok(None);
@@ -182,19 +237,41 @@ impl Session {
         }))
     }
 
-    pub async fn release(&self, partition: &Partition, leadership: &Leadership) -> Result<bool, tokio_postgres::Error> {
-        let Leadership { fencing_token, lease_id, .. } = leadership;
-        let row =
-            self.client.query_one(RELEASE, &[&partition.topic, &partition.number, fencing_token, lease_id]).await?;
+    pub async fn release(
+        &self,
+        partition: &Partition,
+        leadership: &Leadership,
+    ) -> Result<bool, tokio_postgres::Error> {
+        let Leadership {
+            fencing_token,
+            lease_id,
+            ..
+        } = leadership;
+        let row = self
+            .client
+            .query_one(
+                RELEASE,
+                &[&partition.topic, &partition.number, fencing_token, lease_id],
+            )
+            .await?;
         Ok(row.get(0))
     }
 
     pub async fn position(&self, partition: &Partition) -> Result<Position, tokio_postgres::Error> {
-        let row = self.client.query_one(POSITION, &[&partition.topic, &partition.number]).await?;
-        Ok(Position { started: row.get(0), last_record: row.get::<_, Option<Uuid>>(1).map(Uuid::into_bytes) })
+        let row = self
+            .client
+            .query_one(POSITION, &[&partition.topic, &partition.number])
+            .await?;
+        Ok(Position {
+            started: row.get(0),
+            last_record: row.get::<_, Option<Uuid>>(1).map(Uuid::into_bytes),
+        })
     }
 
     pub async fn leave(&self, service_id: &str) -> Result<(), tokio_postgres::Error> {
-        self.client.execute("SELECT sluice.leave($1)", &[&service_id]).await.map(drop)
+        self.client
+            .execute("SELECT sluice.leave($1)", &[&service_id])
+            .await
+            .map(drop)
     }
 }

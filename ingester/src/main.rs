@@ -68,7 +68,10 @@ enum Command {
 const BAD_SETTING: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let cli = match Cli::command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+    {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
@@ -76,8 +79,13 @@ fn main() -> ExitCode {
         return fail(BAD_SETTING, &bad);
     }
     // A defect of ours is one line too; the log of a service is no place for a backtrace.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("defect: {}", panic.to_string().replace('\n', " "))));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("defect: {}", panic.to_string().replace('\n', " "))
+    }));
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("cannot start: {error}")),
     };
@@ -97,12 +105,20 @@ async fn execute(command: Command) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(line) => fail(1, &line),
         },
-        Command::Check { database, kafka, redis } => match check::check(&database, &kafka, &redis).await {
+        Command::Check {
+            database,
+            kafka,
+            redis,
+        } => match check::check(&database, &kafka, &redis).await {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(bad) => fail(BAD_SETTING, &bad.0),
         },
-        Command::Run { database, kafka, run } => {
+        Command::Run {
+            database,
+            kafka,
+            run,
+        } => {
             let settings = match run.settings(&database, &kafka, std::env::vars()) {
                 Ok(settings) => settings,
                 Err(bad) => return fail(BAD_SETTING, &bad.0),
@@ -139,13 +155,27 @@ fn on_signals(shutdown: CancellationToken) -> std::io::Result<()> {
 }
 
 fn log(args: &LogArgs) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&args.rust_log).map_err(|error| format!("RUST_LOG: {error}"))?;
+    let filter =
+        EnvFilter::try_new(&args.rust_log).map_err(|error| format!("RUST_LOG: {error}"))?;
     // What a migration did stands on stdout.
-    let filter = filter.add_directive("refinery_core=warn".parse().map_err(|error| format!("RUST_LOG: {error}"))?);
+    let filter = filter.add_directive(
+        "refinery_core=warn"
+            .parse()
+            .map_err(|error| format!("RUST_LOG: {error}"))?,
+    );
     let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let text = args.log_format.map_or(terminal, |format| format == LogFormat::Text);
-    if text { builder.with_ansi(terminal).init() } else { builder.json().flatten_event(true).init() }
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let text = args
+        .log_format
+        .map_or(terminal, |format| format == LogFormat::Text);
+    if text {
+        builder.with_ansi(terminal).init()
+    } else {
+        builder.json().flatten_event(true).init()
+    }
     Ok(())
 }
 
@@ -161,13 +191,21 @@ fn refuse(error: &clap::Error) -> ExitCode {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
     };
-    if let (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Some(argument)) = (error.kind(), context(ContextKind::InvalidArg)) {
-        let name = argument.split_whitespace().next().unwrap_or_default().trim_start_matches("--");
+    if let (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Some(argument)) =
+        (error.kind(), context(ContextKind::InvalidArg))
+    {
+        let name = argument
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("--");
         let setting = name.to_uppercase().replace('-', "_");
         let value = context(ContextKind::InvalidValue).unwrap_or_default();
         let reason = std::error::Error::source(error).map_or_else(
             || match error.get(ContextKind::ValidValue) {
-                Some(ContextValue::Strings(values)) => format!("must be one of {}", values.join(", ")),
+                Some(ContextValue::Strings(values)) => {
+                    format!("must be one of {}", values.join(", "))
+                }
                 _ => "is not valid".to_owned(),
             },
             ToString::to_string,
@@ -175,5 +213,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
         return fail(BAD_SETTING, &format!("{setting}: {value:?} {reason}"));
     }
     let _ = error.print();
-    if error.use_stderr() { ExitCode::from(BAD_SETTING) } else { ExitCode::SUCCESS }
+    if error.use_stderr() {
+        ExitCode::from(BAD_SETTING)
+    } else {
+        ExitCode::SUCCESS
+    }
 }

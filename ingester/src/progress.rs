@@ -15,7 +15,10 @@ pub struct Progress {
 impl Progress {
     pub fn committed(&self, partition: &Partition, next_offset: i64, records: usize) {
         self.records.fetch_add(records as u64, Ordering::Relaxed);
-        self.moved.lock().expect("no panic while held").insert(partition.clone(), next_offset);
+        self.moved
+            .lock()
+            .expect("no panic while held")
+            .insert(partition.clone(), next_offset);
     }
 
     /// Offsets that moved since the last call.

@@ -1,7 +1,7 @@
 //! The conductor: the one loop that acquires partitions, starts and stops their lanes, and
 //! hands them over. Time, notifications, finished lanes and shutdown all enter here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -46,14 +46,27 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let kafka = Arc::new(Kafka::connect(&settings.kafka)?);
     kafka.serve();
     let (wake, woken) = mpsc::channel(1);
-    let Some(standby) = connect_first(&settings, &wake, &shutdown).await? else { return Ok(()) };
+    let Some(standby) = connect_first(&settings, &wake, &shutdown).await? else {
+        return Ok(());
+    };
     info!(
-        service_id = settings.service_id, topics = settings.kafka.topics.join(","), database = settings.database.address(),
-        kafka = settings.kafka.brokers, batch_size = settings.gate.batch_size, "sluice runs"
+        service_id = settings.service_id,
+        topics = settings.kafka.topics.join(","),
+        database = settings.database.address(),
+        kafka = settings.kafka.brokers,
+        batch_size = settings.gate.batch_size,
+        "sluice runs"
     );
-    let pool = settings.database.pool(settings.pool_size, settings.connection_timeout)?;
+    let pool = settings
+        .database
+        .pool(settings.pool_size, settings.connection_timeout)?;
     let held: Held = Held::default();
-    let renewals = tokio::spawn(renew(settings.database.clone(), settings.lease, settings.renew_interval, held.clone()));
+    let renewals = tokio::spawn(renew(
+        settings.database.clone(),
+        settings.lease,
+        settings.renew_interval,
+        held.clone(),
+    ));
     let conductor = Conductor {
         kafka,
         pool,
@@ -81,7 +94,8 @@ async fn connect_first(
     let mut waits = back_off();
     loop {
         let opened = async {
-            let session = Session::open(&settings.database, settings.lease, Some(wake.clone())).await?;
+            let session =
+                Session::open(&settings.database, settings.lease, Some(wake.clone())).await?;
             let fit = schema::fits(session.client()).await?;
             Ok::<_, tokio_postgres::Error>((session, fit))
         };
@@ -90,7 +104,10 @@ async fn connect_first(
             Ok(Ok((session, Ok(())))) => return Ok(Some(session)),
             Ok(Ok((_, Err(misfit)))) => return Err(misfit),
             Ok(Err(error)) if is_refusal(&error) || consequence(&error) == Consequence::Halt => {
-                return Err(format!("DATABASE_URL: PostgreSQL at {address} refuses: {}", describe(&error)));
+                return Err(format!(
+                    "DATABASE_URL: PostgreSQL at {address} refuses: {}",
+                    describe(&error)
+                ));
             }
             Ok(Err(error)) => describe(&error),
             Err(_) => "no answer in time".to_owned(),
@@ -110,8 +127,12 @@ async fn renew(database: crate::db::Database, lease: Duration, interval: Duratio
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let now: Vec<_> =
-            held.lock().expect("no panic while held").iter().map(|(p, l)| (p.clone(), l.clone())).collect();
+        let now: Vec<_> = held
+            .lock()
+            .expect("no panic while held")
+            .iter()
+            .map(|(p, l)| (p.clone(), l.clone()))
+            .collect();
         if now.is_empty() {
             continue;
         }
@@ -153,7 +174,11 @@ struct Conductor {
 impl Conductor {
     async fn conduct(mut self, mut woken: mpsc::Receiver<()>, shutdown: CancellationToken) {
         let (tell, mut told) = mpsc::channel(16);
-        let topics = tokio::spawn(watch_topics(self.kafka.clone(), self.settings.kafka.topics.clone(), tell));
+        let topics = tokio::spawn(watch_topics(
+            self.kafka.clone(),
+            self.settings.kafka.topics.clone(),
+            tell,
+        ));
         let mut polls = tokio::time::interval(self.settings.standby_poll);
         polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut hints = tokio::time::interval(HINT_INTERVAL);
@@ -199,11 +224,20 @@ impl Conductor {
         match tokio::time::timeout(limit, self.try_round()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                self.say("database", format!("cannot look for partitions, trying again: {}", describe(&error)));
+                self.say(
+                    "database",
+                    format!(
+                        "cannot look for partitions, trying again: {}",
+                        describe(&error)
+                    ),
+                );
                 self.standby = None;
             }
             Err(_) => {
-                self.say("database", "cannot look for partitions: PostgreSQL does not answer".into());
+                self.say(
+                    "database",
+                    "cannot look for partitions: PostgreSQL does not answer".into(),
+                );
                 self.standby = None;
             }
         }
@@ -211,27 +245,48 @@ impl Conductor {
 
     async fn try_round(&mut self) -> Result<(), tokio_postgres::Error> {
         if self.standby.as_ref().is_none_or(Session::is_closed) {
-            let session = Session::open(&self.settings.database, self.settings.lease, Some(self.wake.clone())).await?;
+            let session = Session::open(
+                &self.settings.database,
+                self.settings.lease,
+                Some(self.wake.clone()),
+            )
+            .await?;
             self.standby = Some(session);
         }
-        let Some(session) = &self.standby else { return Ok(()) };
-        let survey = session.survey(&self.settings.service_id, &self.settings.kafka.topics).await?;
+        let Some(session) = &self.standby else {
+            return Ok(());
+        };
+        let survey = session
+            .survey(&self.settings.service_id, &self.settings.kafka.topics)
+            .await?;
         if !survey.name_is_ours {
             let name = &self.settings.service_id;
-            self.say("name", format!("SERVICE_ID: another live instance is called {name:?}; give each its own"));
+            self.say(
+                "name",
+                format!("SERVICE_ID: another live instance is called {name:?}; give each its own"),
+            );
             return Ok(());
         }
         let share = self.share(&survey);
-        let leading = self.lanes.values().filter(|led| !led.stop.is_cancelled()).count();
+        let leading = self
+            .lanes
+            .values()
+            .filter(|led| !led.stop.is_cancelled())
+            .count();
         let draining = self.lanes.len() - leading;
         if leading > share && draining == 0 {
             // One at a time; the next round follows as soon as this one is released.
-            if let Some((partition, led)) = self.lanes.iter().find(|(_, led)| !led.stop.is_cancelled()) {
+            if let Some((partition, led)) =
+                self.lanes.iter().find(|(_, led)| !led.stop.is_cancelled())
+            {
                 info!(%partition, share, leading, "handing over");
                 led.stop.cancel();
             }
         }
-        let free: Vec<Partition> = self.free(&survey).take(share.saturating_sub(self.lanes.len())).collect();
+        let free: Vec<Partition> = self
+            .free(&survey)
+            .take(share.saturating_sub(self.lanes.len()))
+            .collect();
         for partition in free {
             self.acquire(partition).await?;
         }
@@ -240,38 +295,64 @@ impl Conductor {
 
     fn share(&self, survey: &Survey) -> usize {
         let me = &self.settings.service_id;
-        let mut counts: BTreeMap<&str, usize> = survey.instances.iter().map(|name| (name.as_str(), 0)).collect();
+        let mut counts: BTreeMap<&str, usize> = survey
+            .instances
+            .iter()
+            .map(|name| (name.as_str(), 0))
+            .collect();
         counts.insert(me, 0);
         for lease in &survey.leases {
-            if let Some(count) = lease.leader.as_deref().and_then(|leader| counts.get_mut(leader)) {
+            if let Some(count) = lease
+                .leader
+                .as_deref()
+                .and_then(|leader| counts.get_mut(leader))
+            {
                 *count += 1;
             }
         }
         counts.insert(me, self.lanes.len());
-        let held: Vec<(String, usize)> = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-        quota(self.counts.values().map(|count| *count as usize).sum(), &held, me)
+        let held: Vec<(String, usize)> = counts
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect();
+        quota(
+            self.counts.values().map(|count| *count as usize).sum(),
+            &held,
+            me,
+        )
     }
 
     /// Partitions that nobody leads, or that a former incarnation of ours led.
     fn free(&self, survey: &Survey) -> impl Iterator<Item = Partition> {
-        let led: HashMap<&Partition, &Option<String>> =
-            survey.leases.iter().map(|lease| (&lease.partition, &lease.leader)).collect();
+        let led: HashMap<&Partition, &Option<String>> = survey
+            .leases
+            .iter()
+            .map(|lease| (&lease.partition, &lease.leader))
+            .collect();
         let all = self.counts.iter().flat_map(|(topic, count)| {
-            (0..*count).map(|number| Partition { topic: topic.clone(), number })
+            (0..*count).map(|number| Partition {
+                topic: topic.clone(),
+                number,
+            })
         });
         let free = all.filter(|partition| {
             let leader = led.get(partition).and_then(|leader| leader.as_deref());
-            !self.lanes.contains_key(partition) && leader.is_none_or(|leader| leader == self.settings.service_id)
+            !self.lanes.contains_key(partition)
+                && leader.is_none_or(|leader| leader == self.settings.service_id)
         });
         free.collect::<Vec<_>>().into_iter()
     }
 
     async fn acquire(&mut self, partition: Partition) -> Result<(), tokio_postgres::Error> {
-        let Some(session) = &self.standby else { return Ok(()) };
+        let Some(session) = &self.standby else {
+            return Ok(());
+        };
         let leadership = match session.acquire(&partition, &self.settings.service_id).await {
             Ok(Some(leadership)) => Arc::new(leadership),
             Ok(None) => return Ok(()),
-            Err(error) if error.as_db_error().is_some() && consequence(&error) == Consequence::Retry => {
+            Err(error)
+                if error.as_db_error().is_some() && consequence(&error) == Consequence::Retry =>
+            {
                 debug!(%partition, "not acquired: {}", describe(&error));
                 return Ok(());
             }
@@ -282,8 +363,14 @@ impl Conductor {
             %partition, fencing_token = leadership.fencing_token, commit_offset = leadership.commit_offset,
             "leading partition"
         );
-        self.held.lock().expect("no panic while held").insert(partition.clone(), leadership.clone());
-        let led = Led { stop: CancellationToken::new(), doubt: Arc::default() };
+        self.held
+            .lock()
+            .expect("no panic while held")
+            .insert(partition.clone(), leadership.clone());
+        let led = Led {
+            stop: CancellationToken::new(),
+            doubt: Arc::default(),
+        };
         let lane = Lane {
             partition: partition.clone(),
             leadership: leadership.clone(),
@@ -312,10 +399,18 @@ impl Conductor {
         Ok(())
     }
 
-    async fn finished(&mut self, done: Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>) {
-        let Ok((partition, leadership, end)) = done else { return };
+    async fn finished(
+        &mut self,
+        done: Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>,
+    ) {
+        let Ok((partition, leadership, end)) = done else {
+            return;
+        };
         self.lanes.remove(&partition);
-        self.held.lock().expect("no panic while held").remove(&partition);
+        self.held
+            .lock()
+            .expect("no panic while held")
+            .remove(&partition);
         if end == End::Drained {
             self.release(&partition, &leadership).await;
         }
@@ -325,9 +420,13 @@ impl Conductor {
     async fn release(&mut self, partition: &Partition, leadership: &Leadership) {
         let Some(session) = &self.standby else { return };
         match tokio::time::timeout(RELEASE_LIMIT, session.release(partition, leadership)).await {
-            Ok(Ok(true)) => info!(%partition, fencing_token = leadership.fencing_token, "released partition"),
+            Ok(Ok(true)) => {
+                info!(%partition, fencing_token = leadership.fencing_token, "released partition")
+            }
             Ok(Ok(false)) => debug!(%partition, "was not ours any more"),
-            Ok(Err(error)) => warn!(%partition, "not released, the lease ends by itself: {}", describe(&error)),
+            Ok(Err(error)) => {
+                warn!(%partition, "not released, the lease ends by itself: {}", describe(&error))
+            }
             Err(_) => {
                 warn!(%partition, "not released, PostgreSQL does not answer; the lease ends by itself");
                 self.standby = None;
@@ -344,14 +443,24 @@ impl Conductor {
                 }
             }
             Ok(None) => {
-                self.say(&topic, format!("topic {topic} does not exist: create it or change BALANCE_TOPICS"));
-                for (_, led) in self.lanes.iter().filter(|(partition, _)| partition.topic == topic) {
+                self.say(
+                    &topic,
+                    format!("topic {topic} does not exist: create it or change BALANCE_TOPICS"),
+                );
+                for (_, led) in self
+                    .lanes
+                    .iter()
+                    .filter(|(partition, _)| partition.topic == topic)
+                {
                     led.doubt.notify_one();
                 }
             }
             Err(error) => {
                 let brokers = &self.settings.kafka.brokers;
-                self.say("kafka", format!("KAFKA_BROKERS: no answer from {brokers}, trying again: {error}"));
+                self.say(
+                    "kafka",
+                    format!("KAFKA_BROKERS: no answer from {brokers}, trying again: {error}"),
+                );
             }
         }
     }
@@ -395,12 +504,24 @@ async fn watch_topics(
     topics: Vec<String>,
     tell: mpsc::Sender<(String, Result<Option<i32>, String>)>,
 ) {
+    let mut warm = HashSet::new();
     let mut ticks = tokio::time::interval(TOPICS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         for topic in &topics {
             let count = kafka.partition_count(topic).await;
+            if count == Ok(None) || count.is_err() {
+                warm.remove(topic);
+            } else if warm.insert(topic) {
+                // So that the first take-over does not have to look for brokers.
+                let _ = kafka
+                    .watermarks(&Partition {
+                        topic: topic.clone(),
+                        number: 0,
+                    })
+                    .await;
+            }
             if tell.send((topic.clone(), count)).await.is_err() {
                 return;
             }

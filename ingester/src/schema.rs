@@ -21,17 +21,28 @@ pub fn runner() -> refinery::Runner {
 
 /// The newest migration that this binary knows.
 pub fn newest() -> i64 {
-    runner().get_migrations().iter().map(Migration::version).max().unwrap_or(0).into()
+    runner()
+        .get_migrations()
+        .iter()
+        .map(Migration::version)
+        .max()
+        .unwrap_or(0)
+        .into()
 }
 
 /// The database's newest migration, with its name; `None` before the first.
 pub async fn level(client: &Client) -> Result<Option<(i64, String)>, tokio_postgres::Error> {
-    let exists = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&HISTORY_TABLE]).await?;
+    let exists = client
+        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&HISTORY_TABLE])
+        .await?;
     if !exists.get::<_, bool>(0) {
         return Ok(None);
     }
     let newest = "SELECT version::bigint, name::text FROM ledger.schema_history ORDER BY version DESC LIMIT 1";
-    Ok(client.query_opt(newest, &[]).await?.map(|row| (row.get(0), row.get(1))))
+    Ok(client
+        .query_opt(newest, &[])
+        .await?
+        .map(|row| (row.get(0), row.get(1))))
 }
 
 pub async fn extension(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
@@ -50,20 +61,35 @@ pub fn too_new(level: i64, name: &str) -> String {
 /// Whether this login can work with this database; if not, what to do.
 pub async fn fits(client: &Client) -> Result<Result<(), String>, tokio_postgres::Error> {
     match extension(client).await? {
-        None => return Ok(Err(format!("the extension sluice is not in this database: {RUN_MIGRATE}"))),
+        None => {
+            return Ok(Err(format!(
+                "the extension sluice is not in this database: {RUN_MIGRATE}"
+            )));
+        }
         Some(version) if version != EXTENSION_VERSION => {
-            return Ok(Err(format!("the extension is of version {version}, this binary wants {EXTENSION_VERSION}: {RUN_MIGRATE}")));
+            return Ok(Err(format!(
+                "the extension is of version {version}, this binary wants {EXTENSION_VERSION}: {RUN_MIGRATE}"
+            )));
         }
         Some(_) => {}
     }
     let writer = "SELECT pg_has_role('sluice_writer', 'USAGE')";
     if !client.query_one(writer, &[]).await?.get::<_, bool>(0) {
-        let user: String = client.query_one("SELECT current_user::text", &[]).await?.get(0);
-        return Ok(Err(format!("the login {user} is no member of sluice_writer: GRANT sluice_writer TO {user}")));
+        let user: String = client
+            .query_one("SELECT current_user::text", &[])
+            .await?
+            .get(0);
+        return Ok(Err(format!(
+            "the login {user} is no member of sluice_writer: GRANT sluice_writer TO {user}"
+        )));
     }
     Ok(match level(client).await? {
         Some((level, name)) if level > newest() => Err(too_new(level, &name)),
         Some((level, _)) if level == newest() => Ok(()),
-        level => Err(format!("the tables are at migration {} of {}: {RUN_MIGRATE}", level.map_or(0, |(level, _)| level), newest())),
+        level => Err(format!(
+            "the tables are at migration {} of {}: {RUN_MIGRATE}",
+            level.map_or(0, |(level, _)| level),
+            newest()
+        )),
     })
 }

@@ -9,7 +9,10 @@ pub fn quota(partitions: usize, held: &[(String, usize)], me: &str) -> usize {
     let instances = held.len().max(1);
     let mut ranked: Vec<&(String, usize)> = held.iter().collect();
     ranked.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    let rank = ranked.iter().position(|(name, _)| name == me).unwrap_or(instances);
+    let rank = ranked
+        .iter()
+        .position(|(name, _)| name == me)
+        .unwrap_or(instances);
     partitions / instances + usize::from(rank < partitions % instances)
 }
 
@@ -19,7 +22,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn quotas(partitions: usize, held: &[(String, usize)]) -> Vec<usize> {
-        held.iter().map(|(name, _)| quota(partitions, held, name)).collect()
+        held.iter()
+            .map(|(name, _)| quota(partitions, held, name))
+            .collect()
     }
 
     #[test]
@@ -29,7 +34,11 @@ mod tests {
 
     #[test]
     fn the_rest_stays_where_it_is() {
-        let held = [("a".to_owned(), 0), ("b".to_owned(), 4), ("c".to_owned(), 0)];
+        let held = [
+            ("a".to_owned(), 0),
+            ("b".to_owned(), 4),
+            ("c".to_owned(), 0),
+        ];
         assert_eq!(quotas(4, &held), [1, 2, 1]);
     }
 

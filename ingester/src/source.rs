@@ -59,7 +59,9 @@ struct Context;
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
         match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => warn!("kafka: {message}"),
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                warn!("kafka: {message}")
+            }
             _ => debug!("kafka: {message}"),
         }
     }
@@ -74,7 +76,7 @@ impl ConsumerContext for Context {}
 /// The clients of one instance.
 pub struct Kafka {
     reader: Arc<BaseConsumer<Context>>,
-    /// Metadata and watermarks, on connections of their own: no request waits behind a long poll.
+    /// Watermarks, on connections of their own: no request waits behind a long poll.
     inquirer: Arc<BaseConsumer<Context>>,
 }
 
@@ -90,9 +92,14 @@ impl Kafka {
             .set("enable.partition.eof", "true");
         let create = |config: &ClientConfig| {
             let consumer: Result<BaseConsumer<Context>, _> = config.create_with_context(Context);
-            consumer.map(Arc::new).map_err(|error| describe_config_error(&error, settings))
+            consumer
+                .map(Arc::new)
+                .map_err(|error| describe_config_error(&error, settings))
         };
-        Ok(Self { reader: create(&reader)?, inquirer: create(&base)? })
+        Ok(Self {
+            reader: create(&reader)?,
+            inquirer: create(&base)?,
+        })
     }
 
     /// Serves the clients' callbacks for as long as the process lives.
@@ -113,25 +120,41 @@ impl Kafka {
     pub async fn partition_count(self: &Arc<Self>, topic: &str) -> Result<Option<i32>, String> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || {
-            let metadata = this.inquirer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).map_err(|e| e.to_string())?;
+            // By the reader, which then knows the leader of every partition before it has to read one.
+            let metadata = this
+                .reader
+                .fetch_metadata(Some(&topic), REQUEST_TIMEOUT)
+                .map_err(|e| e.to_string())?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let Some(found) = found else { return Ok(None) };
             match found.error().map(Code::from) {
                 None if !found.partitions().is_empty() => Ok(Some(found.partitions().len() as i32)),
-                None | Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => Ok(None),
+                None
+                | Some(
+                    Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition,
+                ) => Ok(None),
                 Some(code) => Err(code.to_string()),
             }
         })
         .await
     }
 
-    pub async fn watermarks(self: &Arc<Self>, partition: &Partition) -> Result<Option<Watermarks>, String> {
+    pub async fn watermarks(
+        self: &Arc<Self>,
+        partition: &Partition,
+    ) -> Result<Option<Watermarks>, String> {
         let (this, partition) = (self.clone(), partition.clone());
         blocking(move || {
-            match this.inquirer.fetch_watermarks(&partition.topic, partition.number, REQUEST_TIMEOUT) {
+            match this.inquirer.fetch_watermarks(
+                &partition.topic,
+                partition.number,
+                REQUEST_TIMEOUT,
+            ) {
                 Ok((low, high)) => Ok(Some(Watermarks { low, high })),
                 Err(error) => match error.rdkafka_error_code() {
-                    Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => Ok(None),
+                    Some(
+                        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition,
+                    ) => Ok(None),
                     _ => Err(error.to_string()),
                 },
             }
@@ -140,7 +163,11 @@ impl Kafka {
     }
 
     /// Begins to read a partition at an offset.
-    pub async fn open(self: &Arc<Self>, partition: &Partition, offset: i64) -> Result<PartitionReader, String> {
+    pub async fn open(
+        self: &Arc<Self>,
+        partition: &Partition,
+        offset: i64,
+    ) -> Result<PartitionReader, String> {
         let (this, name) = (self.clone(), partition.clone());
         blocking(move || {
             // Split before assigning, so that no record takes the way through the common queue.
@@ -149,8 +176,15 @@ impl Kafka {
             let arrived = Arc::new(Notify::new());
             let waker = arrived.clone();
             queue.set_nonempty_callback(move || waker.notify_one());
-            this.reader.incremental_assign(&one(&name, offset)?).map_err(|error| error.to_string())?;
-            Ok(PartitionReader { kafka: this.clone(), queue, arrived, partition: name })
+            this.reader
+                .incremental_assign(&one(&name, offset)?)
+                .map_err(|error| error.to_string())?;
+            Ok(PartitionReader {
+                kafka: this.clone(),
+                queue,
+                arrived,
+                partition: name,
+            })
         })
         .await
     }
@@ -159,7 +193,10 @@ impl Kafka {
     pub fn commit_hint(&self, offsets: &HashMap<Partition, i64>) {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
-            if list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*offset)).is_err() {
+            if list
+                .add_partition_offset(&partition.topic, partition.number, Offset::Offset(*offset))
+                .is_err()
+            {
                 return;
             }
         }
@@ -195,7 +232,10 @@ impl PartitionReader {
         let arrival = match (&error, error.rdkafka_error_code()) {
             (KafkaError::PartitionEOF(_), _) => Arrival::End,
             (_, Some(Code::OffsetOutOfRange | Code::AutoOffsetReset)) => Arrival::OutOfRange,
-            (_, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)) => Arrival::Gone,
+            (
+                _,
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition),
+            ) => Arrival::Gone,
             _ => Arrival::Trouble(error.to_string()),
         };
         Some(take(arrival))
@@ -209,8 +249,12 @@ impl PartitionReader {
 
 impl Drop for PartitionReader {
     fn drop(&mut self) {
-        let unassigned = one(&self.partition, 0)
-            .and_then(|list| self.kafka.reader.incremental_unassign(&list).map_err(|error| error.to_string()));
+        let unassigned = one(&self.partition, 0).and_then(|list| {
+            self.kafka
+                .reader
+                .incremental_unassign(&list)
+                .map_err(|error| error.to_string())
+        });
         if let Err(error) = unassigned {
             debug!("kafka: {} was not unassigned: {error}", self.partition);
         }
@@ -224,8 +268,12 @@ fn one(partition: &Partition, offset: i64) -> Result<TopicPartitionList, String>
     Ok(list)
 }
 
-async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R, String> + Send + 'static) -> Result<R, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, String> + Send + 'static,
+) -> Result<R, String> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| error.to_string())?
 }
 
 /// Headers as JSON, `[{"key": …, "value": …}]`; a value that is no text stands as "base64".
@@ -245,7 +293,9 @@ fn headers(message: &BorrowedMessage<'_>) -> Option<String> {
         list.push(match (value.as_deref(), text) {
             (None, _) => serde_json::json!({"key": key, "value": null}),
             // jsonb cannot hold U+0000.
-            (_, Some(Ok(text))) if !text.contains('\0') => serde_json::json!({"key": key, "value": text}),
+            (_, Some(Ok(text))) if !text.contains('\0') => {
+                serde_json::json!({"key": key, "value": text})
+            }
             (Some(bytes), _) => serde_json::json!({"key": key, "base64": base64(bytes)}),
         });
     }

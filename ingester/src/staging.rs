@@ -94,7 +94,12 @@ impl Batch {
 
     /// Decodes and encodes one record.
     pub fn push(&mut self, record: &Record<'_>) {
-        let fingerprint = record_fingerprint(record.offset, record.timestamp_ms, record.key, record.payload);
+        let fingerprint = record_fingerprint(
+            record.offset,
+            record.timestamp_ms,
+            record.key,
+            record.payload,
+        );
         let mut changes = std::mem::take(&mut self.changes);
         match decode_balance_event(record.payload, &mut changes) {
             Ok(head) => self.push_event(record, &head, &changes),
@@ -171,18 +176,39 @@ impl Batch {
         let (from_offset, next_offset) = self.span(&range);
         let (first_row, first_byte) = match range.start {
             0 => (0, 0),
-            start => (self.marks[start - 1].rows_end, self.marks[start - 1].bytes_end),
+            start => (
+                self.marks[start - 1].rows_end,
+                self.marks[start - 1].bytes_end,
+            ),
         };
-        let last = range.end.checked_sub(1).and_then(|last| self.marks.get(last));
-        let (rows_end, bytes_end) = last.map_or((first_row, first_byte), |mark| (mark.rows_end, mark.bytes_end));
+        let last = range
+            .end
+            .checked_sub(1)
+            .and_then(|last| self.marks.get(last));
+        let (rows_end, bytes_end) = last.map_or((first_row, first_byte), |mark| {
+            (mark.rows_end, mark.bytes_end)
+        });
         let digests = &self.digests[first_row..rows_end];
         let rows = &self.rows[first_byte..bytes_end];
-        finish(from_offset, next_offset, rows, digests, last.map(|mark| mark.fingerprint))
+        finish(
+            from_offset,
+            next_offset,
+            rows,
+            digests,
+            last.map(|mark| mark.fingerprint),
+        )
     }
 
     fn span(&self, range: &Range<usize>) -> (i64, i64) {
-        let from = if range.start == 0 { self.from_offset } else { self.marks[range.start].offset };
-        let next = self.marks.get(range.end).map_or(self.next_offset, |mark| mark.offset);
+        let from = if range.start == 0 {
+            self.from_offset
+        } else {
+            self.marks[range.start].offset
+        };
+        let next = self
+            .marks
+            .get(range.end)
+            .map_or(self.next_offset, |mark| mark.offset);
         (from, next)
     }
 
@@ -191,7 +217,9 @@ impl Batch {
         let mark = &self.marks[index];
         let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.arena[range]);
         let payload = bytes(&mark.payload);
-        let event_id = decode_balance_event(payload, &mut Vec::new()).ok().map(|head| head.event_id.into_owned());
+        let event_id = decode_balance_event(payload, &mut Vec::new())
+            .ok()
+            .map(|head| head.event_id.into_owned());
         let (mut rows, mut digests) = (BytesMut::new(), Vec::new());
         push_dead(
             &mut rows,
@@ -225,9 +253,17 @@ impl Batch {
     }
 }
 
-fn finish(from_offset: i64, next_offset: i64, rows: &[u8], digests: &[u64], last: Option<[u8; 16]>) -> Slice {
+fn finish(
+    from_offset: i64,
+    next_offset: i64,
+    rows: &[u8],
+    digests: &[u64],
+    last: Option<[u8; 16]>,
+) -> Slice {
     let mut checksum = Checksum::default();
-    digests.iter().for_each(|digest| checksum.add_digest(*digest));
+    digests
+        .iter()
+        .for_each(|digest| checksum.add_digest(*digest));
     let mut copy = BytesMut::with_capacity(COPY_HEADER.len() + rows.len() + 2);
     copy.extend_from_slice(COPY_HEADER);
     copy.extend_from_slice(rows);

@@ -148,7 +148,10 @@ fn heartbeat(
     topics: Option<Vec<Option<String>>>,
     lease: Option<Interval>,
 ) -> bool {
-    let topics = given("topics", topics).into_iter().map(|topic| given("a topic", topic)).collect::<Vec<String>>();
+    let topics = given("topics", topics)
+        .into_iter()
+        .map(|topic| given("a topic", topic))
+        .collect::<Vec<String>>();
     instances::heartbeat(
         given("service_id", service_id),
         topics,

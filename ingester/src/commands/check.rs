@@ -25,33 +25,69 @@ struct Finding {
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, what: impl Into<String>, found: impl Into<String>, verdict: Result<(), String>) {
-        self.0.push(Finding { what: what.into(), found: found.into(), verdict });
+    fn add(
+        &mut self,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        verdict: Result<(), String>,
+    ) {
+        self.0.push(Finding {
+            what: what.into(),
+            found: found.into(),
+            verdict,
+        });
     }
 
     /// `advice` is what to change when `fits` is false.
-    fn test(&mut self, what: impl Into<String>, found: impl Into<String>, fits: bool, advice: &str) {
-        self.add(what, found, if fits { Ok(()) } else { Err(advice.to_owned()) });
+    fn test(
+        &mut self,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        fits: bool,
+        advice: &str,
+    ) {
+        self.add(
+            what,
+            found,
+            if fits { Ok(()) } else { Err(advice.to_owned()) },
+        );
     }
 }
 
 /// Whether everything fits.
-pub async fn check(database: &DatabaseArgs, kafka: &KafkaArgs, redis: &RedisArgs) -> Result<bool, crate::config::BadSetting> {
+pub async fn check(
+    database: &DatabaseArgs,
+    kafka: &KafkaArgs,
+    redis: &RedisArgs,
+) -> Result<bool, crate::config::BadSetting> {
     let settings = kafka.settings(std::env::vars())?;
     let target = database.database("sluice check", Duration::from_secs(30))?;
     let mut findings = Findings::default();
     let address = target.address();
     let client = match tokio::time::timeout(LIMIT, target.connect(|_| ())).await {
         Ok(Ok(client)) => {
-            findings.test("PostgreSQL", format!("{address} as {}", target.user()), true, "");
+            findings.test(
+                "PostgreSQL",
+                format!("{address} as {}", target.user()),
+                true,
+                "",
+            );
             Some(client)
         }
         Ok(Err(error)) => {
-            findings.add("PostgreSQL", &address, Err(format!("{}; see DATABASE_URL", describe(&error))));
+            findings.add(
+                "PostgreSQL",
+                &address,
+                Err(format!("{}; see DATABASE_URL", describe(&error))),
+            );
             None
         }
         Err(_) => {
-            findings.add("PostgreSQL", &address, Err("no answer in time; see DATABASE_URL".into()));
+            findings.add(
+                "PostgreSQL",
+                &address,
+                Err("no answer in time; see DATABASE_URL".into()),
+            );
             None
         }
     };
@@ -62,7 +98,16 @@ pub async fn check(database: &DatabaseArgs, kafka: &KafkaArgs, redis: &RedisArgs
     }
     match Kafka::connect(&settings) {
         Err(error) => findings.add("Kafka", &settings.brokers, Err(error)),
-        Ok(kafka) => topics(&Arc::new(kafka), &settings.brokers, &settings.topics, client.as_ref(), &mut findings).await,
+        Ok(kafka) => {
+            topics(
+                &Arc::new(kafka),
+                &settings.brokers,
+                &settings.topics,
+                client.as_ref(),
+                &mut findings,
+            )
+            .await
+        }
     }
     match redis.url() {
         None => findings.test("Redis", "not set: the hint is off", true, ""),
@@ -74,7 +119,9 @@ pub async fn check(database: &DatabaseArgs, kafka: &KafkaArgs, redis: &RedisArgs
 
 fn table(findings: &Findings) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["check", "found", "", "what to change"]);
     for finding in &findings.0 {
         let (word, advice) = match &finding.verdict {
@@ -95,11 +142,31 @@ async fn postgres(client: &Client, findings: &mut Findings) -> Result<(), tokio_
         )
         .await?;
     let user: String = row.get(5);
-    findings.test("server version", row.get::<_, &str>(0), row.get::<_, i32>(1) >= 150_000, "PostgreSQL 15 or newer is needed");
+    findings.test(
+        "server version",
+        row.get::<_, &str>(0),
+        row.get::<_, i32>(1) >= 150_000,
+        "PostgreSQL 15 or newer is needed",
+    );
     let durable: &str = row.get(2);
-    findings.test("synchronous_commit", durable, !["off", "local"].contains(&durable), "set it to on");
-    findings.test("fsync", row.get::<_, &str>(3), row.get::<_, &str>(3) == "on", "set it to on, or a crash loses money");
-    findings.test("role of the server", if row.get(4) { "standby" } else { "primary" }, !row.get::<_, bool>(4), "connect to the primary");
+    findings.test(
+        "synchronous_commit",
+        durable,
+        !["off", "local"].contains(&durable),
+        "set it to on",
+    );
+    findings.test(
+        "fsync",
+        row.get::<_, &str>(3),
+        row.get::<_, &str>(3) == "on",
+        "set it to on, or a crash loses money",
+    );
+    findings.test(
+        "role of the server",
+        if row.get(4) { "standby" } else { "primary" },
+        !row.get::<_, bool>(4),
+        "connect to the primary",
+    );
     let version = schema::extension(client).await?;
     let wanted = schema::EXTENSION_VERSION;
     findings.test(
@@ -111,30 +178,79 @@ async fn postgres(client: &Client, findings: &mut Findings) -> Result<(), tokio_
     match schema::level(client).await {
         Ok(level) => {
             let (level, name) = level.unwrap_or((0, "none".into()));
-            let advice = if level > schema::newest() { schema::too_new(level, &name) } else { "run `sluice migrate`".into() };
-            findings.test("migrations", format!("{level} of {}", schema::newest()), level == schema::newest(), &advice);
+            let advice = if level > schema::newest() {
+                schema::too_new(level, &name)
+            } else {
+                "run `sluice migrate`".into()
+            };
+            findings.test(
+                "migrations",
+                format!("{level} of {}", schema::newest()),
+                level == schema::newest(),
+                &advice,
+            );
         }
-        Err(error) => findings.add("migrations", "not readable", Err(format!("{}: GRANT sluice_writer TO {user}", describe(&error)))),
+        Err(error) => findings.add(
+            "migrations",
+            "not readable",
+            Err(format!(
+                "{}: GRANT sluice_writer TO {user}",
+                describe(&error)
+            )),
+        ),
     }
     privileges(client, &user, version.is_some(), findings).await
 }
 
-async fn privileges(client: &Client, user: &str, installed: bool, findings: &mut Findings) -> Result<(), tokio_postgres::Error> {
+async fn privileges(
+    client: &Client,
+    user: &str,
+    installed: bool,
+    findings: &mut Findings,
+) -> Result<(), tokio_postgres::Error> {
     if !installed {
         return Ok(());
     }
-    let may: bool = client.query_one("SELECT pg_has_role('sluice_writer', 'USAGE')", &[]).await?.get(0);
-    findings.test("role sluice_writer", user, may, &format!("GRANT sluice_writer TO {user}"));
+    let may: bool = client
+        .query_one("SELECT pg_has_role('sluice_writer', 'USAGE')", &[])
+        .await?
+        .get(0);
+    findings.test(
+        "role sluice_writer",
+        user,
+        may,
+        &format!("GRANT sluice_writer TO {user}"),
+    );
     let tables = "SELECT c.oid::regclass::text FROM pg_class c
         WHERE c.relnamespace = to_regnamespace('ledger') AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
             AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') ORDER BY 1";
-    let open: Vec<String> = client.query(tables, &[]).await?.iter().map(|row| row.get(0)).collect();
-    let found = if open.is_empty() { "functions only".to_owned() } else { format!("may write {}", open.join(", ")) };
-    findings.test("least privilege", found, open.is_empty(), "let the ingester log in as a plain member of sluice_writer");
+    let open: Vec<String> = client
+        .query(tables, &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let found = if open.is_empty() {
+        "functions only".to_owned()
+    } else {
+        format!("may write {}", open.join(", "))
+    };
+    findings.test(
+        "least privilege",
+        found,
+        open.is_empty(),
+        "let the ingester log in as a plain member of sluice_writer",
+    );
     Ok(())
 }
 
-async fn topics(kafka: &Arc<Kafka>, brokers: &str, topics: &[String], client: Option<&Client>, findings: &mut Findings) {
+async fn topics(
+    kafka: &Arc<Kafka>,
+    brokers: &str,
+    topics: &[String],
+    client: Option<&Client>,
+    findings: &mut Findings,
+) {
     for topic in topics {
         let name = format!("topic {topic}");
         match kafka.partition_count(topic).await {
@@ -142,7 +258,11 @@ async fn topics(kafka: &Arc<Kafka>, brokers: &str, topics: &[String], client: Op
                 findings.add("Kafka", brokers, Err(format!("{error}; see KAFKA_BROKERS")));
                 return;
             }
-            Ok(None) => findings.add(name, "missing", Err("create it or change BALANCE_TOPICS".into())),
+            Ok(None) => findings.add(
+                name,
+                "missing",
+                Err("create it or change BALANCE_TOPICS".into()),
+            ),
             Ok(Some(count)) => {
                 findings.test(name, format!("{count} partitions at {brokers}"), true, "");
                 if let Some(client) = client {
@@ -157,36 +277,61 @@ async fn topics(kafka: &Arc<Kafka>, brokers: &str, topics: &[String], client: Op
 async fn offsets(kafka: &Arc<Kafka>, topic: &str, client: &Client, findings: &mut Findings) {
     let committed = "SELECT l.partition, p.commit_offset FROM ledger.partition_progress p
         JOIN ledger.partition_leases l USING (partition_id) WHERE l.topic = $1 AND p.started_at IS NOT NULL ORDER BY 1";
-    let Ok(rows) = client.query(committed, &[&topic]).await else { return };
+    let Ok(rows) = client.query(committed, &[&topic]).await else {
+        return;
+    };
     let (mut behind, mut faults) = (0, Vec::new());
     for row in &rows {
-        let partition = Partition { topic: topic.to_owned(), number: row.get(0) };
+        let partition = Partition {
+            topic: topic.to_owned(),
+            number: row.get(0),
+        };
         let next: i64 = row.get(1);
         match kafka.watermarks(&partition).await {
             Ok(Some(ends)) if next < ends.low => {
-                faults.push(format!("{partition}: offsets {next} to {} are gone (retention)", ends.low - 1));
+                faults.push(format!(
+                    "{partition}: offsets {next} to {} are gone (retention)",
+                    ends.low - 1
+                ));
             }
             Ok(Some(ends)) if next > ends.high => {
-                faults.push(format!("{partition} ends at {}, before the committed {next}", ends.high));
+                faults.push(format!(
+                    "{partition} ends at {}, before the committed {next}",
+                    ends.high
+                ));
             }
             Ok(Some(ends)) => behind += ends.high - next,
             Ok(None) => faults.push(format!("{partition} does not exist any more")),
             Err(error) => faults.push(format!("{partition}: {error}")),
         }
     }
-    let verdict = if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) };
-    findings.add(format!("offsets of {topic}"), format!("{} partitions read, {behind} records behind", rows.len()), verdict);
+    let verdict = if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(faults.join("; "))
+    };
+    findings.add(
+        format!("offsets of {topic}"),
+        format!("{} partitions read, {behind} records behind", rows.len()),
+        verdict,
+    );
 }
 
 async fn ping(url: &str, findings: &mut Findings) {
     let asked = async {
         let client = redis::Client::open(url)?;
         let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd("PING").query_async::<String>(&mut connection).await
+        redis::cmd("PING")
+            .query_async::<String>(&mut connection)
+            .await
     };
     match tokio::time::timeout(LIMIT, asked).await {
         Ok(Ok(answer)) => findings.test("Redis", answer, true, ""),
-        Ok(Err(error)) => findings.add("Redis", "not usable", Err(format!("{}; see REDIS_URL", error.category()))),
+        Ok(Err(error)) => findings.add(
+            "Redis",
+            "not usable",
+            Err(format!("{}; see REDIS_URL", error.category())),
+        ),
         Err(_) => findings.add("Redis", "no answer in time", Err("see REDIS_URL".into())),
     }
 }

@@ -17,19 +17,28 @@ pub async fn migrate(arguments: &DatabaseArgs) -> Result<(), String> {
     let wait = arguments.connection_timeout();
     let client = open(&database, wait).await?;
     lock(&client).await.map_err(|error| describe(&error))?;
-    if let Some((level, name)) = schema::level(&client).await.map_err(|error| describe(&error))?
+    if let Some((level, name)) = schema::level(&client)
+        .await
+        .map_err(|error| describe(&error))?
         && level > schema::newest()
     {
         return Err(schema::too_new(level, &name));
     }
     let extension = extension(&client).await?;
     let mut client = client;
-    let report = schema::runner().run_async(&mut client).await.map_err(|error| chain(&error))?;
+    let report = schema::runner()
+        .run_async(&mut client)
+        .await
+        .map_err(|error| chain(&error))?;
     for migration in report.applied_migrations() {
         println!("applied migration {migration}");
     }
     if report.applied_migrations().is_empty() && !extension {
-        println!("up to date: extension {}, migration {}", schema::EXTENSION_VERSION, schema::newest());
+        println!(
+            "up to date: extension {}, migration {}",
+            schema::EXTENSION_VERSION,
+            schema::newest()
+        );
     }
     Ok(())
 }
@@ -38,16 +47,25 @@ async fn open(database: &Database, wait: Duration) -> Result<Client, String> {
     let address = database.address();
     match tokio::time::timeout(wait * 2, database.connect(|_| ())).await {
         Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(format!("ADMIN_DATABASE_URL: PostgreSQL at {address}: {}", describe(&error))),
-        Err(_) => Err(format!("ADMIN_DATABASE_URL: PostgreSQL at {address} does not answer")),
+        Ok(Err(error)) => Err(format!(
+            "ADMIN_DATABASE_URL: PostgreSQL at {address}: {}",
+            describe(&error)
+        )),
+        Err(_) => Err(format!(
+            "ADMIN_DATABASE_URL: PostgreSQL at {address} does not answer"
+        )),
     }
 }
 
 async fn lock(client: &Client) -> Result<(), tokio_postgres::Error> {
-    let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?;
+    let row = client
+        .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+        .await?;
     if !row.get::<_, bool>(0) {
         eprintln!("waiting for another migration to finish");
-        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+        client
+            .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
+            .await?;
     }
     Ok(())
 }
@@ -55,22 +73,42 @@ async fn lock(client: &Client) -> Result<(), tokio_postgres::Error> {
 /// Creates or updates the extension; whether it did anything.
 async fn extension(client: &Client) -> Result<bool, String> {
     let wanted = schema::EXTENSION_VERSION;
-    let installed = schema::extension(client).await.map_err(|error| describe(&error))?;
+    let installed = schema::extension(client)
+        .await
+        .map_err(|error| describe(&error))?;
     let available = "SELECT EXISTS (SELECT FROM pg_available_extension_versions WHERE name = 'sluice' AND version = $1)";
-    let row = client.query_one(available, &[&wanted]).await.map_err(|error| describe(&error))?;
+    let row = client
+        .query_one(available, &[&wanted])
+        .await
+        .map_err(|error| describe(&error))?;
     if installed.as_deref() != Some(wanted) && !row.get::<_, bool>(0) {
-        return Err(format!("the server does not have extension sluice {wanted}: install it there (make install-extension)"));
+        return Err(format!(
+            "the server does not have extension sluice {wanted}: install it there (make install-extension)"
+        ));
     }
     let statement = match installed.as_deref() {
         None => format!("CREATE EXTENSION sluice VERSION '{wanted}'"),
-        Some(version) if version != wanted => format!("ALTER EXTENSION sluice UPDATE TO '{wanted}'"),
+        Some(version) if version != wanted => {
+            format!("ALTER EXTENSION sluice UPDATE TO '{wanted}'")
+        }
         Some(_) => String::new(),
     };
     let schema = "CREATE SCHEMA IF NOT EXISTS ledger AUTHORIZATION sluice_owner";
-    client.batch_execute(&statement).await.map_err(|error| describe(&error))?;
+    client
+        .batch_execute(&statement)
+        .await
+        .map_err(|error| describe(&error))?;
     let exists = "SELECT to_regnamespace('ledger') IS NOT NULL";
-    if !client.query_one(exists, &[]).await.map_err(|error| describe(&error))?.get::<_, bool>(0) {
-        client.batch_execute(schema).await.map_err(|error| describe(&error))?;
+    if !client
+        .query_one(exists, &[])
+        .await
+        .map_err(|error| describe(&error))?
+        .get::<_, bool>(0)
+    {
+        client
+            .batch_execute(schema)
+            .await
+            .map_err(|error| describe(&error))?;
     }
     if statement.is_empty() {
         return Ok(false);
