@@ -1,5 +1,5 @@
-//! Settings: what stands in the environment or on the command line ([`Args`]), and what it
-//! means once checked ([`Settings`]). A bad value is one line that names the setting.
+//! Settings: what stands in the environment or on the command line (the `…Args`), and what it
+//! means once checked (the `…Settings`). A bad value is one line that names the setting.
 
 use std::collections::BTreeMap;
 use std::fmt;

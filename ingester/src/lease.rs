@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::db::Database;
 use crate::partition::Partition;
 
-/// Proof of having acquired a partition. Only [`Sessions::acquire`] makes one.
+/// Proof of having acquired a partition. Only [`Session::acquire`] makes one.
 #[derive(Debug)]
 pub struct Leadership {
     pub fencing_token: i64,
