@@ -1,6 +1,7 @@
 //! A migrated database of its own for each test, and what is asked of it again and again.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
@@ -24,6 +25,8 @@ pub struct Database {
     /// For the ingester: a member of `sluice_writer`.
     pub url: String,
     pub admin_url: String,
+    /// Made for one test.
+    is_own: bool,
 }
 
 impl Database {
@@ -32,12 +35,14 @@ impl Database {
         ensure_template(stack).await;
         let name = unique("proof");
         let server = connect(&stack.admin_url("postgres")).await;
-        drop_idle(&server).await;
+        drop_done(&server).await;
         server
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
             .await
             .expect("the template can be copied");
-        Self::open(stack, &name).await
+        let mut database = Self::open(stack, &name).await;
+        database.is_own = true;
+        database
     }
 
     /// The stack's own database `sluice`, migrated: what a demo leaves for a person to look at.
@@ -53,6 +58,7 @@ impl Database {
             client: connect(&admin_url).await,
             url: stack.url(&stack.ingester, stack.postgres_port, name),
             admin_url,
+            is_own: false,
         }
     }
 
@@ -241,14 +247,28 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
-/// Drops what ended tests have left: crash recovery syncs every file of every database.
-async fn drop_idle(server: &Client) {
-    const IDLE: &str = "SELECT datname FROM pg_database d WHERE datname LIKE 'proof\\_%'
-        AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)";
-    for row in server.query(IDLE, &[]).await.expect("pg_database") {
-        let name: String = row.get(0);
-        // Another test program may be about to use it, or to drop it: then it stays, or is gone.
-        drop(server.batch_execute(&format!("DROP DATABASE {name}")).await);
+/// Databases of tests that have passed; a failed one is left to be looked at.
+static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if self.is_own && !std::thread::panicking() {
+            DONE.lock()
+                .expect("no one panics with it")
+                .push(self.name.clone());
+        }
+    }
+}
+
+/// Crash recovery syncs every file of every database, so none is kept for nothing.
+async fn drop_done(server: &Client) {
+    let done = std::mem::take(&mut *DONE.lock().expect("no one panics with it"));
+    for name in done {
+        let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+        server
+            .batch_execute(&drop)
+            .await
+            .expect("a superuser may drop a database");
     }
 }
 

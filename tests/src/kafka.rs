@@ -105,18 +105,21 @@ impl Kafka {
 
     /// Returns when the topic is gone, so that it can be created anew.
     pub async fn delete_topic(&self, topic: &str) {
-        let results = self
-            .admin()
-            .delete_topics(&[topic], &Self::options())
-            .await
-            .expect("Kafka answers");
-        results
-            .into_iter()
-            .for_each(|result| drop(result.expect("the topic exists")));
+        self.delete_topics(&[topic.to_owned()]).await;
         wait_until(&format!("topic {topic} to be gone"), PATIENCE, async || {
             self.partitions(topic) == 0
         })
         .await;
+    }
+
+    pub async fn delete_topics(&self, topics: &[String]) {
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        if !topics.is_empty() {
+            let deleting = self.admin();
+            let results = deleting.delete_topics(&topics, &Self::options()).await;
+            let results = results.expect("Kafka answers").into_iter();
+            results.for_each(|result| drop(result.expect("the topic exists")));
+        }
     }
 
     pub async fn grow_topic(&self, topic: &str, partitions: usize) {

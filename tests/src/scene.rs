@@ -1,5 +1,6 @@
 //! The setting of one scenario: a database and a topic of its own, and the verdict on all of it.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::compare::{Accounts, Report, compare};
@@ -20,6 +21,19 @@ pub struct Scene {
     pub partitions: i32,
 }
 
+/// Topics of tests that have ended: a broker that starts again opens every partition there is.
+static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            DONE.lock()
+                .expect("no one panics with it")
+                .push(self.topic.clone());
+        }
+    }
+}
+
 impl Scene {
     pub async fn new(partitions: i32) -> Self {
         Self::with_topic(partitions, &[]).await
@@ -29,6 +43,8 @@ impl Scene {
         let stack = Stack::get();
         let database = Database::create(&stack).await;
         let topic = unique("balance");
+        let done = std::mem::take(&mut *DONE.lock().expect("no one panics with it"));
+        stack.kafka.delete_topics(&done).await;
         stack.kafka.create_topic(&topic, partitions, settings).await;
         Self {
             stack,

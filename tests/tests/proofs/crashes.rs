@@ -128,14 +128,14 @@ async fn a_lost_answer_to_commit_is_asked_for_again_and_never_applied_twice() {
 async fn a_killed_kafka_broker_comes_back_and_reading_goes_on() {
     let seed = seed();
     let scene = Scene::new(4).await;
-    let feed = scene.feed(&Workload::new(seed), 3_000);
+    let feed = scene.feed(&Workload::new(seed), 1_000);
     let mut ingester = scene.ingester_with(SMALL_BATCHES);
     scene.committed_beyond(3_000).await;
     scene.stack.control(&["kafka-kill"]).await;
     scene.stack.control(&["kafka-start"]).await;
     let sent = feed.sent();
     wait_until("the load to go on", STALL, async || {
-        feed.sent() > sent + 3_000
+        feed.sent() > sent + 1_000
     })
     .await;
     feed.stop().await;
