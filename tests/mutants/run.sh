@@ -12,18 +12,22 @@ cd "$repository"
 say() { echo "mutants: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# NAME | FILE | what perl does to it | the tests that must notice
+# NAME ~ FILE ~ what perl does to it ~ the tests that must notice
 mutants() {
   cat <<'LIST'
-fence-check      | pg_ext/src/fence.rs      | s/p\.fencing_token = \$3 AND p\.lease_id = \$4 AND p\.commit_offset = \$5/p.commit_offset = \$5/ | fence:: zombies::a_leader
-offset-check     | pg_ext/src/fence.rs      | s/ AND p\.commit_offset = \$5// | fence:: crashes::a_lost_answer
-identity-check   | pg_ext/src/identities.rs | s/_ => Claim::Conflict,\n/_ => Claim::New,\n/ and s/if owned == hash => Claim::Duplicate/if owned == hash => Claim::New/ | conformance::cases
-fold-order       | pg_ext/src/apply.rs      | s/(for \(index, record\) in records\.iter\(\)\.enumerate\(\))( \{\s+let rows)/$1.rev()$2/ | conformance::cases
-key-order        | pg_ext/src/accounts.rs   | s/wanted\.sort_unstable\(\);/let arrival = wanted.clone();\n wanted.sort_unstable();/ and s/(let mut table = Balances::open\(\);)/$1\n for key in &arrival { table.lock(key); }/ | bank::
-staged-count     | pg_ext/src/apply.rs      | s/\n    check_promise\(staged, call\);// and s/\nfn check_promise/\n#[allow(dead_code)]\nfn check_promise/ | fence::an_emptied
-durable-commit   | pg_ext/src/apply.rs      | s/if !session::commits_durably\(\)/if false/ | fence::a_commit_that_does_not_wait
+fence-check    ~ pg_ext/src/fence.rs ~ s/p\.fencing_token = \$3 AND p\.lease_id = \$4 AND p\.commit_offset = \$5/p.commit_offset = \$5/ ~ fence:: zombies::a_leader
+offset-check   ~ pg_ext/src/fence.rs ~ s/ AND p\.commit_offset = \$5// ~ fence:: crashes::a_lost_answer
+identity-known ~ pg_ext/src/identities.rs ~ s/earlier\.get\(identity\)\.copied\(\)/None::<PayloadHash>/ ~ conformance::cases
+identity-batch ~ pg_ext/src/identities.rs ~ s/self\.0\[record\]\.expect\(/self.0[record].map(|_| Claim::New).expect(/ and s/is_some_and\(\|claim\| claim != Claim::Duplicate\)/is_some()/ ~ conformance::cases
+fold-order     ~ pg_ext/src/apply.rs ~ s/(for \(index, record\) in records\.iter\(\)\.enumerate\(\))( \{\s+let rows = record)/$1.rev()$2/ ~ conformance::cases
+key-order      ~ pg_ext/src/accounts.rs ~ s/(wanted\.sort_unstable\(\);)/let arrival = wanted.clone();\n$1/ and s/(let mut table = Balances::open\(\);)/$1\nfor key in &arrival { table.lock(key); }/ ~ bank::
+staged-count   ~ pg_ext/src/apply.rs ~ s/\n    check_promise\(staged, call\);// and s/\nfn check_promise/\n#[allow(dead_code)]\nfn check_promise/ ~ fence::an_emptied
+durable-commit ~ pg_ext/src/apply.rs ~ s/if !session::commits_durably\(\)/if false/ ~ fence::a_commit_that_does_not_wait
 LIST
 }
+
+# The list with its columns trimmed.
+columns() { mutants | sed 's/ *~ /~/g'; }
 
 work=$(mktemp -d /tmp/sluice-mutants-XXXXXX)
 chmod 755 "$work" # the user postgres loads the library from here
@@ -50,7 +54,7 @@ build() { # into $work/lib
 run_tests() { # LOG FILTER…; the tests' own status
   local log=$1
   shift
-  SLUICE_LIBDIR=$work/lib scripts/with-stack.sh "$proofs" --test-threads=1 "$@" >"$log" 2>&1
+  SLUICE_LIBDIR=$work/lib scripts/with-stack.sh "$proofs" --test-threads=1 "$@" </dev/null >"$log" 2>&1
 }
 
 wanted() { # NAME; all of them unless some were named
@@ -67,9 +71,9 @@ proofs=$(CARGO_TARGET_DIR=$repository/target cargo test --release -p proofs --te
 [ -x "$proofs" ] || die "the tests do not build: cargo test -p proofs --no-run"
 
 all_filters=()
-while IFS='|' read -r name _ _ filters; do
-  if wanted "${name// /}"; then read -ra list <<<"$filters"; all_filters+=("${list[@]}"); fi
-done < <(mutants | sed 's/ | /|/g')
+while IFS='~' read -r name _ _ filters; do
+  if wanted "$name"; then read -ra list <<<"$filters"; all_filters+=("${list[@]}"); fi
+done < <(columns)
 [ ${#all_filters[@]} -gt 0 ] || die "no mutant of that name: ${chosen[*]}"
 
 say "unpatched: the tests must pass"
@@ -79,12 +83,14 @@ run_tests "$logs/unpatched.log" "${all_filters[@]}" || { tail -n 40 "$logs/unpat
 
 printf '%-16s %-10s %s\n' mutant outcome 'noticed by'
 status=0
-while IFS='|' read -r name file edit filters; do
-  name=${name// /} file=${file// /}
+while IFS='~' read -r name file edit filters; do
   wanted "$name" || continue
   copy_sources
-  perl -0pi -e "($edit) or die qq(does not apply\n)" "$work/sources/$file" 2>"$logs/$name.log" || die "mutant $name does not fit $file any more: mend its line in $0"
-  build || die "mutant $name does not build"
+  if ! perl -0pi -e "($edit) or die qq(does not apply\n)" "$work/sources/$file" 2>"$logs/$name.log" || ! build 2>"$logs/$name.log"; then
+    printf '%-16s %-10s %s\n' "$name" 'NO MUTANT' "does not fit $file any more: mend its line in $0"
+    status=1
+    continue
+  fi
   read -ra list <<<"$filters"
   if run_tests "$logs/$name.log" "${list[@]}"; then
     printf '%-16s %-10s %s\n' "$name" SURVIVED "see $logs/$name.log"
@@ -94,5 +100,5 @@ while IFS='|' read -r name file edit filters; do
     [ -n "$noticed" ] || { tail -n 40 "$logs/$name.log" >&2; die "mutant $name: the tests did not run"; }
     printf '%-16s %-10s %s\n' "$name" caught "$noticed"
   fi
-done < <(mutants | sed 's/ | /|/g')
+done < <(columns)
 exit $status
