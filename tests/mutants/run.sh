@@ -66,7 +66,7 @@ logs=$repository/target/mutants/logs
 mkdir -p "$logs"
 
 say "building the tests"
-proofs=$(CARGO_TARGET_DIR=$repository/target cargo test --release -p proofs --test proofs --no-run --message-format=json 2>/dev/null |
+proofs=$(CARGO_TARGET_DIR=$repository/target cargo test --release --workspace --test proofs --no-run --message-format=json 2>/dev/null |
   sed -n 's/.*"executable":"\([^"]*\/proofs-[^"]*\)".*/\1/p' | tail -n 1)
 [ -x "$proofs" ] || die "the tests do not build: cargo test -p proofs --no-run"
 

@@ -40,6 +40,8 @@ enum Stage {
 pub struct Proxy {
     pub port: u16,
     plan: Arc<Mutex<Plan>>,
+    /// False while no byte passes in either direction, on any connection.
+    open: watch::Sender<bool>,
     listener: JoinHandle<()>,
 }
 
@@ -69,17 +71,29 @@ impl Proxy {
             .expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
         let plan = Arc::new(Mutex::new(Plan::default()));
+        let (open, opened) = watch::channel(true);
         let shared = plan.clone();
         let listener = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, postgres_port, shared.clone()));
+                tokio::spawn(serve(client, postgres_port, shared.clone(), opened.clone()));
             }
         });
         Self {
             port,
             plan,
+            open,
             listener,
         }
+    }
+
+    /// From now on no byte passes, and no connection ends: a network that swallows everything.
+    pub fn swallow(&self) {
+        self.open.send_replace(false);
+    }
+
+    /// What was on its way arrives now.
+    pub fn pass_on(&self) {
+        self.open.send_replace(true);
     }
 
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
@@ -122,7 +136,12 @@ struct Connection {
     staged: bool,
 }
 
-async fn serve(client: TcpStream, postgres_port: u16, plan: Arc<Mutex<Plan>>) {
+async fn serve(
+    client: TcpStream,
+    postgres_port: u16,
+    plan: Arc<Mutex<Plan>>,
+    open: watch::Receiver<bool>,
+) {
     let server = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], postgres_port))).await;
     let Ok(server) = server else { return };
     // Small messages wait for nobody, or the proxy itself would be the slow part.
@@ -134,12 +153,14 @@ async fn serve(client: TcpStream, postgres_port: u16, plan: Arc<Mutex<Plan>>) {
         from: from_client,
         to: to_server,
         plan: plan.clone(),
+        open: open.clone(),
         connection: connection.clone(),
     };
     let backward = Backward {
         from: from_server,
         to: to_client,
         plan,
+        open,
         connection,
     };
     // When one direction ends the other is dropped with it, and both sockets are closed.
@@ -173,6 +194,7 @@ struct Forward {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     plan: Arc<Mutex<Plan>>,
+    open: watch::Receiver<bool>,
     connection: Arc<Mutex<Connection>>,
 }
 
@@ -184,6 +206,7 @@ impl Forward {
         let mut typed = false;
         while let Some(length) = fill_message(&mut self.from, &mut buffer, typed).await {
             let message = buffer.split_to(length);
+            let _ = self.open.wait_for(|open| *open).await;
             if !typed {
                 let code = (&message[4..8]).get_u32();
                 typed = code >> 16 == 3;
@@ -285,6 +308,7 @@ struct Backward {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     plan: Arc<Mutex<Plan>>,
+    open: watch::Receiver<bool>,
     connection: Arc<Mutex<Connection>>,
 }
 
@@ -312,6 +336,7 @@ impl Backward {
                 return;
             };
             let message = buffer.split_to(length);
+            let _ = self.open.wait_for(|open| *open).await;
             if self.is_commit_answer(&message) && self.cuts() {
                 return;
             }

@@ -157,6 +157,24 @@ async fn a_database_that_was_not_migrated_or_grants_nothing_is_named() {
     .await;
     assert!(text.contains("migrate"), "{text}");
 
+    scene
+        .database
+        .client
+        .batch_execute("DROP EXTENSION sluice CASCADE")
+        .await
+        .expect("a superuser may");
+    let text = refused(
+        &["run"],
+        &[
+            ("DATABASE_URL", &scene.database.url),
+            ("KAFKA_BROKERS", brokers),
+            ("LOG_FORMAT", "text"),
+        ],
+    )
+    .await;
+    assert!(text.contains("migrate"), "{text}");
+
+    let scene = Scene::new(1).await;
     let role = unique("stranger");
     server
         .batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'"))
@@ -304,7 +322,7 @@ async fn shutdown_under_load_takes_less_than_five_seconds_and_ends_well() {
         .await
         .expect("rows can be locked");
     ingester.terminate();
-    let status = ingester.ended(Duration::from_secs(6)).await;
+    let status = ingester.ended(Duration::from_secs(5)).await;
     assert!(
         status.success(),
         "ended with {status}:\n{}",

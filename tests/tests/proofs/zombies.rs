@@ -188,3 +188,55 @@ async fn a_batch_held_up_past_the_lease_keeps_its_leadership_because_renewals_go
     leader.stop().await;
     standby.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_from_the_database_stops_itself_and_comes_back_later() {
+    let seed = seed();
+    let scene = Scene::new(2).await;
+    let feed = scene.feed(&Workload::new(seed), 2_000);
+    let proxy = Proxy::start(scene.stack.postgres_port).await;
+    let url = scene.database.url_through(&scene.stack, proxy.port);
+    let mut leader =
+        scene.ingester_with(&[&[("DATABASE_URL", url.as_str())], SHORT_LEASE].concat());
+    let mut successor = scene.ingester_with(SHORT_LEASE);
+    let instances = [leader.service_id.clone(), successor.service_id.clone()];
+    let instances = instances.each_ref().map(String::as_str);
+    for _ in 0..2 {
+        settled(
+            &scene.database,
+            &scene.topic,
+            2,
+            &instances,
+            Duration::from_secs(30),
+        )
+        .await;
+        let led = led_by(&scene.database, &scene.topic, &leader.service_id).await;
+        proxy.swallow();
+        // PostgreSQL still sees its sessions, so this is for the lease to decide.
+        takeovers(
+            &scene.database,
+            &scene.topic,
+            &led,
+            Instant::now(),
+            NOT_HELD_UP,
+        )
+        .await;
+        leader
+            .logs("leadership lost", Duration::from_secs(10))
+            .await;
+        // Whatever it had sent before arrives at last, under a token that is stale by now.
+        proxy.pass_on();
+    }
+    settled(
+        &scene.database,
+        &scene.topic,
+        2,
+        &instances,
+        Duration::from_secs(30),
+    )
+    .await;
+    feed.stop().await;
+    assert_mixed(&scene.verify(Accounts::OfOnePartition).await);
+    leader.stop().await;
+    successor.stop().await;
+}
