@@ -18,6 +18,8 @@ use crate::staging::{Batch, Slice};
 
 /// A batch that takes longer than this in the database is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
+/// Races that may be lost in a row before the tries are spaced out and said.
+const RACES: u32 = 5;
 /// Repeated troubles are said again after this time.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
@@ -122,6 +124,7 @@ impl Applier {
     async fn persist(&self, slice: &Slice) -> Result<Persisted, Failure> {
         let mut waits = back_off();
         let mut said: Option<Instant> = None;
+        let mut at_once = 0;
         loop {
             let refusal = match self.while_leading(self.watched(slice)).await? {
                 Ok(()) => return Ok(Persisted::Committed),
@@ -131,10 +134,11 @@ impl Applier {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
                 Consequence::Reacquire => return Err(Failure::Lost(refusal.text)),
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
-                Consequence::RetryAtOnce => {
-                    debug!(partition = %self.partition, "again: {}", refusal.text)
+                Consequence::RetryAtOnce if at_once < RACES => {
+                    at_once += 1;
+                    debug!(partition = %self.partition, "again: {}", refusal.text);
                 }
-                Consequence::Retry => {
+                Consequence::RetryAtOnce | Consequence::Retry => {
                     if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
                         said = Some(Instant::now());
                         warn!(partition = %self.partition, "batch not committed yet, trying again: {}", refusal.text);

@@ -411,6 +411,12 @@ fn topics(list: &str) -> Result<Vec<String>, BadSetting> {
     }
 }
 
+/// The environment without what is not UTF-8: no setting of ours is.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 fn made_up_name() -> String {
     let host = gethostname::gethostname().to_string_lossy().into_owned();
     let random = uuid::Uuid::new_v4().simple().to_string();

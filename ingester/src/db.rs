@@ -218,6 +218,11 @@ fn connector(tls: &Tls) -> Result<MakeTlsConnector, String> {
     let error = |what: &str, error: openssl::error::ErrorStack| format!("{what}: {error}");
     let mut builder = SslConnector::builder(SslMethod::tls()).map_err(|e| error("TLS", e))?;
     if let Some(path) = &tls.root_cert {
+        // Only what the user named is trusted, not the machine's own roots: verify-ca looks at no name.
+        let only = openssl::x509::store::X509StoreBuilder::new()
+            .map_err(|e| error("TLS", e))?
+            .build();
+        builder.set_cert_store(only);
         builder
             .set_ca_file(path)
             .map_err(|e| error(&format!("sslrootcert {}", path.display()), e))?;

@@ -253,7 +253,12 @@ impl Lane {
                 return pause;
             }
             if flow.in_flight.is_none() && flow.gate.is_open(&flow.gathering, Instant::now()) {
+                if !reader.is_same_topic() {
+                    return Pause::Revalidate;
+                }
                 self.send(flow);
+                // What is queued already wakes nobody: gather it while the batch is in the database.
+                continue;
             }
             let full = flow.gate.is_full(&flow.gathering);
             let opens_at = flow.gate.opens_at().filter(|_| flow.in_flight.is_none());

@@ -80,7 +80,9 @@ fn main() -> ExitCode {
     }
     // A defect of ours is one line too; the log of a service is no place for a backtrace.
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("defect: {}", panic.to_string().replace('\n', " "))
+        if !sluice::source::panic_is_expected() {
+            tracing::error!("defect: {}", panic.to_string().replace('\n', " "));
+        }
     }));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -119,7 +121,7 @@ async fn execute(command: Command) -> ExitCode {
             kafka,
             run,
         } => {
-            let settings = match run.settings(&database, &kafka, std::env::vars()) {
+            let settings = match run.settings(&database, &kafka, sluice::config::environment()) {
                 Ok(settings) => settings,
                 Err(bad) => return fail(BAD_SETTING, &bad.0),
             };

@@ -61,7 +61,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         .database
         .pool(settings.pool_size, settings.connection_timeout)?;
     let held: Held = Held::default();
-    let renewals = tokio::spawn(renew(
+    let mut renewals = tokio::spawn(renew(
         settings.database.clone(),
         settings.lease,
         settings.renew_interval,
@@ -80,9 +80,11 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         said: HashMap::new(),
         settings,
     };
-    conductor.conduct(woken, shutdown).await;
-    renewals.abort();
-    Ok(())
+    tokio::select! {
+        () = conductor.conduct(woken, shutdown) => Ok(()),
+        // It never ends by itself: without renewals no lease would last.
+        ended = &mut renewals => Err(format!("renewing leases has failed: {ended:?}")),
+    }
 }
 
 /// The first connection: waits for a server that is away, gives up on one that refuses.
@@ -144,13 +146,17 @@ async fn renew(database: crate::db::Database, lease: Duration, interval: Duratio
             open.renew(&now).await?;
             Ok::<_, tokio_postgres::Error>(open)
         };
-        match tokio::time::timeout(lease, work).await {
+        // Early enough for another connection to renew before the lease is over.
+        match tokio::time::timeout(lease / 3, work).await {
             Ok(Ok(open)) => session = Some(open),
             Ok(Err(error)) => {
                 warn!("leases not renewed, trying again: {}", describe(&error));
                 ticks.reset_after(interval.min(Duration::from_millis(100)));
             }
-            Err(_) => warn!("leases not renewed: no answer within the lease"),
+            Err(_) => {
+                warn!("leases not renewed in time, trying again on another connection");
+                ticks.reset_after(Duration::from_millis(1));
+            }
         }
     }
 }
@@ -413,8 +419,9 @@ impl Conductor {
             .remove(&partition);
         if end == End::Drained {
             self.release(&partition, &leadership).await;
+            // What was lost may be lost again at once: for that the next poll is soon enough.
+            let _ = self.wake.try_send(());
         }
-        let _ = self.wake.try_send(());
     }
 
     async fn release(&mut self, partition: &Partition, leadership: &Leadership) {
@@ -437,6 +444,9 @@ impl Conductor {
     fn topic_told(&mut self, topic: String, count: Result<Option<i32>, String>) {
         match count {
             Ok(Some(count)) => {
+                // A topic created anew with fewer partitions keeps its number: the lanes of those that are
+                // gone say so and wait, and no partition that exists loses its leader to them.
+                let count = count.max(self.counts.get(&topic).copied().unwrap_or(0));
                 if self.counts.insert(topic.clone(), count) != Some(count) {
                     info!(topic, partitions = count, "topic found");
                     let _ = self.wake.try_send(());
@@ -484,10 +494,14 @@ impl Conductor {
     /// Leaves first, so that the others know they are to take what is released next.
     async fn stop(&mut self) {
         info!(partitions = self.lanes.len(), "stopping");
-        if let Some(session) = &self.standby
-            && let Err(error) = session.leave(&self.settings.service_id).await
-        {
-            debug!("not said that we leave: {}", describe(&error));
+        if let Some(session) = &self.standby {
+            let leaving = session.leave(&self.settings.service_id);
+            if !matches!(
+                tokio::time::timeout(RELEASE_LIMIT, leaving).await,
+                Ok(Ok(()))
+            ) {
+                debug!("not said that we leave");
+            }
         }
         self.lanes.values().for_each(|led| led.stop.cancel());
         while let Some(done) = self.running.join_next().await {

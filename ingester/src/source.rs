@@ -6,7 +6,8 @@
 //! tools work. Nothing reads them back.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -24,6 +25,14 @@ use crate::partition::Partition;
 
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Defaults of the reading client.
+const READING: [(&str, &str); 4] = [
+    ("fetch.wait.max.ms", "50"),
+    ("fetch.error.backoff.ms", "50"),
+    ("fetch.message.max.bytes", "1048576"),
+    ("queued.max.messages.kbytes", "2048"),
+];
 
 /// One record, borrowed from librdkafka.
 pub struct Record<'a> {
@@ -54,11 +63,43 @@ pub struct Watermarks {
     pub high: i64,
 }
 
-struct Context;
+/// How often each topic was created anew while we looked.
+#[derive(Clone, Default)]
+struct Generations(Arc<Mutex<HashMap<String, Arc<AtomicU64>>>>);
+
+impl Generations {
+    fn of(&self, topic: &str) -> Arc<AtomicU64> {
+        self.0
+            .lock()
+            .expect("no panic while held")
+            .entry(topic.to_owned())
+            .or_default()
+            .clone()
+    }
+}
+
+#[derive(Clone)]
+struct Context {
+    generations: Generations,
+}
+
+/// librdkafka goes on at the old offset in a topic that was deleted and created within one
+/// glance, and says so in a debug line only. The first id it learns replaces one of zeros.
+fn created_anew(message: &str) -> Option<&str> {
+    let (before, ids) = message.split_once(" changed id from ")?;
+    let (_, topic) = before.rsplit_once("Topic ")?;
+    let (old, _) = ids.split_once(" to ")?;
+    (!old.bytes().all(|byte| byte == b'A')).then_some(topic)
+}
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
+        if let Some(topic) = created_anew(message) {
+            warn!(topic, "topic was created anew");
+            self.generations.of(topic).fetch_add(1, Ordering::SeqCst);
+        }
         match level {
+            RDKafkaLogLevel::Debug => tracing::trace!("kafka: {message}"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 warn!("kafka: {message}")
             }
@@ -78,20 +119,29 @@ pub struct Kafka {
     reader: Arc<BaseConsumer<Context>>,
     /// Watermarks, on connections of their own: no request waits behind a long poll.
     inquirer: Arc<BaseConsumer<Context>>,
+    generations: Generations,
 }
 
 impl Kafka {
     pub fn connect(settings: &KafkaSettings) -> Result<Self, String> {
         let base = base_config(settings);
         let mut reader = base.clone();
+        for (property, value) in READING {
+            // Ours are defaults only: any property can be passed through.
+            if !settings.properties.contains_key(property) {
+                reader.set(property, value);
+            }
+        }
         reader
-            .set("fetch.wait.max.ms", "50")
-            .set("fetch.error.backoff.ms", "50")
-            .set("fetch.message.max.bytes", "1048576")
-            .set("queued.max.messages.kbytes", "2048")
-            .set("enable.partition.eof", "true");
+            .set("enable.partition.eof", "true")
+            .set("debug", "metadata")
+            .set_log_level(RDKafkaLogLevel::Debug);
+        let context = Context {
+            generations: Generations::default(),
+        };
         let create = |config: &ClientConfig| {
-            let consumer: Result<BaseConsumer<Context>, _> = config.create_with_context(Context);
+            let consumer: Result<BaseConsumer<Context>, _> =
+                config.create_with_context(context.clone());
             consumer
                 .map(Arc::new)
                 .map_err(|error| describe_config_error(&error, settings))
@@ -99,6 +149,7 @@ impl Kafka {
         Ok(Self {
             reader: create(&reader)?,
             inquirer: create(&base)?,
+            generations: context.generations,
         })
     }
 
@@ -170,6 +221,9 @@ impl Kafka {
     ) -> Result<PartitionReader, String> {
         let (this, name) = (self.clone(), partition.clone());
         blocking(move || {
+            // Taken first, so that a topic created anew from here on is noticed.
+            let generation = this.generations.of(&name.topic);
+            let opened_at = generation.load(Ordering::SeqCst);
             // Split before assigning, so that no record takes the way through the common queue.
             let queue = this.reader.split_partition_queue(&name.topic, name.number);
             let mut queue = queue.ok_or_else(|| format!("{name} cannot be named to Kafka"))?;
@@ -184,6 +238,8 @@ impl Kafka {
                 queue,
                 arrived,
                 partition: name,
+                generation,
+                opened_at,
             })
         })
         .await
@@ -212,11 +268,21 @@ pub struct PartitionReader {
     queue: PartitionQueue<Context>,
     arrived: Arc<Notify>,
     partition: Partition,
+    generation: Arc<AtomicU64>,
+    opened_at: u64,
 }
 
 impl PartitionReader {
+    /// Whether the topic is still the one that was opened.
+    pub fn is_same_topic(&self) -> bool {
+        self.generation.load(Ordering::SeqCst) == self.opened_at
+    }
+
     /// Hands over what has arrived, if anything; never waits.
     pub fn poll<R>(&self, take: impl FnOnce(Arrival<'_>) -> R) -> Option<R> {
+        if !self.is_same_topic() {
+            return Some(take(Arrival::Gone));
+        }
         let error = match self.queue.poll(Duration::ZERO)? {
             Ok(message) => {
                 return Some(take(Arrival::Record(Record {
@@ -276,15 +342,27 @@ async fn blocking<R: Send + 'static>(
         .map_err(|error| error.to_string())?
 }
 
+thread_local! {
+    static PANIC_IS_EXPECTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether a panic on this thread is about to be caught, and means nothing but dirty input.
+pub fn panic_is_expected() -> bool {
+    PANIC_IS_EXPECTED.get()
+}
+
 /// Headers as JSON, `[{"key": …, "value": …}]`; a value that is no text stands as "base64".
 fn headers(message: &BorrowedMessage<'_>) -> Option<String> {
     let headers = message.headers()?;
     // rdkafka panics on a header name that is not UTF-8; such a name is dirty input, no defect of ours.
     let read = |index| {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        PANIC_IS_EXPECTED.set(true);
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let header = headers.get(index);
             (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
-        }))
+        }));
+        PANIC_IS_EXPECTED.set(false);
+        read
     };
     let mut list = Vec::with_capacity(headers.count());
     for index in 0..headers.count() {
@@ -321,6 +399,7 @@ fn base_config(settings: &KafkaSettings) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("allow.auto.create.topics", "false")
         .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("topic.metadata.propagation.max.ms", "0")
         .set_log_level(RDKafkaLogLevel::Warning);
     config
 }

@@ -60,7 +60,7 @@ pub async fn check(
     kafka: &KafkaArgs,
     redis: &RedisArgs,
 ) -> Result<bool, crate::config::BadSetting> {
-    let settings = kafka.settings(std::env::vars())?;
+    let settings = kafka.settings(crate::config::environment())?;
     let target = database.database("sluice check", Duration::from_secs(30))?;
     let mut findings = Findings::default();
     let address = target.address();
