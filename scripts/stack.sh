@@ -139,6 +139,7 @@ shared_buffers = 256MB
 max_wal_size = 4GB
 fsync = on
 synchronous_commit = on
+recovery_init_sync_method = syncfs
 log_line_prefix = '%m [%p] %q%u@%d %a '
 include_if_exists = 'sluice.conf'
 CONF
@@ -245,7 +246,7 @@ kafka_start() {
   [ -z "$(pid_of kafka)" ] || return 0
   local log=$kafka_dir/log skip
   skip=$(stat -c %s "$log" 2>/dev/null || echo 0)
-  launch kafka "$log" "${kafka_java[@]}" -Xmx512m -XX:+ExitOnOutOfMemoryError kafka.Kafka "$kafka_dir/server.properties"
+  launch kafka "$log" "${kafka_java[@]}" -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError kafka.Kafka "$kafka_dir/server.properties"
   if ! wait_until $start_timeout_s kafka_ready "$skip" || gone kafka; then
     failed Kafka "$log"
   fi

@@ -1,12 +1,13 @@
 //! One batch, one transaction: BEGIN, COPY, apply, COMMIT. And what follows when one of
 //! them fails: again, in smaller parts, or not at all.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Object, Pool, PoolError};
+use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
 use futures_util::SinkExt;
 use ledger::contract::STAGING_COLUMNS;
+use tokio_postgres::Statement;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -191,9 +192,8 @@ impl Applier {
     }
 
     async fn run(&self, client: &Object, slice: &Slice) -> Result<String, tokio_postgres::Error> {
-        let apply = client.prepare_cached(APPLY).await?;
+        let (apply, copy) = prepare(client).await?;
         if slice.row_count > 0 {
-            let copy = client.prepare_cached(&copy_statement()).await?;
             // Sent together: the COPY does not wait for the answer to BEGIN.
             let ((), sink) =
                 tokio::try_join!(client.batch_execute("BEGIN"), client.copy_in(&copy))?;
@@ -227,18 +227,39 @@ impl Applier {
     }
 }
 
+/// Opens connections up to `wanted`, as far as the pool has room, and prepares what is run on them.
+pub async fn warm_up(pool: Pool, wanted: usize) {
+    let at_once = Timeouts {
+        wait: Some(Duration::ZERO),
+        ..pool.timeouts()
+    };
+    // Held until all are there, or the pool would hand out the same one again.
+    let opened = (0..wanted.min(pool.status().max_size)).map(|_| async {
+        let client = pool.timeout_get(&at_once).await.ok()?;
+        prepare(&client).await.ok()?;
+        Some(client)
+    });
+    let opened = futures_util::future::join_all(opened).await;
+    debug!(connections = opened.iter().flatten().count(), "warmed up");
+}
+
+/// The statements of a batch.
+async fn prepare(client: &Object) -> Result<(Statement, Statement), tokio_postgres::Error> {
+    tokio::try_join!(client.prepare_cached(APPLY), client.prepare_cached(&COPY),)
+}
+
 enum Persisted {
     Committed,
     /// The database does not take these records, with its words.
     Refused(String),
 }
 
-fn copy_statement() -> String {
+static COPY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "COPY ledger.staging_balance_changes ({}) FROM STDIN (FORMAT binary)",
         STAGING_COLUMNS.join(", ")
     )
-}
+});
 
 /// A connection that is closed unless it was kept: after a failure or a cancelled wait
 /// nobody knows what is still under way on it.

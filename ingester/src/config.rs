@@ -196,6 +196,34 @@ const OWN_KAFKA: [&str; 4] = [
     "KAFKA_GROUP_ID",
     "KAFKA_AUTO_COMMIT",
 ];
+/// Kubernetes puts these there for a service that is called kafka.
+fn is_kubernetes(name: &str) -> bool {
+    ["KAFKA_SERVICE_HOST", "KAFKA_SERVICE_PORT", "KAFKA_PORT"]
+        .iter()
+        .any(|prefix| name == *prefix || name.starts_with(&format!("{prefix}_")))
+}
+
+/// An empty variable, as compose files and charts write "not set", is not set; topics may be none.
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let heed = |argument: clap::Arg| {
+        let is_empty = argument
+            .get_env()
+            .is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+        if is_empty
+            && !["BALANCE_TOPICS", "EVENT_TOPICS"]
+                .map(Some)
+                .contains(&argument.get_env().and_then(|name| name.to_str()))
+        {
+            argument.env(None::<&'static str>)
+        } else {
+            argument
+        }
+    };
+    command
+        .mut_args(heed)
+        .mut_subcommands(|command| command.mut_args(heed))
+}
+
 /// Properties whose values Sluice's guarantees rest on.
 const FIXED: [&str; 11] = [
     "bootstrap.servers",
@@ -300,7 +328,7 @@ impl KafkaArgs {
                     "must be false: offsets are committed by the database, with the money",
                 ));
             }
-            if OWN_KAFKA.contains(&name.as_str()) {
+            if OWN_KAFKA.contains(&name.as_str()) || value.is_empty() || is_kubernetes(&name) {
                 continue;
             }
             if FIXED.contains(&property.as_str()) {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+use percent_encoding::percent_decode_str;
 use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{AsyncMessage, Client, Config};
-use url::Url;
 
 /// Where the database is and how to get in.
 #[derive(Clone)]
@@ -175,6 +175,7 @@ fn set_tls(
     Ok(true)
 }
 
+/// Takes TLS parameters out of a URL's query; the rest stays as it was written.
 fn without_tls_url(
     text: &str,
     tls: &mut Tls,
@@ -184,16 +185,14 @@ fn without_tls_url(
     let Some((base, query)) = text.split_once('?') else {
         return Ok(text.to_owned());
     };
-    let pairs = Url::parse(&format!("x://x?{query}")).map_err(|error| error.to_string())?;
     let mut rest = Vec::new();
-    for (name, value) in pairs.query_pairs() {
-        if !set_tls(&name, &value, tls, mode)? {
-            rest.push(
-                url::form_urlencoded::Serializer::new(String::new())
-                    .append_pair(&name, &value)
-                    .finish()
-                    .replace('+', "%20"),
-            );
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        // As libpq does: a plus sign is a plus sign.
+        let value = percent_decode_str(value).decode_utf8();
+        let value = value.map_err(|_| format!("{name}: is not UTF-8"))?;
+        if !set_tls(name, &value, tls, mode)? {
+            rest.push(pair);
         }
     }
     Ok(if rest.is_empty() {
@@ -204,14 +203,56 @@ fn without_tls_url(
 }
 
 fn without_tls(text: &str, tls: &mut Tls, mode: &mut Option<SslMode>) -> Result<String, String> {
-    let mut rest = Vec::new();
-    for word in text.split_whitespace() {
-        let (name, value) = word.split_once('=').unwrap_or((word, ""));
-        if !set_tls(name, value.trim_matches('\''), tls, mode)? {
-            rest.push(word);
+    let mut rest = String::new();
+    for (name, value) in words(text)? {
+        if !set_tls(&name, &value, tls, mode)? {
+            let value = value.replace('\\', r"\\").replace('\'', r"\'");
+            rest.push_str(&format!("{name}='{value}' "));
         }
     }
-    Ok(rest.join(" "))
+    Ok(rest)
+}
+
+/// libpq's `name = value`: blanks around the sign, quotes around the value, a backslash before any character.
+fn words(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut words = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = rest
+            .split_once('=')
+            .ok_or_else(|| format!("{:?} has no '='", rest.trim_end()))?;
+        let after = after.trim_start();
+        let quoted = after.strip_prefix('\'');
+        let (mut value, mut end, mut escaped) = (String::new(), None, false);
+        let body = quoted.unwrap_or(after);
+        for (at, character) in body.char_indices() {
+            match character {
+                _ if escaped => {
+                    value.push(character);
+                    escaped = false;
+                }
+                '\\' => escaped = true,
+                '\'' if quoted.is_some() => {
+                    end = Some(at + 1);
+                    break;
+                }
+                blank if quoted.is_none() && blank.is_whitespace() => {
+                    end = Some(at);
+                    break;
+                }
+                _ => value.push(character),
+            }
+        }
+        if end.is_none() && quoted.is_some() {
+            return Err(format!(
+                "the quote behind {:?} is never closed",
+                name.trim()
+            ));
+        }
+        words.push((name.trim().to_owned(), value));
+        rest = body[end.unwrap_or(body.len())..].trim_start();
+    }
+    Ok(words)
 }
 
 fn connector(tls: &Tls) -> Result<MakeTlsConnector, String> {
@@ -251,4 +292,49 @@ fn connector(tls: &Tls) -> Result<MakeTlsConnector, String> {
         Ok(())
     });
     Ok(connector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Database::parse(text, Duration::from_secs(1), "test", Duration::ZERO)
+            .map(|database| database.config)
+    }
+
+    #[test]
+    fn a_url_is_read_as_libpq_reads_it() {
+        let config =
+            parse("postgres://u:p%40ss+word@h:6543/d?options=-c+x%3D1&sslmode=disable").unwrap();
+        assert_eq!(config.get_password(), Some(&b"p@ss+word"[..]));
+        assert_eq!(config.get_options(), Some("-c+x=1"));
+        assert_eq!(config.get_ssl_mode(), SslMode::Disable);
+        assert_eq!(config.get_ports(), [6543]);
+    }
+
+    #[test]
+    fn words_are_read_as_libpq_reads_them() {
+        let config =
+            parse(r"host = h  password='a \' b  c' dbname=d\ e sslmode = 'require' user=u")
+                .unwrap();
+        assert_eq!(config.get_password(), Some(&b"a ' b  c"[..]));
+        assert_eq!(config.get_dbname(), Some("d e"));
+        assert_eq!(config.get_user(), Some("u"));
+        assert_eq!(config.get_ssl_mode(), SslMode::Require);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        for (text, part) in [
+            ("host=h sslmode=maybe", "sslmode \"maybe\""),
+            ("host=h password='open", "\"password\" is never closed"),
+            ("host", "\"host\" has no '='"),
+            ("postgres://h/d?sslrootcert=%FF", "sslrootcert"),
+            ("postgres://h/d?sslrootcert=/no/such/file", "/no/such/file"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! The sluice gate: how long records are gathered before they go to the database together.
 //!
 //! The wait counts from the first record, so a trickle is never held for longer than the
-//! batching delay; a full batch opens the gate at once, so under backlog it never waits.
+//! batching delay. The first batch of a take-over does not wait: its records have. A full batch opens the gate at once, so under backlog it never waits.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -14,6 +16,8 @@ const MAX_ROWS: usize = ledger::contract::MAX_BATCH_ROWS / 4;
 pub struct Gate {
     settings: GateSettings,
     first: Option<Instant>,
+    /// What was there before us has waited already.
+    delay: Duration,
 }
 
 impl Gate {
@@ -21,6 +25,7 @@ impl Gate {
         Self {
             settings: settings.clone(),
             first: None,
+            delay: Duration::ZERO,
         }
     }
 
@@ -31,11 +36,12 @@ impl Gate {
     /// The batch has gone through.
     pub fn close(&mut self) {
         self.first = None;
+        self.delay = self.settings.batching_delay;
     }
 
     /// When the gate opens although the batch is not full.
     pub fn opens_at(&self) -> Option<Instant> {
-        self.first.map(|first| first + self.settings.batching_delay)
+        self.first.map(|first| first + self.delay)
     }
 
     pub fn is_full(&self, batch: &Batch) -> bool {
@@ -51,8 +57,6 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::source::Record;
 
@@ -89,12 +93,26 @@ mod tests {
         let mut gate = Gate::new(&settings(100, 1 << 20));
         let mut batch = Batch::new(0);
         let start = Instant::now();
+        gate.close();
         gate.first_arrived(start);
         for offset in 0..10 {
             push(&mut batch, offset);
         }
         assert!(!gate.is_open(&batch, start + DELAY - Duration::from_millis(1)));
         assert!(gate.is_open(&batch, start + DELAY));
+    }
+
+    #[test]
+    fn the_first_batch_goes_as_soon_as_it_is_there() {
+        let mut gate = Gate::new(&settings(100, 1 << 20));
+        let mut batch = Batch::new(0);
+        let now = Instant::now();
+        gate.first_arrived(now);
+        push(&mut batch, 0);
+        assert!(gate.is_open(&batch, now));
+        gate.close();
+        gate.first_arrived(now);
+        assert!(!gate.is_open(&batch, now));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Leadership of partitions: what a leader holds, and the two long-lived sessions through
 //! which leases are taken, renewed and given back, apart from all writes.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ledger::contract::RELEASED_CHANNEL;
 use tokio::sync::mpsc;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::db::Database;
 use crate::partition::Partition;
+use crate::share::Survey;
 
 /// Proof of having acquired a partition. Only [`Session::acquire`] makes one.
 #[derive(Debug)]
@@ -49,40 +51,36 @@ impl Leadership {
     }
 }
 
-/// A partition as the database shows it.
-#[derive(Debug, Clone)]
-pub struct Surveyed {
+/// A partition that is led.
+pub type Held = (Partition, Arc<Leadership>);
+
+/// What became ours.
+pub struct Acquired {
     pub partition: Partition,
-    pub leader: Option<String>,
+    pub leadership: Leadership,
+    pub position: Position,
 }
 
-/// Who leads what, and who lives, at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Survey {
-    pub leases: Vec<Surveyed>,
-    /// Live instances that read the same topics.
-    pub instances: Vec<String>,
-    /// Whether our own name is used by nobody else.
-    pub name_is_ours: bool,
-}
-
+// Answers come in the order of the question.
 const RENEW: &str = "
-    SELECT u.ordinality, sluice.renew_partition_lock(u.topic, u.partition, u.token, u.lease, $5::bigint * interval '1 ms') IS NOT NULL
-    FROM unnest($1::text[], $2::int[], $3::bigint[], $4::uuid[]) WITH ORDINALITY AS u (topic, partition, token, lease, ordinality)";
+    SELECT sluice.renew_partition_lock(u.topic, u.partition, u.token, u.lease, $5 * interval '1 ms') IS NOT NULL
+    FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS u (topic, partition, token, lease, n) ORDER BY n";
+
+const RELEASE: &str = "
+    SELECT sluice.release_partition_lock(u.topic, u.partition, u.token, u.lease)
+    FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS u (topic, partition, token, lease, n) ORDER BY n";
 
 // One statement for all that a round needs to know. The heartbeat is taken first, so that we count ourselves.
 const SURVEY: &str = "
-    WITH beat AS MATERIALIZED (SELECT sluice.heartbeat($1, $2, $3::bigint * interval '1 ms') AS mine)
-    SELECT l.topic, l.partition, l.leader_svc_id, beat.mine
+    WITH beat AS MATERIALIZED (SELECT sluice.heartbeat($1, $2, $3 * interval '1 ms') AS mine)
+    SELECT l.topic, l.partition, l.leader_svc_id, NULL::text[], beat.mine
     FROM beat LEFT JOIN ledger.partition_leader_locks l ON l.topic = ANY ($2)
     UNION ALL
-    SELECT NULL, NULL, i.service_id, NULL FROM ledger.live_instances i WHERE i.topics = $2";
+    SELECT NULL, NULL, i.service_id, i.topics, NULL FROM ledger.live_instances i WHERE i.topics && $2";
 
 const ACQUIRE: &str = "
     SELECT acquired, fencing_token, lease_id, commit_offset, leader_svc_id
-    FROM sluice.acquire_partition_lock($1, $2, $3, $4::bigint * interval '1 ms')";
-
-const RELEASE: &str = "SELECT sluice.release_partition_lock($1, $2, $3, $4)";
+    FROM sluice.acquire_partition_lock($1, $2, $3, $4 * interval '1 ms')";
 
 const POSITION: &str = "
     SELECT p.started_at IS NOT NULL, p.last_record
@@ -138,34 +136,15 @@ impl Session {
     }
 
     /// Renews all leases in one statement; those that are lost are told so.
-    pub async fn renew(
-        &self,
-        held: &[(Partition, std::sync::Arc<Leadership>)],
-    ) -> Result<(), tokio_postgres::Error> {
+    pub async fn renew(&self, held: &[Held]) -> Result<(), tokio_postgres::Error> {
         let deadline = Instant::now() + self.lease;
-        let topics: Vec<&str> = held
-            .iter()
-            .map(|(partition, _)| partition.topic.as_str())
-            .collect();
-        let numbers: Vec<i32> = held.iter().map(|(partition, _)| partition.number).collect();
-        let tokens: Vec<i64> = held
-            .iter()
-            .map(|(_, leadership)| leadership.fencing_token)
-            .collect();
-        let leases: Vec<Uuid> = held
-            .iter()
-            .map(|(_, leadership)| leadership.lease_id)
-            .collect();
-        let rows = self
-            .client
-            .query(
-                RENEW,
-                &[&topics, &numbers, &tokens, &leases, &self.lease_ms()],
-            )
-            .await?;
-        for row in rows {
-            let (_, leadership) = &held[row.get::<_, i64>(0) as usize - 1];
-            if row.get(1) {
+        let columns = Columns::of(held);
+        let lease_ms = self.lease_ms();
+        let mut parameters = columns.parameters().to_vec();
+        parameters.push((&lease_ms, Type::INT8));
+        let rows = self.client.query_typed(RENEW, &parameters).await?;
+        for (row, (_, leadership)) in rows.iter().zip(held) {
+            if row.get(0) {
                 leadership.extend(deadline)
             } else {
                 leadership.lose()
@@ -185,19 +164,28 @@ impl Session {
         let heartbeat_ms = self.lease_ms() * 2 / 3;
         for row in self
             .client
-            .query(SURVEY, &[&service_id, &topics, &heartbeat_ms])
+            .query_typed(
+                SURVEY,
+                &[
+                    (&service_id, Type::TEXT),
+                    (&topics, Type::TEXT_ARRAY),
+                    (&heartbeat_ms, Type::INT8),
+                ],
+            )
             .await?
         {
             let name: Option<String> = row.get(2);
-            match row.get::<_, Option<bool>>(3) {
-                None => survey.instances.extend(name),
-                Some(mine) => {
-                    survey.name_is_ours = mine;
-                    if let (Some(topic), Some(number)) = (row.get(0), row.get(1)) {
-                        survey.leases.push(Surveyed {
-                            partition: Partition { topic, number },
-                            leader: name,
-                        });
+            match (row.get::<_, Option<bool>>(4), name) {
+                (None, Some(name)) => {
+                    let topics: Vec<String> = row.get(3);
+                    survey.instances.insert(name, topics.into_iter().collect());
+                }
+                (mine, leader) => {
+                    survey.name_is_ours = mine == Some(true);
+                    if let (Some(topic), Some(number), Some(leader)) =
+                        (row.get(0), row.get(1), leader)
+                    {
+                        survey.leaders.insert(Partition { topic, number }, leader);
                     }
                 }
             }
@@ -208,70 +196,103 @@ impl Session {
     /// Tries to become leader; `None` when someone else is.
     pub async fn acquire(
         &self,
-        partition: &Partition,
+        partition: Partition,
         service_id: &str,
-    ) -> Result<Option<Leadership>, tokio_postgres::Error> {
+    ) -> Result<Option<Acquired>, tokio_postgres::Error> {
         let sent = Instant::now();
-        let row = self
-            .client
-            .query_one(
-                ACQUIRE,
-                &[
-                    &partition.topic,
-                    &partition.number,
-                    &service_id,
-                    &self.lease_ms(),
-                ],
-            )
-            .await?;
+        let lease_ms = self.lease_ms();
+        let (topic, number) = (
+            (&partition.topic as _, Type::TEXT),
+            (&partition.number as _, Type::INT4),
+        );
+        // Sent together; the second sees what the first has committed.
+        let acquire = [
+            topic.clone(),
+            number.clone(),
+            (&service_id as _, Type::TEXT),
+            (&lease_ms as _, Type::INT8),
+        ];
+        let at = [topic, number];
+        let (acquired, position) = tokio::try_join!(
+            self.client.query_typed(ACQUIRE, &acquire),
+            self.client.query_typed(POSITION, &at)
+        )?;
+        let (Some(row), Some(position)) = (acquired.first(), position.first()) else {
+            return Ok(None);
+        };
         if !row.get::<_, bool>(0) {
             debug!(%partition, leader = row.get::<_, Option<&str>>(4), "not acquired");
             return Ok(None);
         }
-        Ok(Some(Leadership {
+        let position = Position {
+            started: position.get(0),
+            last_record: position.get::<_, Option<Uuid>>(1).map(Uuid::into_bytes),
+        };
+        let leadership = Leadership {
             fencing_token: row.get(1),
             lease_id: row.get(2),
             commit_offset: row.get(3),
             deadline: Mutex::new(sent + self.lease),
             lost: CancellationToken::new(),
+        };
+        Ok(Some(Acquired {
+            partition,
+            leadership,
+            position,
         }))
     }
 
-    pub async fn release(
-        &self,
-        partition: &Partition,
-        leadership: &Leadership,
-    ) -> Result<bool, tokio_postgres::Error> {
-        let Leadership {
-            fencing_token,
-            lease_id,
-            ..
-        } = leadership;
-        let row = self
+    /// Gives leaderships back; the answer says for each whether it was still ours.
+    pub async fn release(&self, held: &[Held]) -> Result<Vec<bool>, tokio_postgres::Error> {
+        let columns = Columns::of(held);
+        let rows = self
             .client
-            .query_one(
-                RELEASE,
-                &[&partition.topic, &partition.number, fencing_token, lease_id],
-            )
+            .query_typed(RELEASE, &columns.parameters())
             .await?;
-        Ok(row.get(0))
-    }
-
-    pub async fn position(&self, partition: &Partition) -> Result<Position, tokio_postgres::Error> {
-        let row = self
-            .client
-            .query_one(POSITION, &[&partition.topic, &partition.number])
-            .await?;
-        Ok(Position {
-            started: row.get(0),
-            last_record: row.get::<_, Option<Uuid>>(1).map(Uuid::into_bytes),
-        })
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     pub async fn leave(&self, service_id: &str) -> Result<(), tokio_postgres::Error> {
         self.client
-            .execute("SELECT sluice.leave($1)", &[&service_id])
+            .query_typed("SELECT sluice.leave($1)", &[(&service_id, Type::TEXT)])
             .await
             .map(drop)
+    }
+}
+
+/// Leaderships as the columns of `unnest`.
+struct Columns<'a> {
+    topics: Vec<&'a str>,
+    numbers: Vec<i32>,
+    tokens: Vec<i64>,
+    leases: Vec<Uuid>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(held: &'a [Held]) -> Self {
+        Self {
+            topics: held
+                .iter()
+                .map(|(partition, _)| partition.topic.as_str())
+                .collect(),
+            numbers: held.iter().map(|(partition, _)| partition.number).collect(),
+            tokens: held
+                .iter()
+                .map(|(_, leadership)| leadership.fencing_token)
+                .collect(),
+            leases: held
+                .iter()
+                .map(|(_, leadership)| leadership.lease_id)
+                .collect(),
+        }
+    }
+
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 4] {
+        [
+            (&self.topics, Type::TEXT_ARRAY),
+            (&self.numbers, Type::INT4_ARRAY),
+            (&self.tokens, Type::INT8_ARRAY),
+            (&self.leases, Type::UUID_ARRAY),
+        ]
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::{check, migrate};
-use sluice::config::{DatabaseArgs, KafkaArgs, RedisArgs, RunArgs};
+use sluice::config::{DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, without_empty_variables};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -68,7 +68,7 @@ enum Command {
 const BAD_SETTING: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::command()
+    let cli = match without_empty_variables(Cli::command())
         .try_get_matches()
         .and_then(|matches| Cli::from_arg_matches(&matches))
     {
@@ -125,6 +125,9 @@ async fn execute(command: Command) -> ExitCode {
                 Ok(settings) => settings,
                 Err(bad) => return fail(BAD_SETTING, &bad.0),
             };
+            if let Err(line) = sluice::source::validate(&settings.kafka) {
+                return fail(BAD_SETTING, &line);
+            }
             let shutdown = CancellationToken::new();
             if let Err(error) = on_signals(shutdown.clone()) {
                 return fail(1, &format!("cannot listen for signals: {error}"));

@@ -1,24 +1,25 @@
 //! The conductor: the one loop that acquires partitions, starts and stops their lanes, and
 //! hands them over. Time, notifications, finished lanes and shutdown all enter here.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::apply::Applier;
+use crate::apply::{self, Applier};
 use crate::config::RunSettings;
 use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
 use crate::lane::{End, Lane};
-use crate::lease::{Leadership, Session, Survey};
+use crate::lease::{Acquired, Held, Leadership, Session};
 use crate::partition::Partition;
 use crate::progress::Progress;
 use crate::schema;
-use crate::share::quota;
+use crate::share;
 use crate::source::Kafka;
 
 /// How often Kafka is asked for the partitions of our topics.
@@ -33,7 +34,33 @@ const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-type Held = Arc<Mutex<BTreeMap<Partition, Arc<Leadership>>>>;
+/// What is led, and a way to have it all renewed at once.
+#[derive(Default)]
+struct Leases {
+    held: Mutex<BTreeMap<Partition, Arc<Leadership>>>,
+    renew_now: Notify,
+}
+
+impl Leases {
+    fn insert(&self, (partition, leadership): Held) {
+        self.lock().insert(partition, leadership);
+    }
+
+    fn remove(&self, partition: &Partition) {
+        self.lock().remove(partition);
+    }
+
+    fn all(&self) -> Vec<Held> {
+        let held = self.lock();
+        held.iter().map(|(p, l)| (p.clone(), l.clone())).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Partition, Arc<Leadership>>> {
+        self.held.lock().expect("no panic while held")
+    }
+}
+
+type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
 
 /// A lane that runs.
 struct Led {
@@ -60,19 +87,19 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let pool = settings
         .database
         .pool(settings.pool_size, settings.connection_timeout)?;
-    let held: Held = Held::default();
+    let leases = Arc::<Leases>::default();
     let mut renewals = tokio::spawn(renew(
         settings.database.clone(),
         settings.lease,
         settings.renew_interval,
-        held.clone(),
+        leases.clone(),
     ));
     let conductor = Conductor {
         kafka,
         pool,
-        standby: Some(standby),
+        standby: Some(Arc::new(standby)),
         wake,
-        held,
+        leases,
         lanes: HashMap::new(),
         running: JoinSet::new(),
         counts: BTreeMap::new(),
@@ -123,19 +150,22 @@ async fn connect_first(
 }
 
 /// Renews all leases, apart from everything else.
-async fn renew(database: crate::db::Database, lease: Duration, interval: Duration, held: Held) {
+async fn renew(
+    database: crate::db::Database,
+    lease: Duration,
+    interval: Duration,
+    leases: Arc<Leases>,
+) {
     let mut session: Option<Session> = None;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        let now: Vec<_> = held
-            .lock()
-            .expect("no panic while held")
-            .iter()
-            .map(|(p, l)| (p.clone(), l.clone()))
-            .collect();
-        if now.is_empty() {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = leases.renew_now.notified() => {}
+        }
+        let held = leases.all();
+        if held.is_empty() {
             continue;
         }
         let work = async {
@@ -143,7 +173,7 @@ async fn renew(database: crate::db::Database, lease: Duration, interval: Duratio
                 Some(session) => session,
                 None => Session::open(&database, lease, None).await?,
             };
-            open.renew(&now).await?;
+            open.renew(&held).await?;
             Ok::<_, tokio_postgres::Error>(open)
         };
         // Early enough for another connection to renew before the lease is over.
@@ -165,9 +195,9 @@ struct Conductor {
     settings: RunSettings,
     kafka: Arc<Kafka>,
     pool: deadpool_postgres::Pool,
-    standby: Option<Session>,
+    standby: Option<Arc<Session>>,
     wake: mpsc::Sender<()>,
-    held: Held,
+    leases: Arc<Leases>,
     lanes: HashMap<Partition, Led>,
     running: JoinSet<(Partition, Arc<Leadership>, End)>,
     /// Partitions of each topic, as far as Kafka has told.
@@ -237,142 +267,95 @@ impl Conductor {
                         describe(&error)
                     ),
                 );
-                self.standby = None;
+                self.drop_standby();
             }
             Err(_) => {
                 self.say(
                     "database",
                     "cannot look for partitions: PostgreSQL does not answer".into(),
                 );
-                self.standby = None;
+                self.drop_standby();
             }
         }
     }
 
-    async fn try_round(&mut self) -> Result<(), tokio_postgres::Error> {
-        if self.standby.as_ref().is_none_or(Session::is_closed) {
-            let session = Session::open(
-                &self.settings.database,
-                self.settings.lease,
-                Some(self.wake.clone()),
-            )
-            .await?;
-            self.standby = Some(session);
+    /// Leases acquired through it since the last renewal look free once it is gone: the other session takes them over.
+    fn drop_standby(&mut self) {
+        self.standby = None;
+        self.leases.renew_now.notify_one();
+    }
+
+    async fn standby(&mut self) -> Result<Arc<Session>, tokio_postgres::Error> {
+        if let Some(session) = self.standby.as_ref().filter(|session| !session.is_closed()) {
+            return Ok(session.clone());
         }
-        let Some(session) = &self.standby else {
-            return Ok(());
-        };
-        let survey = session
-            .survey(&self.settings.service_id, &self.settings.kafka.topics)
-            .await?;
+        self.drop_standby();
+        let (lease, wake) = (self.settings.lease, Some(self.wake.clone()));
+        let session = Arc::new(Session::open(&self.settings.database, lease, wake).await?);
+        self.standby = Some(session.clone());
+        self.warm_up();
+        Ok(session)
+    }
+
+    /// Connections that a take-over will need are opened before it.
+    fn warm_up(&self) {
+        let partitions: i32 = self.counts.values().sum();
+        tokio::spawn(apply::warm_up(self.pool.clone(), partitions as usize));
+    }
+
+    async fn try_round(&mut self) -> Result<(), tokio_postgres::Error> {
+        let session = self.standby().await?;
+        let name = self.settings.service_id.clone();
+        let survey = session.survey(&name, &self.settings.kafka.topics).await?;
         if !survey.name_is_ours {
-            let name = &self.settings.service_id;
             self.say(
                 "name",
                 format!("SERVICE_ID: another live instance is called {name:?}; give each its own"),
             );
             return Ok(());
         }
-        let share = self.share(&survey);
-        let leading = self
-            .lanes
-            .values()
-            .filter(|led| !led.stop.is_cancelled())
-            .count();
-        let draining = self.lanes.len() - leading;
-        if leading > share && draining == 0 {
-            // One at a time; the next round follows as soon as this one is released.
-            if let Some((partition, led)) =
-                self.lanes.iter().find(|(_, led)| !led.stop.is_cancelled())
-            {
-                info!(%partition, share, leading, "handing over");
-                led.stop.cancel();
-            }
+        let mine: BTreeSet<Partition> = self.lanes.keys().cloned().collect();
+        let plan = share::plan(&name, &mine, &self.counts, &survey);
+        // One at a time; the next round follows as soon as it is released.
+        let draining = self.lanes.values().any(|led| led.stop.is_cancelled());
+        if let Some(partition) = plan.give_up.first().filter(|_| !draining) {
+            info!(%partition, leading = mine.len(), "handing over");
+            self.lanes[partition].stop.cancel();
         }
-        let free: Vec<Partition> = self
-            .free(&survey)
-            .take(share.saturating_sub(self.lanes.len()))
+        let mut attempts: FuturesUnordered<_> = plan
+            .candidates
+            .into_iter()
+            .take(plan.wanted)
+            .map(|partition| session.acquire(partition, &name))
             .collect();
-        for partition in free {
-            self.acquire(partition).await?;
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
+                Ok(Some(acquired)) => self.lead(acquired),
+                Ok(None) => {}
+                Err(error)
+                    if error.as_db_error().is_some()
+                        && consequence(&error) == Consequence::Retry =>
+                {
+                    debug!("partition not acquired: {}", describe(&error));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
 
-    fn share(&self, survey: &Survey) -> usize {
-        let me = &self.settings.service_id;
-        let mut counts: BTreeMap<&str, usize> = survey
-            .instances
-            .iter()
-            .map(|name| (name.as_str(), 0))
-            .collect();
-        counts.insert(me, 0);
-        for lease in &survey.leases {
-            if let Some(count) = lease
-                .leader
-                .as_deref()
-                .and_then(|leader| counts.get_mut(leader))
-            {
-                *count += 1;
-            }
-        }
-        counts.insert(me, self.lanes.len());
-        let held: Vec<(String, usize)> = counts
-            .into_iter()
-            .map(|(name, count)| (name.to_owned(), count))
-            .collect();
-        quota(
-            self.counts.values().map(|count| *count as usize).sum(),
-            &held,
-            me,
-        )
-    }
-
-    /// Partitions that nobody leads, or that a former incarnation of ours led.
-    fn free(&self, survey: &Survey) -> impl Iterator<Item = Partition> {
-        let led: HashMap<&Partition, &Option<String>> = survey
-            .leases
-            .iter()
-            .map(|lease| (&lease.partition, &lease.leader))
-            .collect();
-        let all = self.counts.iter().flat_map(|(topic, count)| {
-            (0..*count).map(|number| Partition {
-                topic: topic.clone(),
-                number,
-            })
-        });
-        let free = all.filter(|partition| {
-            let leader = led.get(partition).and_then(|leader| leader.as_deref());
-            !self.lanes.contains_key(partition)
-                && leader.is_none_or(|leader| leader == self.settings.service_id)
-        });
-        free.collect::<Vec<_>>().into_iter()
-    }
-
-    async fn acquire(&mut self, partition: Partition) -> Result<(), tokio_postgres::Error> {
-        let Some(session) = &self.standby else {
-            return Ok(());
-        };
-        let leadership = match session.acquire(&partition, &self.settings.service_id).await {
-            Ok(Some(leadership)) => Arc::new(leadership),
-            Ok(None) => return Ok(()),
-            Err(error)
-                if error.as_db_error().is_some() && consequence(&error) == Consequence::Retry =>
-            {
-                debug!(%partition, "not acquired: {}", describe(&error));
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let position = session.position(&partition).await?;
+    fn lead(&mut self, acquired: Acquired) {
+        let Acquired {
+            partition,
+            leadership,
+            position,
+        } = acquired;
+        let leadership = Arc::new(leadership);
         info!(
             %partition, fencing_token = leadership.fencing_token, commit_offset = leadership.commit_offset,
             "leading partition"
         );
-        self.held
-            .lock()
-            .expect("no panic while held")
-            .insert(partition.clone(), leadership.clone());
+        self.leases.insert((partition.clone(), leadership.clone()));
         let led = Led {
             stop: CancellationToken::new(),
             doubt: Arc::default(),
@@ -402,41 +385,55 @@ impl Conductor {
             });
             (partition, leadership, end)
         });
-        Ok(())
     }
 
-    async fn finished(
-        &mut self,
-        done: Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>,
-    ) {
-        let Ok((partition, leadership, end)) = done else {
-            return;
-        };
-        self.lanes.remove(&partition);
-        self.held
-            .lock()
-            .expect("no panic while held")
-            .remove(&partition);
-        if end == End::Drained {
-            self.release(&partition, &leadership).await;
+    /// Lanes that ended, `first` and any others by now: what they led is released in one statement.
+    async fn finished(&mut self, first: Ended) {
+        let mut drained = Vec::new();
+        let mut next = Some(first);
+        while let Some(ended) = next {
+            if let Ok((partition, leadership, end)) = ended {
+                self.lanes.remove(&partition);
+                self.leases.remove(&partition);
+                if end == End::Drained {
+                    drained.push((partition, leadership));
+                }
+            }
+            next = self.running.try_join_next();
+        }
+        if !drained.is_empty() {
+            self.release(&drained).await;
             // What was lost may be lost again at once: for that the next poll is soon enough.
             let _ = self.wake.try_send(());
         }
     }
 
-    async fn release(&mut self, partition: &Partition, leadership: &Leadership) {
-        let Some(session) = &self.standby else { return };
-        match tokio::time::timeout(RELEASE_LIMIT, session.release(partition, leadership)).await {
-            Ok(Ok(true)) => {
-                info!(%partition, fencing_token = leadership.fencing_token, "released partition")
+    async fn release(&mut self, drained: &[Held]) {
+        let Some(session) = self.standby.clone() else {
+            return;
+        };
+        match tokio::time::timeout(RELEASE_LIMIT, session.release(drained)).await {
+            Ok(Ok(released)) => {
+                for ((partition, leadership), released) in drained.iter().zip(released) {
+                    let fencing_token = leadership.fencing_token;
+                    if released {
+                        info!(%partition, fencing_token, "released partition");
+                    } else {
+                        debug!(%partition, fencing_token, "was not ours any more");
+                    }
+                }
             }
-            Ok(Ok(false)) => debug!(%partition, "was not ours any more"),
             Ok(Err(error)) => {
-                warn!(%partition, "not released, the lease ends by itself: {}", describe(&error))
+                warn!(
+                    "partitions not released, their leases end by themselves: {}",
+                    describe(&error)
+                )
             }
             Err(_) => {
-                warn!(%partition, "not released, PostgreSQL does not answer; the lease ends by itself");
-                self.standby = None;
+                warn!(
+                    "partitions not released, PostgreSQL does not answer; their leases end by themselves"
+                );
+                self.drop_standby();
             }
         }
     }
@@ -449,6 +446,7 @@ impl Conductor {
                 let count = count.max(self.counts.get(&topic).copied().unwrap_or(0));
                 if self.counts.insert(topic.clone(), count) != Some(count) {
                     info!(topic, partitions = count, "topic found");
+                    self.warm_up();
                     let _ = self.wake.try_send(());
                 }
             }
@@ -491,9 +489,10 @@ impl Conductor {
         }
     }
 
-    /// Leaves first, so that the others know they are to take what is released next.
     async fn stop(&mut self) {
         info!(partitions = self.lanes.len(), "stopping");
+        self.lanes.values().for_each(|led| led.stop.cancel());
+        // Sent before any release, so that the others know they are to take what is released.
         if let Some(session) = &self.standby {
             let leaving = session.leave(&self.settings.service_id);
             if !matches!(
@@ -503,11 +502,10 @@ impl Conductor {
                 debug!("not said that we leave");
             }
         }
-        self.lanes.values().for_each(|led| led.stop.cancel());
-        while let Some(done) = self.running.join_next().await {
-            self.finished(done).await;
+        while let Some(ended) = self.running.join_next().await {
+            self.finished(ended).await;
         }
-        self.hint();
+        self.kafka.commit_last(self.progress.take_moved()).await;
         info!("stopped");
     }
 }

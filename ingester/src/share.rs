@@ -1,19 +1,137 @@
-//! Who should lead how many partitions. Every instance computes the same answer from the
-//! same survey, so nobody has to be asked.
+//! Who reads which partition: every instance computes the same even shares from the same
+//! survey, so that nobody has to hand out work.
 
-/// How many of `partitions` the instance `me` should lead.
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::partition::Partition;
+
+/// What one look at the database shows.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Live instances and the topics that each one reads.
+    pub instances: BTreeMap<String, BTreeSet<String>>,
+    /// Partitions that have a live leader.
+    pub leaders: BTreeMap<Partition, String>,
+    /// Whether our own name is used by nobody else.
+    pub name_is_ours: bool,
+}
+
+/// What an instance should do about its share.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Partitions to hand over, one after another.
+    pub give_up: Vec<Partition>,
+    /// Partitions without a leader to try, in this order, until `wanted` are acquired.
+    pub candidates: Vec<Partition>,
+    /// How many of the candidates belong to this instance.
+    pub wanted: usize,
+}
+
+/// Computes the plan of the instance `me`, which leads `mine`, for topics with so many partitions.
 ///
-/// `held` names every live instance and how many partitions it leads now. What does not
-/// divide evenly goes to those who lead most already, so that as little as possible moves.
-pub fn quota(partitions: usize, held: &[(String, usize)], me: &str) -> usize {
-    let instances = held.len().max(1);
-    let mut ranked: Vec<&(String, usize)> = held.iter().collect();
-    ranked.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    let rank = ranked
+/// Topics that are read by the same instances are shared as one, so that the numbers of
+/// partitions differ by at most one. Instances that hold more come first where shares
+/// cannot be equal: then nothing moves that need not move.
+pub fn plan(
+    me: &str,
+    mine: &BTreeSet<Partition>,
+    topics: &BTreeMap<String, i32>,
+    survey: &Survey,
+) -> Plan {
+    let mut classes: BTreeMap<BTreeSet<&str>, Vec<(&str, i32)>> = BTreeMap::new();
+    for (topic, partitions) in topics {
+        let mut readers: BTreeSet<&str> = survey
+            .instances
+            .iter()
+            .filter(|(_, topics)| topics.contains(topic))
+            .map(|(service_id, _)| service_id.as_str())
+            .collect();
+        // The survey was taken in the same moment as the own heartbeat, and may not see it yet.
+        readers.insert(me);
+        classes
+            .entry(readers)
+            .or_default()
+            .push((topic, *partitions));
+    }
+    let mut plan = Plan::default();
+    for (readers, topics) in &classes {
+        plan_class(&mut plan, me, mine, readers, topics, survey);
+    }
+    plan
+}
+
+fn plan_class(
+    plan: &mut Plan,
+    me: &str,
+    mine: &BTreeSet<Partition>,
+    readers: &BTreeSet<&str>,
+    topics: &[(&str, i32)],
+    survey: &Survey,
+) {
+    let partitions: Vec<Partition> = topics
         .iter()
-        .position(|(name, _)| name == me)
-        .unwrap_or(instances);
-    partitions / instances + usize::from(rank < partitions % instances)
+        .flat_map(|(topic, count)| {
+            (0..*count).map(|number| Partition {
+                topic: (*topic).to_owned(),
+                number,
+            })
+        })
+        .collect();
+    let mut held: BTreeMap<&str, usize> = readers.iter().map(|reader| (*reader, 0)).collect();
+    for partition in &partitions {
+        // What this instance leads it knows better than a survey that is already old.
+        let leader = if mine.contains(partition) {
+            Some(me)
+        } else {
+            survey
+                .leaders
+                .get(partition)
+                .map(String::as_str)
+                .filter(|leader| *leader != me)
+        };
+        if let Some(count) = leader.and_then(|leader| held.get_mut(leader)) {
+            *count += 1;
+        }
+    }
+    let own = held.get(me).copied().unwrap_or_default();
+    let quota = quota(me, &held, partitions.len());
+    let led: Vec<&Partition> = partitions.iter().filter(|p| mine.contains(p)).collect();
+    plan.give_up.extend(
+        led.iter()
+            .rev()
+            .take(own.saturating_sub(quota))
+            .map(|p| (*p).clone()),
+    );
+
+    let mut free: Vec<Partition> = partitions
+        .iter()
+        .filter(|p| !mine.contains(p) && survey.leaders.get(p).is_none_or(|leader| leader == me))
+        .cloned()
+        .collect();
+    if !free.is_empty() && own < quota {
+        // Each instance begins elsewhere, so that several joining at once seldom try the same.
+        let rank = readers
+            .iter()
+            .position(|reader| *reader == me)
+            .unwrap_or_default();
+        let start = rank * free.len() / readers.len();
+        free.rotate_left(start);
+        plan.wanted += (quota - own).min(free.len());
+        plan.candidates.extend(free);
+    }
+}
+
+/// How many of `partitions` belong to `me`: all get the same, and the first few one more.
+fn quota(me: &str, held: &BTreeMap<&str, usize>, partitions: usize) -> usize {
+    let mut ranking: Vec<(&str, usize)> =
+        held.iter().map(|(name, count)| (*name, *count)).collect();
+    ranking.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let rank = ranking
+        .iter()
+        .position(|(name, _)| *name == me)
+        .unwrap_or(ranking.len());
+    let (base, extra) = (partitions / ranking.len(), partitions % ranking.len());
+    base + usize::from(rank < extra)
 }
 
 #[cfg(test)]
@@ -21,36 +139,165 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn quotas(partitions: usize, held: &[(String, usize)]) -> Vec<usize> {
-        held.iter()
-            .map(|(name, _)| quota(partitions, held, name))
-            .collect()
+    /// Instances that act on surveys one after another, in an order that chance decides.
+    struct World {
+        topics: BTreeMap<String, i32>,
+        instances: BTreeMap<String, BTreeSet<String>>,
+        leaders: BTreeMap<Partition, String>,
     }
 
-    #[test]
-    fn a_lone_instance_leads_all() {
-        assert_eq!(quota(64, &[("a".into(), 0)], "a"), 64);
-    }
+    impl World {
+        fn new(instances: usize, partitions: i32) -> Self {
+            let topics = BTreeMap::from([
+                ("a".to_owned(), partitions / 2),
+                ("b".to_owned(), partitions - partitions / 2),
+            ]);
+            let read: BTreeSet<String> = topics.keys().cloned().collect();
+            Self {
+                topics,
+                instances: (0..instances)
+                    .map(|n| (format!("i{n}"), read.clone()))
+                    .collect(),
+                leaders: BTreeMap::new(),
+            }
+        }
 
-    #[test]
-    fn the_rest_stays_where_it_is() {
-        let held = [
-            ("a".to_owned(), 0),
-            ("b".to_owned(), 4),
-            ("c".to_owned(), 0),
-        ];
-        assert_eq!(quotas(4, &held), [1, 2, 1]);
+        fn mine(&self, me: &str) -> BTreeSet<Partition> {
+            self.leaders
+                .iter()
+                .filter(|(_, leader)| *leader == me)
+                .map(|(p, _)| p.clone())
+                .collect()
+        }
+
+        fn plan(&self, me: &str) -> Plan {
+            let survey = Survey {
+                instances: self.instances.clone(),
+                leaders: self.leaders.clone(),
+                name_is_ours: true,
+            };
+            plan(me, &self.mine(me), &self.topics, &survey)
+        }
+
+        fn step(&mut self, me: &str) {
+            let plan = self.plan(me);
+            for partition in plan.give_up {
+                self.leaders.remove(&partition);
+            }
+            for partition in plan.candidates.into_iter().take(plan.wanted) {
+                self.leaders.insert(partition, me.to_owned());
+            }
+        }
+
+        fn counts(&self) -> Vec<usize> {
+            self.instances
+                .keys()
+                .map(|name| self.mine(name).len())
+                .collect()
+        }
+
+        fn is_even(&self) -> bool {
+            let counts = self.counts();
+            let total: i32 = self.topics.values().sum();
+            counts.iter().sum::<usize>() == total as usize
+                && counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1
+        }
+
+        fn settle(&mut self, order: &[usize]) {
+            let names: Vec<String> = self.instances.keys().cloned().collect();
+            for _ in 0..4 {
+                for index in order {
+                    self.step(&names[index % names.len()]);
+                }
+                for name in &names {
+                    self.step(name);
+                }
+            }
+        }
     }
 
     proptest! {
         #[test]
-        fn quotas_add_up_differ_by_one_at_most_and_are_stable(partitions in 0usize..200, counts in prop::collection::vec(0usize..50, 1..12)) {
-            let held: Vec<(String, usize)> = counts.iter().enumerate().map(|(i, n)| (format!("i{i}"), *n)).collect();
-            let first = quotas(partitions, &held);
-            prop_assert_eq!(first.iter().sum::<usize>(), partitions);
-            prop_assert!(first.iter().max().unwrap() - first.iter().min().unwrap() <= 1);
-            let settled: Vec<(String, usize)> = held.iter().zip(&first).map(|((name, _), n)| (name.clone(), *n)).collect();
-            prop_assert_eq!(quotas(partitions, &settled), first);
+        fn shares_become_even_and_then_nothing_moves(
+            instances in 1usize..7, partitions in 0i32..40, order in prop::collection::vec(0usize..7, 0..12),
+            joins in 0usize..3, leaves in 0usize..3,
+        ) {
+            let mut world = World::new(instances, partitions);
+            world.settle(&order);
+            prop_assert!(world.is_even(), "{:?}", world.counts());
+
+            let read = world.topics.keys().cloned().collect::<BTreeSet<_>>();
+            for n in 0..joins {
+                world.instances.insert(format!("j{n}"), read.clone());
+            }
+            for _ in 0..leaves.min(world.instances.len() - 1) {
+                let (gone, _) = world.instances.pop_first().unwrap();
+                world.leaders.retain(|_, leader| *leader != gone);
+            }
+            world.settle(&order);
+            prop_assert!(world.is_even(), "{:?}", world.counts());
+
+            let before = world.leaders.clone();
+            world.settle(&order);
+            prop_assert_eq!(before, world.leaders);
         }
+
+        #[test]
+        fn quotas_add_up(counts in prop::collection::vec(0usize..20, 1..8), partitions in 0usize..100) {
+            let names: Vec<String> = (0..counts.len()).map(|n| format!("i{n}")).collect();
+            let held: BTreeMap<&str, usize> = names.iter().map(String::as_str).zip(counts.iter().copied()).collect();
+            let quotas: Vec<usize> = names.iter().map(|name| quota(name, &held, partitions)).collect();
+            prop_assert_eq!(quotas.iter().sum::<usize>(), partitions);
+            prop_assert!(quotas.iter().max().unwrap() - quotas.iter().min().unwrap() <= 1);
+        }
+    }
+
+    #[test]
+    fn a_partition_of_a_former_self_is_taken_back() {
+        let mut world = World::new(1, 2);
+        world.leaders.insert(
+            Partition {
+                topic: "a".into(),
+                number: 0,
+            },
+            "i0".into(),
+        );
+        let survey = Survey {
+            instances: world.instances.clone(),
+            leaders: world.leaders.clone(),
+            name_is_ours: true,
+        };
+        let plan = plan("i0", &BTreeSet::new(), &world.topics, &survey);
+        assert_eq!(plan.wanted, 2);
+    }
+
+    #[test]
+    fn topics_of_different_readers_are_shared_apart() {
+        let read = |topics: &[&str]| {
+            topics
+                .iter()
+                .map(|t| (*t).to_owned())
+                .collect::<BTreeSet<_>>()
+        };
+        let survey = Survey {
+            instances: BTreeMap::from([
+                ("x".to_owned(), read(&["a", "b"])),
+                ("y".to_owned(), read(&["b"])),
+            ]),
+            leaders: BTreeMap::new(),
+            name_is_ours: true,
+        };
+        let topics = BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 4)]);
+        assert_eq!(plan("x", &BTreeSet::new(), &topics, &survey).wanted, 5);
+        assert_eq!(
+            plan(
+                "y",
+                &BTreeSet::new(),
+                &BTreeMap::from([("b".to_owned(), 4)]),
+                &survey
+            )
+            .wanted,
+            2
+        );
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -25,6 +25,11 @@ use crate::partition::Partition;
 
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A refusal by Kafka is said again after this time.
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
+/// How long the last group offsets may take at the end.
+const LAST_HINT: Duration = Duration::from_millis(500);
 
 /// Defaults of the reading client.
 const READING: [(&str, &str); 4] = [
@@ -78,9 +83,22 @@ impl Generations {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Context {
     generations: Generations,
+    complained: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Context {
+    /// librdkafka repeats itself with every try to connect.
+    fn is_time_to_complain(&self) -> bool {
+        let mut last = self.complained.lock().expect("no panic while held");
+        let due = last.is_none_or(|last| last.elapsed() > COMPLAIN_AGAIN);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// librdkafka goes on at the old offset in a topic that was deleted and created within one
@@ -108,7 +126,20 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!("kafka: {error}: {reason}");
+        match error.rdkafka_error_code() {
+            // Nothing but the operator can mend these.
+            Some(
+                Code::Authentication
+                | Code::SSL
+                | Code::SaslAuthenticationFailed
+                | Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed,
+            ) if self.is_time_to_complain() => {
+                warn!("KAFKA_BROKERS: Kafka refuses us: {error}: {reason}")
+            }
+            _ => debug!("kafka: {error}: {reason}"),
+        }
     }
 }
 
@@ -133,12 +164,11 @@ impl Kafka {
             }
         }
         reader
+            .set("group.id", &settings.group_id)
             .set("enable.partition.eof", "true")
             .set("debug", "metadata")
             .set_log_level(RDKafkaLogLevel::Debug);
-        let context = Context {
-            generations: Generations::default(),
-        };
+        let context = Context::default();
         let create = |config: &ClientConfig| {
             let consumer: Result<BaseConsumer<Context>, _> =
                 config.create_with_context(context.clone());
@@ -247,6 +277,23 @@ impl Kafka {
 
     /// Tells the group how far we are. A hint: sent, not waited for.
     pub fn commit_hint(&self, offsets: &HashMap<Partition, i64>) {
+        self.commit(offsets, CommitMode::Async);
+    }
+
+    /// The last hint of a process that ends: Kafka gets a moment to take it.
+    pub async fn commit_last(self: &Arc<Self>, offsets: HashMap<Partition, i64>) {
+        if offsets.is_empty() {
+            return;
+        }
+        let this = self.clone();
+        let commit = blocking(move || {
+            this.commit(&offsets, CommitMode::Sync);
+            Ok(())
+        });
+        let _ = tokio::time::timeout(LAST_HINT, commit).await;
+    }
+
+    fn commit(&self, offsets: &HashMap<Partition, i64>, mode: CommitMode) {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
             if list
@@ -256,7 +303,7 @@ impl Kafka {
                 return;
             }
         }
-        if let Err(error) = self.reader.commit(&list, CommitMode::Async) {
+        if let Err(error) = self.reader.commit(&list, mode) {
             debug!("kafka: group offsets not committed: {error}");
         }
     }
@@ -384,6 +431,14 @@ fn base64(bytes: &[u8]) -> String {
     openssl::base64::encode_block(bytes)
 }
 
+/// Whether librdkafka knows the properties and their values.
+pub fn validate(settings: &KafkaSettings) -> Result<(), String> {
+    let checked = base_config(settings).create_native_config();
+    checked
+        .map(drop)
+        .map_err(|error| describe_config_error(&error, settings))
+}
+
 fn base_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (property, (_, value)) in &settings.properties {
@@ -392,7 +447,6 @@ fn base_config(settings: &KafkaSettings) -> ClientConfig {
     config
         .set("bootstrap.servers", &settings.brokers)
         .set("client.id", &settings.client_id)
-        .set("group.id", &settings.group_id)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")

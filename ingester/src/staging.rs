@@ -366,3 +366,82 @@ fn put_amount(rows: &mut BytesMut, amount: Amount) {
     rows.put_i16(Amount::SCALE as i16);
     used.iter().rev().for_each(|digit| rows.put_i16(*digit));
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Records from offset 10 on, `kinds` deciding for each: a hole, a dead one, or its number of changes.
+    fn batch(kinds: &[usize]) -> Batch {
+        let mut batch = Batch::new(8);
+        for (offset, kind) in (10..).zip(kinds) {
+            let change = r#"{"currencyCode":"USD","availableDelta":"-12.5"}"#;
+            let changes = vec![change; kind.saturating_sub(1)].join(",");
+            let payload = format!(
+                r#"{{"eventId":"e{offset}","eventType":"balance.changed","data":{{"accountId":{offset},"changes":[{changes}]}}}}"#
+            );
+            if *kind > 0 {
+                batch.push(&Record {
+                    offset,
+                    timestamp_ms: offset,
+                    key: Some(b"key"),
+                    payload: Some(payload.as_bytes()),
+                    headers: None,
+                });
+            }
+        }
+        batch.extend_to(10 + kinds.len() as i64 + 2);
+        batch
+    }
+
+    fn rows(slice: &Slice) -> &[u8] {
+        &slice.copy[COPY_HEADER.len()..slice.copy.len() - 2]
+    }
+
+    proptest! {
+        /// Wherever a batch is cut, its parts say together what the whole says.
+        #[test]
+        fn slices_follow_each_other_without_a_gap(kinds in prop::collection::vec(0usize..5, 0..30), cut in 0usize..31) {
+            let batch = batch(&kinds);
+            let whole = batch.slice(0..batch.records());
+            prop_assert_eq!((whole.from_offset, whole.next_offset), (8, 12 + kinds.len() as i64));
+            prop_assert_eq!(whole.row_count as usize, kinds.iter().map(|kind| if *kind == 1 { 1 } else { kind.saturating_sub(1) }).sum::<usize>());
+            let cut = cut.min(batch.records());
+            if cut == 0 || cut == batch.records() {
+                return Ok(());
+            }
+            let (left, right) = (batch.slice(0..cut), batch.slice(cut..batch.records()));
+            prop_assert_eq!(left.from_offset, whole.from_offset);
+            prop_assert_eq!(left.next_offset, right.from_offset);
+            prop_assert_eq!(right.next_offset, whole.next_offset);
+            prop_assert_eq!(left.row_count + right.row_count, whole.row_count);
+            prop_assert_eq!([rows(&left), rows(&right)].concat(), rows(&whole));
+            prop_assert_eq!(right.last_record, whole.last_record);
+            let mut checksum = Checksum::default();
+            batch.digests.iter().for_each(|digest| checksum.add_digest(*digest));
+            prop_assert_eq!(checksum.as_i64(), whole.checksum);
+        }
+    }
+
+    #[test]
+    fn a_buried_record_is_one_dead_row_over_the_same_offsets() {
+        let batch = batch(&[3, 0, 4, 2]);
+        let dead = batch.dead_slice(1, "no", 3);
+        assert_eq!(
+            (dead.from_offset, dead.next_offset, dead.row_count),
+            (12, 13, 1)
+        );
+        assert_eq!(dead.last_record, batch.slice(1..2).last_record);
+        let has = |part: &[u8]| dead.copy.windows(part.len()).any(|window| window == part);
+        assert!(has(b"APPLY_FAILED") && has(br#""eventId":"e12""#));
+    }
+
+    #[test]
+    fn what_is_used_again_holds_nothing_of_before() {
+        let mut used = batch(&[2, 3, 1]);
+        used.restart(8);
+        assert!(used.is_empty() && used.records() == 0 && used.rows() == 0 && used.bytes() == 0);
+    }
+}

@@ -26,6 +26,7 @@ impl Ingester {
         settings: &[(&str, &str)],
     ) -> Self {
         let service_id = unique("ingester");
+        let log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
         let mut environment: Vec<(String, String)> = [
             ("DATABASE_URL", database_url),
             ("KAFKA_BROKERS", &stack.kafka.brokers),
@@ -33,7 +34,7 @@ impl Ingester {
             ("BALANCE_TOPICS", topic),
             ("SERVICE_ID", &service_id),
             ("LOG_FORMAT", "text"),
-            ("RUST_LOG", "info"),
+            ("RUST_LOG", &log_filter),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec();

@@ -43,6 +43,11 @@ async fn aborted_transactions_and_markers_are_passed_over() {
     });
     let mut ingester = scene.ingester();
     ended.await.expect("transactions go through");
+    // The coordinator answers before the last marker stands in every partition.
+    wait_until("20 times 100 records and a marker", STALL, async || {
+        scene.kafka().ends(&scene.topic, 2) == [2_020, 2_020]
+    })
+    .await;
     assert_mixed(&scene.verify(Accounts::OfOnePartition).await);
     let holes = scene
         .database
