@@ -2,7 +2,7 @@
 
 use ledger::account::AccountKey;
 use ledger::fold::{Balance, Leg};
-use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 
 use crate::apply::{Record, assert_count, keys};

@@ -11,7 +11,7 @@ use ledger::fold::{self, Balance, Leg};
 use ledger::verdict::Verdict;
 use pgrx::Spi;
 use pgrx::datum::Uuid;
-use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 
 use crate::accounts::Accounts;

@@ -7,7 +7,7 @@
 //! successor up; only after that is `commit_offset` read.
 
 use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
-use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 use pgrx::{Spi, datum::DatumWithOid};
 
