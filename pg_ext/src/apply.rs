@@ -9,9 +9,9 @@ use ledger::account::AccountKey;
 use ledger::contract::Checksum;
 use ledger::fold::{self, Balance, Leg};
 use ledger::verdict::Verdict;
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
 use pgrx::datum::Uuid;
-use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 
 use crate::accounts::Accounts;

@@ -1,7 +1,7 @@
 //! The fence: one UPDATE that checks, advances and locks the partition's progress in one go.
 
-use pgrx::datum::Uuid;
 use pgrx::PgSqlErrorCode as Code;
+use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
 use crate::apply::BatchCall;

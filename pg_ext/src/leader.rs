@@ -6,8 +6,8 @@
 //! waited out for a moment and then terminated, so that a frozen process cannot hold its
 //! successor up; only after that is `commit_offset` read.
 
-use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
 use pgrx::PgSqlErrorCode as Code;
+use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
 use pgrx::spi::SpiClient;
 use pgrx::{Spi, datum::DatumWithOid};
 
