@@ -84,7 +84,7 @@ WITH fence AS (
     ORDER BY d.kafka_offset
     RETURNING reject_reason
 ), excepted AS (
-    INSERT INTO baseline.verdict_exceptions (partition_id, kafka_offset, event_id, verdict)
+    INSERT INTO baseline.verdicts (partition_id, kafka_offset, event_id, verdict)
     SELECT $1, kafka_offset, event_id, 'DUPLICATE' FROM decided WHERE owner = payload_hash
     RETURNING 1
 )

@@ -20,8 +20,8 @@ CREATE TABLE baseline.event_identities (
     LIKE ledger.event_identities INCLUDING INDEXES
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_freeze_min_age = 0);
 
-CREATE TABLE baseline.verdict_exceptions (
-    LIKE ledger.verdict_exceptions INCLUDING CONSTRAINTS INCLUDING INDEXES
+CREATE TABLE baseline.verdicts (
+    LIKE ledger.verdicts INCLUDING CONSTRAINTS INCLUDING INDEXES
 );
 
 CREATE UNLOGGED TABLE baseline.staging (

@@ -1,7 +1,9 @@
--- Every accepted or refused event owns its identity: as many identities as events that are
--- neither dead, duplicate nor in conflict with the owner of their id.
+-- Every event that could be decoded owns its identity, unless it was a duplicate or in conflict
+-- with the owner of its id: as many identities as such events.
 SELECT i.identities, e.events
 FROM (SELECT count(*) AS identities FROM ledger.event_identities) i,
-    (SELECT count(*) AS events FROM ledger.balance_log
-     WHERE change_no = 0 AND reject_reason IS DISTINCT FROM 'EVENT_ID_CONFLICT') e
+    (SELECT count(*) AS events FROM ledger.event_verdicts
+     WHERE verdict = 'APPLIED'
+        OR verdict = 'REJECTED' AND reason <> 'EVENT_ID_CONFLICT'
+        OR verdict = 'DEAD' AND reason IN ('HANDLER_FAILED', 'PARKED_BEHIND')) e
 WHERE i.identities <> e.events;

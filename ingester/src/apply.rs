@@ -15,7 +15,7 @@ use crate::config::RetrySettings;
 use crate::error::{Consequence, back_off, chain, consequence, describe};
 use crate::lease::Leadership;
 use crate::partition::Partition;
-use crate::staging::{Batch, Slice};
+use crate::staging::{Batch, Content, Kind, Slice};
 
 /// A batch that takes longer than this in the database is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
@@ -27,6 +27,11 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 const APPLY: &str = "SELECT outcome, applied, rejected, duplicates, dead
     FROM sluice.apply_balance_batch($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
+const APPLY_EVENTS: &str = "SELECT outcome, applied, rejected, duplicates, dead
+    FROM sluice.apply_event_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+const PAUSE_HANDLER: &str = "SELECT sluice.pause_handler($1, $2)";
+
 /// Why a batch is not committed.
 #[derive(Debug)]
 pub enum Failure {
@@ -34,6 +39,8 @@ pub enum Failure {
     Lost(String),
     /// Someone has to change something first.
     Halt(String),
+    /// The topic's handler breaks on too much, or is paused.
+    Paused(String),
 }
 
 /// Applies batches of one partition for one leadership.
@@ -85,7 +92,7 @@ impl Applier {
                     parts.push(middle..part.end);
                     parts.push(part.start..middle);
                 }
-                Persisted::Refused(text) if part.len() == 1 => {
+                Persisted::Refused(text) if part.len() == 1 && batch.kind() == Kind::Balance => {
                     self.bury(batch, part.start, &slice, text).await?
                 }
                 Persisted::Refused(text) => return Err(Failure::Halt(text)),
@@ -99,7 +106,7 @@ impl Applier {
         &self,
         batch: &Batch,
         index: usize,
-        slice: &Slice,
+        slice: &Slice<'_>,
         mut text: String,
     ) -> Result<(), Failure> {
         let offset = batch.offset_of(index);
@@ -122,7 +129,7 @@ impl Applier {
     }
 
     /// Tries until the slice is committed or refused for what it holds.
-    async fn persist(&self, slice: &Slice) -> Result<Persisted, Failure> {
+    async fn persist(&self, slice: &Slice<'_>) -> Result<Persisted, Failure> {
         let mut waits = back_off();
         let mut said: Option<Instant> = None;
         let mut at_once = 0;
@@ -135,6 +142,10 @@ impl Applier {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
                 Consequence::Reacquire => return Err(Failure::Lost(refusal.text)),
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
+                Consequence::Pause => {
+                    self.pause_handler(&refusal.text).await;
+                    return Err(Failure::Paused(refusal.text));
+                }
                 Consequence::RetryAtOnce if at_once < RACES => {
                     at_once += 1;
                     debug!(partition = %self.partition, "again: {}", refusal.text);
@@ -160,21 +171,21 @@ impl Applier {
         }
     }
 
-    async fn watched(&self, slice: &Slice) -> Result<(), Refusal> {
+    async fn watched(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
         let transaction = self.transaction(slice);
         tokio::pin!(transaction);
         loop {
             tokio::select! {
                 done = &mut transaction => return done,
                 () = tokio::time::sleep(SLOW) => warn!(
-                    partition = %self.partition, from_offset = slice.from_offset, rows = slice.row_count,
+                    partition = %self.partition, from_offset = slice.from_offset, rows = slice.rows(),
                     "batch is still in the database; something holds it up there"
                 ),
             }
         }
     }
 
-    async fn transaction(&self, slice: &Slice) -> Result<(), Refusal> {
+    async fn transaction(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
         let mut connection = Disposable(Some(
             self.pool
                 .get()
@@ -187,28 +198,60 @@ impl Applier {
             .map_err(|error| Refusal::of(&error))?;
         connection.keep();
         debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
-            rows = slice.row_count, outcome, "batch committed");
+            rows = slice.rows(), outcome, "batch committed");
         Ok(())
     }
 
-    async fn run(&self, client: &Object, slice: &Slice) -> Result<String, tokio_postgres::Error> {
-        let (apply, copy) = prepare(client).await?;
-        if slice.row_count > 0 {
+    async fn run(
+        &self,
+        client: &Object,
+        slice: &Slice<'_>,
+    ) -> Result<String, tokio_postgres::Error> {
+        let statements = Statements::prepare(client).await?;
+        let Partition { topic, number } = &self.partition;
+        let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
+        let last_record = slice.last_record.map(Uuid::from_bytes);
+        let rows = match &slice.content {
+            Content::Balance(rows) => rows,
+            Content::Domain(records) => {
+                // One statement, and so one transaction.
+                let row = client
+                    .query_one(
+                        &statements.apply_events,
+                        &[
+                            topic,
+                            number,
+                            &token,
+                            &lease_id,
+                            &slice.from_offset,
+                            &slice.next_offset,
+                            &last_record,
+                            &records.offsets,
+                            &records.times_ms,
+                            &records.keys,
+                            &records.payloads,
+                            &records.headers,
+                        ],
+                    )
+                    .await?;
+                return Ok(row.get(0));
+            }
+        };
+        if rows.count > 0 {
             // Sent together: the COPY does not wait for the answer to BEGIN.
-            let ((), sink) =
-                tokio::try_join!(client.batch_execute("BEGIN"), client.copy_in(&copy))?;
+            let ((), sink) = tokio::try_join!(
+                client.batch_execute("BEGIN"),
+                client.copy_in(&statements.copy)
+            )?;
             tokio::pin!(sink);
-            sink.send(slice.copy.clone()).await?;
+            sink.send(rows.copy.clone()).await?;
             sink.finish().await?;
         } else {
             client.batch_execute("BEGIN").await?;
         }
-        let Partition { topic, number } = &self.partition;
-        let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
-        let last_record = slice.last_record.map(Uuid::from_bytes);
         let row = client
             .query_one(
-                &apply,
+                &statements.apply_balances,
                 &[
                     topic,
                     number,
@@ -216,14 +259,28 @@ impl Applier {
                     &lease_id,
                     &slice.from_offset,
                     &slice.next_offset,
-                    &slice.row_count,
-                    &slice.checksum,
+                    &rows.count,
+                    &rows.checksum,
                     &last_record,
                 ],
             )
             .await?;
         client.batch_execute("COMMIT").await?;
         Ok(row.get(0))
+    }
+
+    /// Stops the topic on all instances; a handler that is paused already stays as it is.
+    async fn pause_handler(&self, reason: &str) {
+        let paused = async {
+            let client = self.pool.get().await.map_err(|error| chain(&error))?;
+            client
+                .execute(PAUSE_HANDLER, &[&self.partition.topic, &reason])
+                .await
+                .map_err(|error| describe(&error))
+        };
+        if let Err(error) = paused.await {
+            debug!(partition = %self.partition, "handler not paused: {error}");
+        }
     }
 }
 
@@ -236,7 +293,7 @@ pub async fn warm_up(pool: Pool, wanted: usize) {
     // Held until all are there, or the pool would hand out the same one again.
     let opened = (0..wanted.min(pool.status().max_size)).map(|_| async {
         let client = pool.timeout_get(&at_once).await.ok()?;
-        prepare(&client).await.ok()?;
+        Statements::prepare(&client).await.ok()?;
         Some(client)
     });
     let opened = futures_util::future::join_all(opened).await;
@@ -244,8 +301,25 @@ pub async fn warm_up(pool: Pool, wanted: usize) {
 }
 
 /// The statements of a batch.
-async fn prepare(client: &Object) -> Result<(Statement, Statement), tokio_postgres::Error> {
-    tokio::try_join!(client.prepare_cached(APPLY), client.prepare_cached(&COPY),)
+struct Statements {
+    apply_balances: Statement,
+    apply_events: Statement,
+    copy: Statement,
+}
+
+impl Statements {
+    async fn prepare(client: &Object) -> Result<Self, tokio_postgres::Error> {
+        let (apply_balances, apply_events, copy) = tokio::try_join!(
+            client.prepare_cached(APPLY),
+            client.prepare_cached(APPLY_EVENTS),
+            client.prepare_cached(&COPY),
+        )?;
+        Ok(Self {
+            apply_balances,
+            apply_events,
+            copy,
+        })
+    }
 }
 
 enum Persisted {

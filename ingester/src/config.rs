@@ -54,9 +54,9 @@ pub struct KafkaArgs {
     /// Topics with balance events, comma separated
     #[arg(long, env = "BALANCE_TOPICS", default_value = "balance.changed")]
     balance_topics: String,
-    /// Topics with domain events: not in this version, must be empty
-    #[arg(long, env = "EVENT_TOPICS", default_value = "")]
-    event_topics: String,
+    /// Topics with domain events, comma separated; default: those of all registered handlers, also later ones
+    #[arg(long, env = "EVENT_TOPICS")]
+    event_topics: Option<String>,
 }
 
 /// Redis is looked at by `check` only.
@@ -156,7 +156,9 @@ pub struct KafkaSettings {
     pub brokers: String,
     pub client_id: String,
     pub group_id: String,
-    pub topics: Vec<String>,
+    pub balance_topics: Vec<String>,
+    /// `None`: those of the registered handlers.
+    pub event_topics: Option<Vec<String>>,
     /// librdkafka properties from `KAFKA_…`, with the name of the variable.
     pub properties: BTreeMap<String, (String, String)>,
 }
@@ -307,15 +309,26 @@ impl KafkaArgs {
                 "missing; set it to host:port, comma separated",
             )
         })?;
-        let topics = topics(&self.balance_topics)?;
-        if !self.event_topics.trim().is_empty() {
+        let balance_topics = topics("BALANCE_TOPICS", &self.balance_topics)?;
+        let event_topics = self.event_topics.as_deref();
+        let event_topics = event_topics
+            .map(|list| topics("EVENT_TOPICS", list))
+            .transpose()?;
+        if balance_topics.is_empty() && event_topics.as_ref().is_some_and(Vec::is_empty) {
             return Err(bad(
-                "EVENT_TOPICS",
-                "domain events are not in this version; leave it empty",
+                "BALANCE_TOPICS",
+                "empty, as EVENT_TOPICS is: there is nothing to read",
             ));
         }
-        if topics.is_empty() {
-            return Err(bad("BALANCE_TOPICS", "empty: there is nothing to read"));
+        let both = event_topics.iter().flatten();
+        if let Some(topic) = both
+            .into_iter()
+            .find(|topic| balance_topics.contains(topic))
+        {
+            return Err(bad(
+                "EVENT_TOPICS",
+                format!("{topic} is one of BALANCE_TOPICS: a topic is one or the other"),
+            ));
         }
         let mut properties = BTreeMap::new();
         for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
@@ -344,7 +357,8 @@ impl KafkaArgs {
             brokers,
             client_id,
             group_id,
-            topics,
+            balance_topics,
+            event_topics,
             properties,
         })
     }
@@ -416,7 +430,7 @@ impl RunArgs {
     }
 }
 
-fn topics(list: &str) -> Result<Vec<String>, BadSetting> {
+fn topics(setting: &str, list: &str) -> Result<Vec<String>, BadSetting> {
     let mut topics: Vec<String> = list
         .split(',')
         .map(|topic| topic.trim().to_owned())
@@ -432,7 +446,7 @@ fn topics(list: &str) -> Result<Vec<String>, BadSetting> {
     };
     match topics.iter().find(|topic| !well_formed(topic)) {
         Some(topic) => Err(bad(
-            "BALANCE_TOPICS",
+            setting,
             format!("{topic:?} is no name of a Kafka topic"),
         )),
         None => Ok(topics),

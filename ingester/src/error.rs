@@ -16,6 +16,8 @@ pub enum Consequence {
     Reacquire,
     /// A record breaks the apply: find it.
     Reject,
+    /// A handler breaks on too much, or is paused: somebody has to mend it.
+    Pause,
     /// Configuration, schema or privileges are wrong; trying alone does not mend that.
     Halt,
 }
@@ -37,6 +39,7 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
         (ledger::contract::sqlstate::STALE, _) => Consequence::Reacquire,
         // Read-only: connected to a standby during a failover.
         ("55P03" | "25006" | "25P03" | "XX001" | "XX002", _) => Consequence::Retry,
+        (ledger::contract::sqlstate::HANDLER_BROKEN, _) => Consequence::Pause,
         ("22023" | "22004", _) => Consequence::Halt,
         (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
         (_, "0A" | "28" | "3D" | "3F" | "42" | "54" | "55") => Consequence::Halt,
@@ -96,7 +99,7 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_its_consequence() {
-        use Consequence::{Halt, Reacquire, Reject, Retry, RetryAtOnce};
+        use Consequence::{Halt, Pause, Reacquire, Reject, Retry, RetryAtOnce};
         for (code, constraint, expected) in [
             ("08006", None, Retry),
             ("40001", None, RetryAtOnce),
@@ -118,6 +121,7 @@ mod tests {
             ("09000", None, Reject),
             ("XX000", None, Reject),
             ("55000", None, Reacquire),
+            ("38000", None, Pause),
             ("42P01", None, Halt),
             ("42501", None, Halt),
             ("42883", None, Halt),

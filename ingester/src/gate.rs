@@ -59,6 +59,7 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::source::Record;
+    use crate::staging::Kind;
 
     const DELAY: Duration = Duration::from_millis(30);
 
@@ -84,14 +85,14 @@ mod tests {
     #[test]
     fn an_empty_gate_stays_shut() {
         let gate = Gate::new(&settings(2, 1 << 20));
-        assert!(!gate.is_open(&Batch::new(7), Instant::now()));
+        assert!(!gate.is_open(&Batch::new(Kind::Balance, 7), Instant::now()));
         assert_eq!(gate.opens_at(), None);
     }
 
     #[test]
     fn the_delay_counts_from_the_first_record_not_the_last() {
         let mut gate = Gate::new(&settings(100, 1 << 20));
-        let mut batch = Batch::new(0);
+        let mut batch = Batch::new(Kind::Balance, 0);
         let start = Instant::now();
         gate.close();
         gate.first_arrived(start);
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn the_first_batch_goes_as_soon_as_it_is_there() {
         let mut gate = Gate::new(&settings(100, 1 << 20));
-        let mut batch = Batch::new(0);
+        let mut batch = Batch::new(Kind::Balance, 0);
         let now = Instant::now();
         gate.first_arrived(now);
         push(&mut batch, 0);
@@ -120,7 +121,7 @@ mod tests {
         let now = Instant::now();
         for limits in [settings(2, 1 << 20), settings(100, 100)] {
             let mut gate = Gate::new(&limits);
-            let mut batch = Batch::new(0);
+            let mut batch = Batch::new(Kind::Balance, 0);
             gate.first_arrived(now);
             push(&mut batch, 0);
             push(&mut batch, 1);
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn offsets_without_records_go_through_without_a_wait() {
         let gate = Gate::new(&settings(2, 1 << 20));
-        let mut batch = Batch::new(7);
+        let mut batch = Batch::new(Kind::Balance, 7);
         batch.extend_to(9);
         assert!(gate.is_open(&batch, Instant::now()));
     }

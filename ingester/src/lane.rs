@@ -17,13 +17,15 @@ use crate::lease::{Leadership, Position};
 use crate::partition::Partition;
 use crate::progress::Progress;
 use crate::source::{Arrival, Kafka, PartitionReader, Record, Watermarks};
-use crate::staging::Batch;
+use crate::staging::{Batch, Kind};
 use ledger::contract::record_fingerprint;
 
 /// A halted partition is looked at again after this time: someone may have mended it.
 const RECHECK: Duration = Duration::from_secs(10);
 /// How long Kafka gets to agree with itself about where a partition begins and ends.
 const CONTRADICTION: Duration = Duration::from_millis(200);
+/// A paused handler may be replaced or resumed at any time.
+const PAUSED_RECHECK: Duration = Duration::from_secs(2);
 /// And its reason is said again after this many looks.
 const LOOKS_PER_LINE: u32 = 6;
 /// How long a batch in flight may take to finish when we are asked to stop.
@@ -32,6 +34,7 @@ const FINISH: Duration = Duration::from_secs(3);
 /// Everything that a lane needs.
 pub struct Lane {
     pub partition: Partition,
+    pub kind: Kind,
     pub leadership: Arc<Leadership>,
     pub position: Position,
     pub kafka: Arc<Kafka>,
@@ -60,6 +63,8 @@ enum Pause {
     /// Kafka says that offset or topic are not what we took them for.
     Revalidate,
     Halt(String),
+    /// The topic's handler is paused.
+    Paused(String),
 }
 
 /// Where to read from, and what must be found there.
@@ -110,6 +115,15 @@ impl Lane {
                         return end;
                     }
                 }
+                Pause::Paused(reason) => {
+                    if looks % LOOKS_PER_LINE == 0 {
+                        error!(partition = %self.partition, "paused: {reason}");
+                    }
+                    looks += 1;
+                    if let Some(end) = self.wait(PAUSED_RECHECK).await {
+                        return end;
+                    }
+                }
             }
         }
     }
@@ -142,7 +156,7 @@ impl Lane {
                 StartOffset::Earliest => low,
                 StartOffset::Latest => high,
             };
-            let mut empty = Batch::new(next_offset);
+            let mut empty = Batch::new(self.kind, next_offset);
             empty.extend_to(begin);
             self.commit(&empty).await?;
             self.position.started = true;
@@ -211,6 +225,7 @@ impl Lane {
                 Pause::End(End::Lost)
             }
             Failure::Halt(reason) => Pause::Halt(reason),
+            Failure::Paused(reason) => Pause::Paused(reason),
         }
     }
 
@@ -224,10 +239,10 @@ impl Lane {
             }
         };
         let mut flow = Flow {
-            gathering: Batch::new(start.next_offset),
+            gathering: Batch::new(self.kind, start.next_offset),
             gate: Gate::new(&self.gate),
             in_flight: None,
-            spare: Some(Batch::new(0)),
+            spare: Some(Batch::new(self.kind, 0)),
             known: start.known,
             high: start.high,
             end: Reached::No,
@@ -348,7 +363,10 @@ impl Lane {
     }
 
     fn send(&self, flow: &mut Flow) {
-        let mut next = flow.spare.take().unwrap_or_else(|| Batch::new(0));
+        let mut next = flow
+            .spare
+            .take()
+            .unwrap_or_else(|| Batch::new(self.kind, 0));
         next.restart(flow.gathering.next_offset);
         let batch = std::mem::replace(&mut flow.gathering, next);
         flow.gate.close();

@@ -18,3 +18,4 @@ pub mod schema;
 pub mod share;
 pub mod source;
 pub mod staging;
+pub mod topics;

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use sluice::commands::events::{self, Events};
 use sluice::commands::{check, migrate};
 use sluice::config::{DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, without_empty_variables};
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +62,11 @@ enum Command {
         #[command(flatten)]
         redis: RedisArgs,
     },
+    /// Event types that come with Sluice: list, schema, sample
+    Events {
+        #[command(subcommand)]
+        command: Events,
+    },
     /// Print the version
     Version,
 }
@@ -103,6 +109,10 @@ async fn execute(command: Command) -> ExitCode {
             println!("sluice {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        Command::Events { command } => match events::events(&command) {
+            Ok(text) => print(&text),
+            Err(line) => fail(BAD_SETTING, &line),
+        },
         Command::Migrate { database } => match migrate::migrate(&database).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(line) => fail(1, &line),
@@ -182,6 +192,13 @@ fn log(args: &LogArgs) -> Result<(), String> {
         builder.json().flatten_event(true).init()
     }
     Ok(())
+}
+
+/// To stdout; a reader that has enough, as `head`, is no failure.
+fn print(text: &str) -> ExitCode {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+    ExitCode::SUCCESS
 }
 
 fn fail(status: u8, line: &str) -> ExitCode {

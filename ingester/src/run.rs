@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -21,9 +21,14 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::share;
 use crate::source::Kafka;
+use crate::topics::{self, Topic, Topics};
 
 /// How often Kafka is asked for the partitions of our topics.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(2);
+/// How often for topics of registered handlers that are not there yet.
+const MISSING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the database is asked for new handlers.
+const HANDLERS_INTERVAL: Duration = Duration::from_secs(4);
 /// How often group offsets are committed, as a hint.
 const HINT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a busy instance says how it goes.
@@ -78,7 +83,12 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     };
     info!(
         service_id = settings.service_id,
-        topics = settings.kafka.topics.join(","),
+        balance_topics = settings.kafka.balance_topics.join(","),
+        event_topics = settings
+            .kafka
+            .event_topics
+            .as_ref()
+            .map(|names| names.join(",")),
         database = settings.database.address(),
         kafka = settings.kafka.brokers,
         batch_size = settings.gate.batch_size,
@@ -94,7 +104,11 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         settings.renew_interval,
         leases.clone(),
     ));
+    let wanted = Topics::new(&settings.kafka);
     let conductor = Conductor {
+        topics: watch::Sender::new(wanted.with(&[])),
+        wanted,
+        handlers_seen: None,
         kafka,
         pool,
         standby: Some(Arc::new(standby)),
@@ -193,6 +207,11 @@ async fn renew(
 
 struct Conductor {
     settings: RunSettings,
+    wanted: Topics,
+    /// What is read now.
+    topics: watch::Sender<BTreeMap<String, Topic>>,
+    /// When registered handlers were last looked at.
+    handlers_seen: Option<Instant>,
     kafka: Arc<Kafka>,
     pool: deadpool_postgres::Pool,
     standby: Option<Arc<Session>>,
@@ -212,7 +231,7 @@ impl Conductor {
         let (tell, mut told) = mpsc::channel(16);
         let topics = tokio::spawn(watch_topics(
             self.kafka.clone(),
-            self.settings.kafka.topics.clone(),
+            self.topics.subscribe(),
             tell,
         ));
         let mut polls = tokio::time::interval(self.settings.standby_poll);
@@ -306,7 +325,14 @@ impl Conductor {
     async fn try_round(&mut self) -> Result<(), tokio_postgres::Error> {
         let session = self.standby().await?;
         let name = self.settings.service_id.clone();
-        let survey = session.survey(&name, &self.settings.kafka.topics).await?;
+        if self
+            .handlers_seen
+            .is_none_or(|seen| seen.elapsed() > HANDLERS_INTERVAL)
+        {
+            self.follow_handlers(&session).await?;
+        }
+        let names: Vec<String> = self.topics.borrow().keys().cloned().collect();
+        let survey = session.survey(&name, &names).await?;
         if !survey.name_is_ours {
             self.say(
                 "name",
@@ -344,6 +370,24 @@ impl Conductor {
         Ok(())
     }
 
+    /// Reads the topics of new handlers, and hands back those of handlers that are gone.
+    async fn follow_handlers(&mut self, session: &Session) -> Result<(), tokio_postgres::Error> {
+        let registered = topics::registered(session.client()).await?;
+        self.handlers_seen = Some(Instant::now());
+        let now = self.wanted.with(&registered);
+        if *self.topics.borrow() == now {
+            return Ok(());
+        }
+        self.counts.retain(|topic, _| now.contains_key(topic));
+        for (partition, led) in &self.lanes {
+            if !now.contains_key(&partition.topic) {
+                led.stop.cancel();
+            }
+        }
+        self.topics.send_replace(now);
+        Ok(())
+    }
+
     fn lead(&mut self, acquired: Acquired) {
         let Acquired {
             partition,
@@ -351,6 +395,14 @@ impl Conductor {
             position,
         } = acquired;
         let leadership = Arc::new(leadership);
+        let Some(kind) = self
+            .topics
+            .borrow()
+            .get(&partition.topic)
+            .map(|topic| topic.kind)
+        else {
+            return;
+        };
         info!(
             %partition, fencing_token = leadership.fencing_token, commit_offset = leadership.commit_offset,
             "leading partition"
@@ -362,6 +414,7 @@ impl Conductor {
         };
         let lane = Lane {
             partition: partition.clone(),
+            kind,
             leadership: leadership.clone(),
             position,
             kafka: self.kafka.clone(),
@@ -439,6 +492,9 @@ impl Conductor {
     }
 
     fn topic_told(&mut self, topic: String, count: Result<Option<i32>, String>) {
+        if !self.topics.borrow().contains_key(&topic) {
+            return;
+        }
         match count {
             Ok(Some(count)) => {
                 // A topic created anew with fewer partitions keeps its number: the lanes of those that are
@@ -451,10 +507,16 @@ impl Conductor {
                 }
             }
             Ok(None) => {
-                self.say(
-                    &topic,
-                    format!("topic {topic} does not exist: create it or change BALANCE_TOPICS"),
-                );
+                let setting = self
+                    .topics
+                    .borrow()
+                    .get(&topic)
+                    .and_then(|topic| topic.setting);
+                if let Some(setting) = setting {
+                    let text =
+                        format!("topic {topic} does not exist: create it or change {setting}");
+                    self.say(&topic, text);
+                }
                 for (_, led) in self
                     .lanes
                     .iter()
@@ -513,19 +575,31 @@ impl Conductor {
 /// Asks Kafka for the partitions of each topic, again and again.
 async fn watch_topics(
     kafka: Arc<Kafka>,
-    topics: Vec<String>,
+    topics: watch::Receiver<BTreeMap<String, Topic>>,
     tell: mpsc::Sender<(String, Result<Option<i32>, String>)>,
 ) {
     let mut warm = HashSet::new();
+    let mut missing_since: HashMap<String, Instant> = HashMap::new();
     let mut ticks = tokio::time::interval(TOPICS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for topic in &topics {
-            let count = kafka.partition_count(topic).await;
+        let wanted = topics.borrow().clone();
+        for (topic, wanted) in wanted {
+            let missing = missing_since.get(&topic);
+            if wanted.setting.is_none()
+                && missing.is_some_and(|seen| seen.elapsed() < MISSING_INTERVAL)
+            {
+                continue;
+            }
+            let count = kafka.partition_count(&topic).await;
+            if count == Ok(None) {
+                missing_since.insert(topic.clone(), Instant::now());
+            }
             if count == Ok(None) || count.is_err() {
-                warm.remove(topic);
-            } else if warm.insert(topic) {
+                warm.remove(&topic);
+            } else if warm.insert(topic.clone()) {
+                missing_since.remove(&topic);
                 // So that the first take-over does not have to look for brokers.
                 let _ = kafka
                     .watermarks(&Partition {
@@ -534,7 +608,7 @@ async fn watch_topics(
                     })
                     .await;
             }
-            if tell.send((topic.clone(), count)).await.is_err() {
+            if tell.send((topic, count)).await.is_err() {
                 return;
             }
         }

@@ -1,5 +1,5 @@
-//! A batch on its way to the database: each record becomes rows of the binary COPY as it
-//! arrives, so that nothing is left to do when the gate opens.
+//! A batch on its way to the database. A balance event becomes rows of the binary COPY as it
+//! arrives, so that nothing is left to do when the gate opens; a domain event travels raw.
 //!
 //! A batch keeps what splitting needs: where each record's rows end, the digest of each
 //! row, and the raw record, in case it has to become a dead letter after all.
@@ -21,10 +21,20 @@ const NULL: i32 = -1;
 const MAX_DIGITS: usize = 10;
 const FRACTION_DIGITS: i16 = 5;
 
+/// What the records of a topic are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Balance events, staged as rows.
+    Balance,
+    /// Domain events, handed over raw.
+    Domain,
+}
+
 /// Where one record lies in its batch.
 #[derive(Debug)]
 struct Mark {
     offset: i64,
+    timestamp_ms: i64,
     rows_end: usize,
     bytes_end: usize,
     fingerprint: [u8; 16],
@@ -36,6 +46,7 @@ struct Mark {
 /// Records of one partition, encoded, from `from_offset` up to `next_offset`.
 #[derive(Debug)]
 pub struct Batch {
+    kind: Kind,
     pub from_offset: i64,
     pub next_offset: i64,
     rows: BytesMut,
@@ -46,19 +57,52 @@ pub struct Batch {
 }
 
 /// A contiguous part of a batch, ready to be sent.
-#[derive(Debug, Clone)]
-pub struct Slice {
+#[derive(Debug)]
+pub struct Slice<'b> {
     pub from_offset: i64,
     pub next_offset: i64,
-    pub copy: Bytes,
-    pub row_count: i64,
-    pub checksum: i64,
+    pub content: Content<'b>,
     pub last_record: Option<[u8; 16]>,
 }
 
+#[derive(Debug)]
+pub enum Content<'b> {
+    Balance(Rows),
+    Domain(Records<'b>),
+}
+
+/// Rows for the COPY, and what is promised of them.
+#[derive(Debug)]
+pub struct Rows {
+    pub copy: Bytes,
+    pub count: i64,
+    pub checksum: i64,
+}
+
+/// Raw records, column by column.
+#[derive(Debug, Default)]
+pub struct Records<'b> {
+    pub offsets: Vec<i64>,
+    pub times_ms: Vec<i64>,
+    pub keys: Vec<Option<&'b [u8]>>,
+    pub payloads: Vec<Option<&'b [u8]>>,
+    pub headers: Vec<Option<&'b str>>,
+}
+
+impl Slice<'_> {
+    /// How much is sent, for people.
+    pub fn rows(&self) -> i64 {
+        match &self.content {
+            Content::Balance(rows) => rows.count,
+            Content::Domain(records) => records.offsets.len() as i64,
+        }
+    }
+}
+
 impl Batch {
-    pub fn new(from_offset: i64) -> Self {
+    pub fn new(kind: Kind, from_offset: i64) -> Self {
         Self {
+            kind,
             from_offset,
             next_offset: from_offset,
             rows: BytesMut::new(),
@@ -100,6 +144,25 @@ impl Batch {
             record.key,
             record.payload,
         );
+        if self.kind == Kind::Balance {
+            self.push_rows(record);
+        }
+        let key = keep(&mut self.arena, record.key);
+        let payload = keep(&mut self.arena, record.payload);
+        self.marks.push(Mark {
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            rows_end: self.digests.len(),
+            bytes_end: self.rows.len(),
+            fingerprint,
+            key,
+            payload,
+            headers: record.headers.clone(),
+        });
+        self.next_offset = record.offset + 1;
+    }
+
+    fn push_rows(&mut self, record: &Record<'_>) {
         let mut changes = std::mem::take(&mut self.changes);
         match decode_balance_event(record.payload, &mut changes) {
             Ok(head) => self.push_event(record, &head, &changes),
@@ -119,18 +182,6 @@ impl Batch {
             ),
         }
         self.changes = changes;
-        let key = keep(&mut self.arena, record.key);
-        let payload = keep(&mut self.arena, record.payload);
-        self.marks.push(Mark {
-            offset: record.offset,
-            rows_end: self.digests.len(),
-            bytes_end: self.rows.len(),
-            fingerprint,
-            key,
-            payload,
-            headers: record.headers.clone(),
-        });
-        self.next_offset = record.offset + 1;
     }
 
     /// Takes in that there is no record below `position`.
@@ -172,8 +223,42 @@ impl Batch {
 
     /// The records `range` (by their place in the batch) as a batch of their own. The spans
     /// of neighbouring slices meet: what lies between two records belongs to the earlier.
-    pub fn slice(&self, range: Range<usize>) -> Slice {
+    pub fn slice(&self, range: Range<usize>) -> Slice<'_> {
         let (from_offset, next_offset) = self.span(&range);
+        let last_record = range
+            .end
+            .checked_sub(1)
+            .and_then(|last| self.marks.get(last))
+            .map(|mark| mark.fingerprint);
+        let content = match self.kind {
+            Kind::Balance => Content::Balance(self.rows_of(range)),
+            Kind::Domain => Content::Domain(self.records_of(range)),
+        };
+        Slice {
+            from_offset,
+            next_offset,
+            content,
+            last_record,
+        }
+    }
+
+    fn records_of(&self, range: Range<usize>) -> Records<'_> {
+        let mut records = Records::default();
+        for mark in &self.marks[range] {
+            records.offsets.push(mark.offset);
+            records.times_ms.push(mark.timestamp_ms);
+            records.keys.push(self.bytes_of(&mark.key));
+            records.payloads.push(self.bytes_of(&mark.payload));
+            records.headers.push(mark.headers.as_deref());
+        }
+        records
+    }
+
+    fn bytes_of(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
+        range.clone().map(|range| &self.arena[range])
+    }
+
+    fn rows_of(&self, range: Range<usize>) -> Rows {
         let (first_row, first_byte) = match range.start {
             0 => (0, 0),
             start => (
@@ -188,14 +273,9 @@ impl Batch {
         let (rows_end, bytes_end) = last.map_or((first_row, first_byte), |mark| {
             (mark.rows_end, mark.bytes_end)
         });
-        let digests = &self.digests[first_row..rows_end];
-        let rows = &self.rows[first_byte..bytes_end];
         finish(
-            from_offset,
-            next_offset,
-            rows,
-            digests,
-            last.map(|mark| mark.fingerprint),
+            &self.rows[first_byte..bytes_end],
+            &self.digests[first_row..rows_end],
         )
     }
 
@@ -212,11 +292,10 @@ impl Batch {
         (from, next)
     }
 
-    /// One record as a dead letter, because the database refused it again and again.
-    pub fn dead_slice(&self, index: usize, message: &str, attempts: i32) -> Slice {
+    /// One balance event as a dead letter, because the database refused it again and again.
+    pub fn dead_slice(&self, index: usize, message: &str, attempts: i32) -> Slice<'_> {
         let mark = &self.marks[index];
-        let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.arena[range]);
-        let payload = bytes(&mark.payload);
+        let payload = self.bytes_of(&mark.payload);
         let event_id = decode_balance_event(payload, &mut Vec::new())
             .ok()
             .map(|head| head.event_id.into_owned());
@@ -230,13 +309,22 @@ impl Batch {
                 reason: DeadReason::ApplyFailed,
                 message,
                 attempts,
-                key: bytes(&mark.key),
+                key: self.bytes_of(&mark.key),
                 payload,
                 headers: mark.headers.as_deref(),
             },
         );
-        let (from, next) = self.span(&(index..index + 1));
-        finish(from, next, &rows, &digests, Some(mark.fingerprint))
+        let (from_offset, next_offset) = self.span(&(index..index + 1));
+        Slice {
+            from_offset,
+            next_offset,
+            content: Content::Balance(finish(&rows, &digests)),
+            last_record: Some(mark.fingerprint),
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub fn last_fingerprint(&self) -> Option<[u8; 16]> {
@@ -253,13 +341,7 @@ impl Batch {
     }
 }
 
-fn finish(
-    from_offset: i64,
-    next_offset: i64,
-    rows: &[u8],
-    digests: &[u64],
-    last: Option<[u8; 16]>,
-) -> Slice {
+fn finish(rows: &[u8], digests: &[u64]) -> Rows {
     let mut checksum = Checksum::default();
     digests
         .iter()
@@ -268,13 +350,10 @@ fn finish(
     copy.extend_from_slice(COPY_HEADER);
     copy.extend_from_slice(rows);
     copy.put_i16(-1);
-    Slice {
-        from_offset,
-        next_offset,
+    Rows {
         copy: copy.freeze(),
-        row_count: digests.len() as i64,
+        count: digests.len() as i64,
         checksum: checksum.as_i64(),
-        last_record: last,
     }
 }
 
@@ -375,7 +454,7 @@ mod tests {
 
     /// Records from offset 10 on, `kinds` deciding for each: a hole, a dead one, or its number of changes.
     fn batch(kinds: &[usize]) -> Batch {
-        let mut batch = Batch::new(8);
+        let mut batch = Batch::new(Kind::Balance, 8);
         for (offset, kind) in (10..).zip(kinds) {
             let change = r#"{"currencyCode":"USD","availableDelta":"-12.5"}"#;
             let changes = vec![change; kind.saturating_sub(1)].join(",");
@@ -396,8 +475,16 @@ mod tests {
         batch
     }
 
-    fn rows(slice: &Slice) -> &[u8] {
-        &slice.copy[COPY_HEADER.len()..slice.copy.len() - 2]
+    fn content<'s>(slice: &'s Slice<'_>) -> &'s Rows {
+        match &slice.content {
+            Content::Balance(rows) => rows,
+            Content::Domain(_) => panic!("a batch of balance events"),
+        }
+    }
+
+    fn rows<'s>(slice: &'s Slice<'_>) -> &'s [u8] {
+        let copy = &content(slice).copy;
+        &copy[COPY_HEADER.len()..copy.len() - 2]
     }
 
     proptest! {
@@ -407,7 +494,7 @@ mod tests {
             let batch = batch(&kinds);
             let whole = batch.slice(0..batch.records());
             prop_assert_eq!((whole.from_offset, whole.next_offset), (8, 12 + kinds.len() as i64));
-            prop_assert_eq!(whole.row_count as usize, kinds.iter().map(|kind| if *kind == 1 { 1 } else { kind.saturating_sub(1) }).sum::<usize>());
+            prop_assert_eq!(whole.rows() as usize, kinds.iter().map(|kind| if *kind == 1 { 1 } else { kind.saturating_sub(1) }).sum::<usize>());
             let cut = cut.min(batch.records());
             if cut == 0 || cut == batch.records() {
                 return Ok(());
@@ -416,12 +503,12 @@ mod tests {
             prop_assert_eq!(left.from_offset, whole.from_offset);
             prop_assert_eq!(left.next_offset, right.from_offset);
             prop_assert_eq!(right.next_offset, whole.next_offset);
-            prop_assert_eq!(left.row_count + right.row_count, whole.row_count);
+            prop_assert_eq!(left.rows() + right.rows(), whole.rows());
             prop_assert_eq!([rows(&left), rows(&right)].concat(), rows(&whole));
             prop_assert_eq!(right.last_record, whole.last_record);
             let mut checksum = Checksum::default();
             batch.digests.iter().for_each(|digest| checksum.add_digest(*digest));
-            prop_assert_eq!(checksum.as_i64(), whole.checksum);
+            prop_assert_eq!(checksum.as_i64(), content(&whole).checksum);
         }
     }
 
@@ -430,11 +517,16 @@ mod tests {
         let batch = batch(&[3, 0, 4, 2]);
         let dead = batch.dead_slice(1, "no", 3);
         assert_eq!(
-            (dead.from_offset, dead.next_offset, dead.row_count),
+            (dead.from_offset, dead.next_offset, dead.rows()),
             (12, 13, 1)
         );
         assert_eq!(dead.last_record, batch.slice(1..2).last_record);
-        let has = |part: &[u8]| dead.copy.windows(part.len()).any(|window| window == part);
+        let has = |part: &[u8]| {
+            content(&dead)
+                .copy
+                .windows(part.len())
+                .any(|window| window == part)
+        };
         assert!(has(b"APPLY_FAILED") && has(br#""eventId":"e12""#));
     }
 

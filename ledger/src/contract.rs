@@ -52,6 +52,8 @@ pub mod sqlstate {
     pub const SERIALIZATION_FAILURE: &str = "40001";
     /// Somebody else holds the row for now.
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+    /// A handler of domain events breaks on too much, or is paused.
+    pub const HANDLER_BROKEN: &str = "38000";
     /// A setting or an argument that cannot be worked with.
     pub const INVALID_PARAMETER: &str = "22023";
     /// The balance table has something that the apply cannot honour.

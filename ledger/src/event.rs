@@ -1,4 +1,5 @@
-//! Balance events: from the bytes of a record to changes, or to the reason why not.
+//! Events: from the bytes of a record to an envelope and, of a balance event, its changes,
+//! or to the reason why not.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -32,8 +33,8 @@ pub struct EventHead<'a> {
     pub event_id: Cow<'a, str>,
     /// 1 to 255 bytes; absent, null and empty are all `None`.
     pub source: Option<Cow<'a, str>>,
-    /// The event's own time in milliseconds since 1970.
-    pub timestamp_ms: Option<i64>,
+    /// The event's own time in microseconds since 1970.
+    pub timestamp_us: Option<i64>,
 }
 
 impl EventHead<'_> {
@@ -76,6 +77,33 @@ pub fn decode_balance_event<'a>(
     changes: &mut Vec<Change>,
 ) -> Result<EventHead<'a>, Defect> {
     changes.clear();
+    let head = decode(payload, BALANCE_CHANGED, Some(changes));
+    if head.is_err() {
+        changes.clear();
+    }
+    head
+}
+
+/// Decodes the payload of a record on a topic of domain events of type `event_type`.
+///
+/// What its `data` means is for the handler to judge; here it must be an object in which
+/// nothing is given twice.
+///
+/// # Errors
+/// As [`decode_balance_event`], without amounts.
+pub fn decode_domain_event<'a>(
+    payload: Option<&'a [u8]>,
+    event_type: &str,
+) -> Result<EventHead<'a>, Defect> {
+    decode(payload, event_type, None)
+}
+
+/// `changes` is given for a balance event.
+fn decode<'a>(
+    payload: Option<&'a [u8]>,
+    event_type: &str,
+    changes: Option<&mut Vec<Change>>,
+) -> Result<EventHead<'a>, Defect> {
     let payload = payload.unwrap_or_default();
     if payload.is_empty() {
         return Err(defect(
@@ -84,20 +112,18 @@ pub fn decode_balance_event<'a>(
             None,
         ));
     }
-    let mut decoder = Decoder::new(changes);
+    let is_balance = changes.is_some();
+    let mut unused = Vec::new();
+    let mut decoder = Decoder::new(event_type, is_balance, changes.unwrap_or(&mut unused));
     let read = Reader::new(payload).and_then(|reader| decoder.read(reader));
-    let head = match read {
+    match read {
         Ok(()) => decoder.finish(),
         Err(malformed) => Err(defect(
             DeadReason::MalformedJson,
             format!("The payload is not acceptable JSON: {malformed}."),
             None,
         )),
-    };
-    if head.is_err() {
-        changes.clear();
     }
-    head
 }
 
 fn defect(reason: DeadReason, detail: String, event_id: Option<String>) -> Defect {
@@ -154,10 +180,12 @@ impl Seen {
 
 /// Everything that one pass over the text finds out.
 struct Decoder<'a, 'c> {
+    wanted_type: &'c str,
+    is_balance: bool,
     changes: &'c mut Vec<Change>,
     event_id: Option<Cow<'a, str>>,
     source: Option<Cow<'a, str>>,
-    timestamp_ms: Option<i64>,
+    timestamp_us: Option<i64>,
     event_type: EventType,
     account_id: Option<i64>,
     shard_id: Option<i32>,
@@ -175,17 +203,19 @@ struct Decoder<'a, 'c> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EventType {
     Missing,
-    BalanceChanged,
+    Wanted,
     Other,
 }
 
 impl<'a, 'c> Decoder<'a, 'c> {
-    fn new(changes: &'c mut Vec<Change>) -> Self {
+    fn new(wanted_type: &'c str, is_balance: bool, changes: &'c mut Vec<Change>) -> Self {
         Self {
+            wanted_type,
+            is_balance,
             changes,
             event_id: None,
             source: None,
-            timestamp_ms: None,
+            timestamp_us: None,
             event_type: EventType::Missing,
             account_id: None,
             shard_id: None,
@@ -238,7 +268,11 @@ impl<'a, 'c> Decoder<'a, 'c> {
             match (name, token) {
                 ("data", Token::Object) => {
                     self.has_data = true;
-                    self.data(reader)?;
+                    if self.is_balance {
+                        self.data(reader)?;
+                    } else {
+                        self.domain_object(reader)?;
+                    }
                     continue;
                 }
                 ("data", _) => self.bad_data("data", "is not an object"),
@@ -261,8 +295,8 @@ impl<'a, 'c> Decoder<'a, 'c> {
 
     fn event_type(&mut self, token: Token<'a>) {
         match token {
-            Token::String(text) if text.value() == BALANCE_CHANGED => {
-                self.event_type = EventType::BalanceChanged
+            Token::String(text) if text.value() == self.wanted_type => {
+                self.event_type = EventType::Wanted
             }
             Token::String(_) => self.event_type = EventType::Other,
             _ => self.bad_envelope("eventType", "is not a string"),
@@ -270,11 +304,11 @@ impl<'a, 'c> Decoder<'a, 'c> {
     }
 
     fn timestamp(&mut self, token: Token<'a>) {
-        self.timestamp_ms = match token {
+        self.timestamp_us = match token {
             Token::Null => return,
-            _ => string(token).and_then(|text| timestamp::parse_ms(&text)),
+            _ => string(token).and_then(|text| timestamp::parse_us(&text)),
         };
-        if self.timestamp_ms.is_none() {
+        if self.timestamp_us.is_none() {
             self.bad_envelope("timestamp", "is not an RFC 3339 timestamp");
         }
     }
@@ -290,6 +324,35 @@ impl<'a, 'c> Decoder<'a, 'c> {
                 "is not a string of at most 255 bytes without U+0000",
             ),
         }
+    }
+
+    /// Any object of a domain event: two readers would read two things where a field is given twice.
+    fn domain_object(&mut self, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+        let mut keys: Vec<Cow<'a, str>> = Vec::new();
+        while let Some(key) = reader.next_key()? {
+            keys.push(key.value());
+            let token = reader.value()?;
+            self.domain_value(reader, token)?;
+        }
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            self.bad_data("a field of data", TWICE);
+        }
+        Ok(())
+    }
+
+    fn domain_value(&mut self, reader: &mut Reader<'a>, token: Token<'a>) -> Result<(), Malformed> {
+        match token {
+            Token::Object => self.domain_object(reader)?,
+            Token::Array => {
+                while reader.next_item()? {
+                    let token = reader.value()?;
+                    self.domain_value(reader, token)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn data(&mut self, reader: &mut Reader<'a>) -> Result<(), Malformed> {
@@ -475,38 +538,30 @@ impl<'a, 'c> Decoder<'a, 'c> {
         }
         if !self.has_data {
             self.bad_data("data", MISSING);
-        } else if !self.has_changes {
+        } else if self.is_balance && !self.has_changes {
             self.bad_data("data.changes", MISSING);
         }
         self.inherit();
         let event_id = self.event_id;
-        let (reason, flaw) = if let Some(flaw) = self.envelope_flaw {
-            (DeadReason::InvalidEvent, flaw)
+        let (reason, detail) = if let Some(flaw) = self.envelope_flaw {
+            (DeadReason::InvalidEvent, flaw.to_string())
         } else if self.event_type == EventType::Other {
-            let flaw = Flaw {
-                field: "eventType",
-                change: None,
-                what: "is not balance.changed",
-            };
-            (DeadReason::UnknownEventType, flaw)
+            let detail = format!("eventType is not {}.", self.wanted_type);
+            (DeadReason::UnknownEventType, detail)
         } else if let Some(flaw) = self.amount_flaw {
-            (DeadReason::InvalidAmount, flaw)
+            (DeadReason::InvalidAmount, flaw.to_string())
         } else if let Some(flaw) = self.data_flaw {
-            (DeadReason::InvalidEvent, flaw)
+            (DeadReason::InvalidEvent, flaw.to_string())
         } else {
             // An event without an id has a flaw in its envelope.
             let event_id = event_id.unwrap_or_default();
             return Ok(EventHead {
                 event_id,
                 source: self.source,
-                timestamp_ms: self.timestamp_ms,
+                timestamp_us: self.timestamp_us,
             });
         };
-        Err(defect(
-            reason,
-            flaw.to_string(),
-            event_id.map(Cow::into_owned),
-        ))
+        Err(defect(reason, detail, event_id.map(Cow::into_owned)))
     }
 
     /// Gives changes without an account or a shard of their own those of `data`.

@@ -75,5 +75,9 @@ spelled! {
         InvalidEvent = "INVALID_EVENT",
         /// Decodable, but it broke the apply each time it was tried.
         ApplyFailed = "APPLY_FAILED",
+        /// Its handler broke on it.
+        HandlerFailed = "HANDLER_FAILED",
+        /// An earlier record with the same key is parked.
+        ParkedBehind = "PARKED_BEHIND",
     }
 }

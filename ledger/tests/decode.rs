@@ -63,7 +63,7 @@ fn the_example_of_the_contract() {
     let (head, changes) = decode(payload.as_bytes()).expect("an event");
     assert!(matches!(head.event_id, Cow::Borrowed("0193")));
     assert_eq!(head.source.as_deref(), Some("matching-engine"));
-    assert_eq!(head.timestamp_ms, Some(1_795_237_200_000));
+    assert_eq!(head.timestamp_us, Some(1_795_237_200_000_000));
     assert_eq!(
         head.identity(),
         Identity::of(Some("matching-engine"), "0193")

@@ -1,13 +1,16 @@
 //! Every function that SQL can call. The install script in `pg_ext/sql/` declares them.
 
-use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
+use pgrx::datum::{Array, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern};
 
-use crate::apply::{self, BatchCall};
+use crate::apply::{self, Answer, BatchCall};
 use crate::error::given;
+use crate::events::{self, Records};
+use crate::fence::Span;
 use crate::instances;
 use crate::leader::{self, Leadership, PartitionName};
+use crate::replay;
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
@@ -112,8 +115,89 @@ fn apply_balance_batch(
         name!(commit_offset, i64),
     ),
 > {
-    let next_offset = given("next_offset", next_offset);
-    let answer = apply::balance_batch(&BatchCall {
+    let call = BatchCall {
+        span: Span {
+            name: PartitionName {
+                topic: given("topic", topic),
+                partition: given("partition", partition),
+            },
+            leadership: Leadership {
+                fencing_token: given("fencing_token", fencing_token),
+                lease_id: given("lease_id", lease_id),
+            },
+            from_offset: given("from_offset", from_offset),
+            next_offset: given("next_offset", next_offset),
+            last_record,
+        },
+        row_count: given("row_count", row_count),
+        checksum: given("checksum", checksum),
+    };
+    let answer = apply::balance_batch(&call);
+    row(&answer, call.span.next_offset)
+}
+
+fn bytes(name: &str, values: Option<Array<'_, &[u8]>>) -> Vec<Option<Vec<u8>>> {
+    let values = given(name, values);
+    values
+        .iter()
+        .map(|value| value.map(<[u8]>::to_vec))
+        .collect()
+}
+
+/// The answer of both batches.
+type BatchRow = (&'static str, i64, i64, i64, i64, i64, i64, i64, i64, i64);
+
+fn row(answer: &Answer, next_offset: i64) -> TableIterator<'static, BatchRow> {
+    let counts = &answer.counts;
+    TableIterator::once((
+        answer.outcome,
+        counts.events(),
+        counts.applied,
+        counts.rejected,
+        counts.duplicates,
+        counts.dead,
+        counts.updated_rows,
+        counts.inserted_rows,
+        counts.error_rows,
+        next_offset,
+    ))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, clippy::type_complexity)]
+fn apply_event_batch(
+    topic: Option<&str>,
+    partition: Option<i32>,
+    fencing_token: Option<i64>,
+    lease_id: Option<Uuid>,
+    from_offset: Option<i64>,
+    next_offset: Option<i64>,
+    last_record: Option<Uuid>,
+    kafka_offsets: Option<Vec<Option<i64>>>,
+    record_times_ms: Option<Vec<Option<i64>>>,
+    keys: Option<Array<'_, &[u8]>>,
+    payloads: Option<Array<'_, &[u8]>>,
+    headers: Option<Vec<Option<String>>>,
+) -> TableIterator<
+    'static,
+    (
+        name!(outcome, &'static str),
+        name!(events, i64),
+        name!(applied, i64),
+        name!(rejected, i64),
+        name!(duplicates, i64),
+        name!(dead, i64),
+        name!(updated_rows, i64),
+        name!(inserted_rows, i64),
+        name!(error_rows, i64),
+        name!(commit_offset, i64),
+    ),
+> {
+    let all = |name, values: Option<Vec<Option<i64>>>| -> Vec<i64> {
+        let values = given(name, values);
+        values.into_iter().map(|value| given(name, value)).collect()
+    };
+    let span = Span {
         name: PartitionName {
             topic: given("topic", topic),
             partition: given("partition", partition),
@@ -123,23 +207,51 @@ fn apply_balance_batch(
             lease_id: given("lease_id", lease_id),
         },
         from_offset: given("from_offset", from_offset),
-        next_offset,
-        row_count: given("row_count", row_count),
-        checksum: given("checksum", checksum),
+        next_offset: given("next_offset", next_offset),
         last_record,
-    });
-    TableIterator::once((
-        answer.outcome,
-        answer.counts.events(),
-        answer.counts.applied,
-        answer.counts.rejected,
-        answer.counts.duplicates,
-        answer.counts.dead,
-        answer.counts.updated_rows,
-        answer.counts.inserted_rows,
-        answer.counts.error_rows,
-        next_offset,
-    ))
+    };
+    let records = Records {
+        offsets: all("kafka_offsets", kafka_offsets),
+        times_ms: all("record_times_ms", record_times_ms),
+        keys: bytes("keys", keys),
+        payloads: bytes("payloads", payloads),
+        headers: given("headers", headers),
+    };
+    row(&events::event_batch(&span, &records), span.next_offset)
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn replay_letters(
+    topic: Option<&str>,
+    partition: Option<i32>,
+    ids: Option<Vec<Option<i64>>>,
+    payload: Option<&[u8]>,
+) -> TableIterator<
+    'static,
+    (
+        name!(id, i64),
+        name!(kafka_offset, i64),
+        name!(verdict, String),
+        name!(reason, Option<String>),
+        name!(message, Option<String>),
+    ),
+> {
+    let name = PartitionName {
+        topic: given("topic", topic),
+        partition: given("partition", partition),
+    };
+    let ids: Vec<i64> = given("ids", ids).into_iter().flatten().collect();
+    let replayed = replay::replay(name, &ids, payload);
+    TableIterator::new(replayed.into_iter().map(|record| {
+        (
+            record.id,
+            record.offset,
+            record.verdict,
+            record.reason,
+            record.message,
+        )
+    }))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]

@@ -7,32 +7,28 @@
 
 use ledger::account::AccountKey;
 use ledger::contract::Checksum;
+use ledger::event::Change;
 use ledger::fold::{self, Balance, Leg};
+use ledger::identity::{Identity, PayloadHash};
 use ledger::verdict::Verdict;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
-use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
 use crate::accounts::Accounts;
 use crate::error::raise;
-use crate::fence::{self, Fence, Fenced};
+use crate::fence::{self, Fence, Fenced, Span};
 use crate::identities::Ownership;
-use crate::leader::{Leadership, PartitionName, check_name};
-use crate::outcome::{DeadLetters, Exceptions, Holes};
+use crate::outcome::{DeadLetters, Holes, Verdicts};
 use crate::pg::capture::{self, DeadRow, Row, Staged};
 use crate::pg::log::{Log, LogRow};
 use crate::pg::session;
 
 /// The arguments of `sluice.apply_balance_batch`.
 pub struct BatchCall<'a> {
-    pub name: PartitionName<'a>,
-    pub leadership: Leadership,
-    pub from_offset: i64,
-    pub next_offset: i64,
+    pub span: Span<'a>,
     pub row_count: i64,
     pub checksum: i64,
-    pub last_record: Option<Uuid>,
 }
 
 /// What the batch did, in records, balance rows and log rows.
@@ -58,36 +54,32 @@ pub struct Answer {
     pub counts: Counts,
 }
 
-/// Applies what this transaction has staged.
-pub fn balance_batch(call: &BatchCall<'_>) -> Answer {
-    check_call(call);
-    let staged = capture::take();
-    Spi::connect_mut(|client| match fence::advance(client, call) {
-        Fence::AlreadyCommitted => Answer {
+impl Answer {
+    pub fn already_committed() -> Self {
+        Self {
             outcome: "ALREADY_COMMITTED",
             counts: Counts::default(),
-        },
-        Fence::Advanced(fenced) => Answer {
+        }
+    }
+
+    pub fn applied(counts: Counts) -> Self {
+        Self {
             outcome: "APPLIED",
-            counts: apply_behind_fence(client, call, &fenced, &staged),
-        },
-    })
+            counts,
+        }
+    }
 }
 
-fn check_call(call: &BatchCall<'_>) {
-    check_name(call.name);
-    if call.from_offset < 0 || call.next_offset < call.from_offset {
-        raise(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            "offsets must satisfy 0 <= from_offset <= next_offset",
-        );
-    }
-    if !session::commits_durably() {
-        raise(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            "synchronous_commit is off: set it to on for the ingester's role",
-        );
-    }
+/// Applies what this transaction has staged.
+pub fn balance_batch(call: &BatchCall<'_>) -> Answer {
+    call.span.check();
+    let staged = capture::take();
+    Spi::connect_mut(|client| match fence::advance(client, &call.span) {
+        Fence::AlreadyCommitted => Answer::already_committed(),
+        Fence::Advanced(fenced) => {
+            Answer::applied(apply_behind_fence(client, call, &fenced, &staged))
+        }
+    })
 }
 
 fn apply_behind_fence(
@@ -98,39 +90,95 @@ fn apply_behind_fence(
 ) -> Counts {
     check_promise(staged, call);
     let records = records(staged, call);
-    holes(&records, call).write(client, fenced);
+    Holes::between(&call.span, records.iter().map(|record| record.offset)).write(client, fenced);
 
-    let ownership = Ownership::claim(client, staged, &records);
-    let mut accounts = Accounts::lock(staged, &records, &ownership);
-    let mut fold = Fold {
-        counts: Counts::default(),
-        exceptions: Exceptions::default(),
-        letters: DeadLetters::default(),
-    };
-    let created_at = session::now();
-    let mut log = Log::open(fenced.partition_id, created_at);
-    let logged = fold.run(staged, &records, &ownership, &mut accounts, &mut log);
-
-    let Fold {
-        mut counts,
-        exceptions,
-        letters,
-    } = fold;
-    assert_count("log rows", log.close() as i64, logged);
-    (counts.updated_rows, counts.inserted_rows) =
-        accounts.write(client, session::unix_millis(created_at));
+    let carried: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let first = &record.rows(staged)[0];
+            first.identity.zip(first.payload_hash)
+        })
+        .collect();
+    let ownership = Ownership::claim(client, &carried);
+    let (counts, verdicts, letters) = decide(client, fenced, staged, &records, &ownership);
     assert_count(
         "verdicts",
-        exceptions.write(client, fenced) as i64,
+        verdicts.write(client, fenced) as i64,
         counts.duplicates + counts.dead,
     );
     assert_count(
         "dead letters",
-        letters.write(client, call) as i64,
+        letters.write(client, call.span.name) as i64,
         counts.dead,
     );
     assert_count("events", counts.events(), records.len() as i64);
     counts
+}
+
+/// Locks balances, folds, writes balances and log; what has no row there is the caller's to write.
+fn decide(
+    client: &mut SpiClient<'_>,
+    fenced: &Fenced,
+    staged: &Staged,
+    records: &[Record],
+    ownership: &Ownership,
+) -> (Counts, Verdicts, DeadLetters) {
+    let mut accounts = Accounts::lock(staged, records, ownership);
+    let mut fold = Fold {
+        counts: Counts::default(),
+        verdicts: Verdicts::default(),
+        letters: DeadLetters::default(),
+    };
+    let created_at = session::now();
+    let mut log = Log::open(fenced.partition_id, created_at);
+    let logged = fold.run(staged, records, ownership, &mut accounts, &mut log);
+    assert_count("log rows", log.close() as i64, logged);
+    (fold.counts.updated_rows, fold.counts.inserted_rows) =
+        accounts.write(client, session::unix_millis(created_at));
+    (fold.counts, fold.verdicts, fold.letters)
+}
+
+/// A balance event that does not come from staging.
+pub struct Decodable {
+    pub offset: i64,
+    pub event_id: String,
+    pub identity: Identity,
+    pub payload_hash: PayloadHash,
+    pub changes: Vec<Change>,
+}
+
+/// Applies events that were dead letters until now; answers the verdicts of duplicates among them.
+pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decodable]) -> Verdicts {
+    let mut staged = Staged::default();
+    let mut records = Vec::new();
+    for event in events {
+        let (first_row, first_byte) = (staged.rows.len(), staged.bytes.len());
+        staged.bytes.extend_from_slice(event.event_id.as_bytes());
+        for (change_no, change) in event.changes.iter().enumerate() {
+            staged.rows.push(Row {
+                kafka_offset: event.offset,
+                change_no: change_no as i16,
+                event_id: Some(first_byte..staged.bytes.len()),
+                identity: Some(event.identity),
+                payload_hash: Some(event.payload_hash),
+                change: Some(*change),
+                dead: None,
+            });
+        }
+        records.push(Record {
+            offset: event.offset,
+            first_row,
+            next_row: staged.rows.len(),
+        });
+    }
+    let carried: Vec<_> = events
+        .iter()
+        .map(|event| Some((event.identity, event.payload_hash)))
+        .collect();
+    let ownership = Ownership::claim(client, &carried);
+    let (counts, verdicts, _) = decide(client, fenced, &staged, &records, &ownership);
+    assert_count("events", counts.events(), events.len() as i64);
+    verdicts
 }
 
 /// All staged rows of one Kafka record.
@@ -183,10 +231,10 @@ fn records(staged: &Staged, call: &BatchCall<'_>) -> Vec<Record> {
                 last.next_row = index + 1;
             }
             last => {
-                let floor = last.map_or(call.from_offset, |last| last.offset + 1);
+                let floor = last.map_or(call.span.from_offset, |last| last.offset + 1);
                 if row.change_no != 0
                     || row.kafka_offset < floor
-                    || row.kafka_offset >= call.next_offset
+                    || row.kafka_offset >= call.span.next_offset
                 {
                     out_of_order(row);
                 }
@@ -211,21 +259,10 @@ fn out_of_order(row: &Row) -> ! {
     )
 }
 
-fn holes(records: &[Record], call: &BatchCall<'_>) -> Holes {
-    let mut holes = Holes::default();
-    let mut next = call.from_offset;
-    for record in records {
-        holes.push(next, record.offset);
-        next = record.offset + 1;
-    }
-    holes.push(next, call.next_offset);
-    holes
-}
-
 /// The walk over the records in offset order, and what it finds.
 struct Fold {
     counts: Counts,
-    exceptions: Exceptions,
+    verdicts: Verdicts,
     letters: DeadLetters,
 }
 
@@ -251,7 +288,7 @@ impl Fold {
             let claim = ownership.of(index);
             if claim == fold::Claim::Duplicate {
                 self.counts.duplicates += 1;
-                self.exceptions.push(
+                self.verdicts.push(
                     record.offset,
                     text(staged, &rows[0].event_id),
                     Verdict::Duplicate.as_str(),
@@ -301,7 +338,7 @@ impl Fold {
         let event_id = text(staged, &row.event_id);
         let code = string(&dead.error_code);
         self.counts.dead += 1;
-        self.exceptions.push(
+        self.verdicts.push(
             record.offset,
             event_id.clone(),
             Verdict::Dead.as_str(),
@@ -315,6 +352,7 @@ impl Fold {
         self.letters.keys.push(bytes(&dead.key));
         self.letters.payloads.push(bytes(&dead.payload));
         self.letters.headers.push(dead.headers.as_ref().map(string));
+        self.letters.record_times_ms.push(None);
     }
 }
 

@@ -4,9 +4,37 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
-use crate::apply::BatchCall;
 use crate::error::raise;
-use crate::leader::internal;
+use crate::leader::{Leadership, PartitionName, check_name, internal};
+use crate::pg::session;
+
+/// What every batch says of itself: whose it is, and from where to where.
+pub struct Span<'a> {
+    pub name: PartitionName<'a>,
+    pub leadership: Leadership,
+    pub from_offset: i64,
+    pub next_offset: i64,
+    pub last_record: Option<Uuid>,
+}
+
+impl Span<'_> {
+    /// Refuses what cannot be meant.
+    pub fn check(&self) {
+        check_name(self.name);
+        if self.from_offset < 0 || self.next_offset < self.from_offset {
+            raise(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                "offsets must satisfy 0 <= from_offset <= next_offset",
+            );
+        }
+        if !session::commits_durably() {
+            raise(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                "synchronous_commit is off: set it to on for the ingester's role",
+            );
+        }
+    }
+}
 
 /// Proof that this transaction holds the partition's progress row, advanced to the batch's end.
 pub struct Fenced {
@@ -36,15 +64,15 @@ const LOOK: &str = "
     WHERE l.topic = $1 AND l.partition = $2";
 
 /// Advances the progress row, or raises SQLSTATE 55000.
-pub fn advance(client: &mut SpiClient<'_>, call: &BatchCall<'_>) -> Fence {
+pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
     let args = [
-        call.name.topic.into(),
-        call.name.partition.into(),
-        call.leadership.fencing_token.into(),
-        call.leadership.lease_id.into(),
-        call.from_offset.into(),
-        call.next_offset.into(),
-        call.last_record
+        span.name.topic.into(),
+        span.name.partition.into(),
+        span.leadership.fencing_token.into(),
+        span.leadership.lease_id.into(),
+        span.from_offset.into(),
+        span.next_offset.into(),
+        span.last_record
             .map_or_else(pgrx::datum::DatumWithOid::null::<Uuid>, Into::into),
     ];
     let rows = client.update(ADVANCE, None, &args).unwrap_or_else(internal);
@@ -59,20 +87,20 @@ pub fn advance(client: &mut SpiClient<'_>, call: &BatchCall<'_>) -> Fence {
     let rows = client
         .update(LOOK, Some(1), &args[..4])
         .unwrap_or_else(internal);
-    let at = format!("{}/{}", call.name.topic, call.name.partition);
+    let at = format!("{}/{}", span.name.topic, span.name.partition);
     if rows.is_empty() {
         stale(format!("nobody has acquired {at} yet"));
     }
     let (mine, commit_offset) = rows.first().get_two::<bool, i64>().unwrap_or_else(internal);
     match (mine, commit_offset) {
-        (Some(true), Some(offset)) if offset == call.next_offset => Fence::AlreadyCommitted,
+        (Some(true), Some(offset)) if offset == span.next_offset => Fence::AlreadyCommitted,
         (Some(true), Some(offset)) => stale(format!(
             "{at} stands at offset {offset}, but this batch starts at {}",
-            call.from_offset
+            span.from_offset
         )),
         _ => stale(format!(
             "fencing token {} of {at} is stale: leadership is lost",
-            call.leadership.fencing_token
+            span.leadership.fencing_token
         )),
     }
 }

@@ -8,9 +8,7 @@ use ledger::identity::{Identity, PayloadHash};
 use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
-use crate::apply::Record;
 use crate::leader::internal;
-use crate::pg::capture::Staged;
 
 // Inserted in the order given: two partitions that carry the same identities wait for
 // each other, and cannot deadlock.
@@ -27,18 +25,11 @@ const OWNERS: &str =
 pub struct Ownership(Vec<Option<Claim>>);
 
 impl Ownership {
-    /// Claims the identities of all decodable records; within the batch the first offset wins.
-    pub fn claim(client: &mut SpiClient<'_>, staged: &Staged, records: &[Record]) -> Self {
-        let carried: Vec<Option<(Identity, PayloadHash)>> = records
-            .iter()
-            .map(|record| {
-                let first = &record.rows(staged)[0];
-                first.identity.zip(first.payload_hash)
-            })
-            .collect();
-        let first = fold::first_carriers(&carried);
+    /// Claims what the records carry, `None` for a dead one; within the batch the first offset wins.
+    pub fn claim(client: &mut SpiClient<'_>, carried: &[Option<(Identity, PayloadHash)>]) -> Self {
+        let first = fold::first_carriers(carried);
         let earlier = owned_before(client, &first);
-        Self(fold::claims(&carried, &first, |identity| {
+        Self(fold::claims(carried, &first, |identity| {
             earlier.get(identity).copied()
         }))
     }

@@ -1,15 +1,18 @@
 //! The extension `sluice`: taking a partition's lock with a fencing token, and applying a
-//! batch of balance changes, natively. Tables belong to `migrations/`; rules to `ledger`.
+//! batch of balance changes or domain events, natively. Tables belong to `migrations/`; rules to `ledger`.
 
 mod accounts;
 mod api;
 mod apply;
 mod error;
+mod events;
 mod fence;
+mod handlers;
 mod identities;
 mod instances;
 mod leader;
 mod outcome;
 mod pg;
+mod replay;
 
 ::pgrx::pg_module_magic!();

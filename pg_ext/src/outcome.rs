@@ -1,37 +1,37 @@
-//! What has no row in the log: duplicates and dead records, their verdicts and letters,
-//! and the offsets that hold no record.
+//! What follows from no row of the balance log: verdicts, dead letters, and the offsets that
+//! hold no record.
 
 use pgrx::spi::SpiClient;
 
-use crate::apply::BatchCall;
-use crate::fence::Fenced;
-use crate::leader::run;
+use crate::fence::{Fenced, Span};
+use crate::leader::{PartitionName, run};
 
 const VERDICTS: &str = "
-    INSERT INTO ledger.verdict_exceptions (partition_id, kafka_offset, event_id, verdict, reason)
+    INSERT INTO ledger.verdicts (partition_id, kafka_offset, event_id, verdict, reason)
     SELECT $1, u.* FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[]) AS u";
 
 const DEAD_LETTERS: &str = "
     INSERT INTO ledger.dead_letters
-        (topic, partition, kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers)
-    SELECT $1, $2, u.kafka_offset, u.event_id, u.error_code, u.error_message, u.attempts, u.key, u.payload, u.headers::jsonb
-    FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::bytea[], $9::bytea[], $10::text[])
-        AS u (kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers)";
+        (topic, partition, kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers, record_time_ms)
+    SELECT $1, $2, u.kafka_offset, u.event_id, u.error_code, u.error_message, u.attempts, u.key, u.payload, u.headers::jsonb,
+        u.record_time_ms
+    FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::bytea[], $9::bytea[], $10::text[], $11::bigint[])
+        AS u (kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers, record_time_ms)";
 
 const HOLES: &str = "
     INSERT INTO ledger.offset_holes (partition_id, first_offset, next_offset)
     SELECT $1, u.* FROM unnest($2::bigint[], $3::bigint[]) AS u";
 
-/// Columns of `ledger.verdict_exceptions` to be.
+/// Columns of `ledger.verdicts` to be.
 #[derive(Default)]
-pub struct Exceptions {
+pub struct Verdicts {
     offsets: Vec<i64>,
     event_ids: Vec<Option<String>>,
     verdicts: Vec<&'static str>,
     reasons: Vec<Option<String>>,
 }
 
-impl Exceptions {
+impl Verdicts {
     pub fn push(
         &mut self,
         offset: i64,
@@ -72,16 +72,17 @@ pub struct DeadLetters {
     pub keys: Vec<Option<Vec<u8>>>,
     pub payloads: Vec<Option<Vec<u8>>>,
     pub headers: Vec<Option<String>>,
+    pub record_times_ms: Vec<Option<i64>>,
 }
 
 impl DeadLetters {
-    pub fn write(self, client: &mut SpiClient<'_>, call: &BatchCall<'_>) -> usize {
+    pub fn write(self, client: &mut SpiClient<'_>, name: PartitionName<'_>) -> usize {
         if self.offsets.is_empty() {
             return 0;
         }
         let args = [
-            call.name.topic.into(),
-            call.name.partition.into(),
+            name.topic.into(),
+            name.partition.into(),
             self.offsets.into(),
             self.event_ids.into(),
             self.codes.into(),
@@ -90,6 +91,7 @@ impl DeadLetters {
             self.keys.into(),
             self.payloads.into(),
             self.headers.into(),
+            self.record_times_ms.into(),
         ];
         run(client, DEAD_LETTERS, &args)
     }
@@ -103,7 +105,19 @@ pub struct Holes {
 }
 
 impl Holes {
-    pub fn push(&mut self, first: i64, next: i64) {
+    /// The gaps between `offsets`, which rise, from the beginning to the end of `span`.
+    pub fn between(span: &Span<'_>, offsets: impl Iterator<Item = i64>) -> Self {
+        let mut holes = Self::default();
+        let mut next = span.from_offset;
+        for offset in offsets {
+            holes.push(next, offset);
+            next = offset + 1;
+        }
+        holes.push(next, span.next_offset);
+        holes
+    }
+
+    fn push(&mut self, first: i64, next: i64) {
         if first < next {
             self.first.push(first);
             self.next.push(next);

@@ -479,3 +479,53 @@ async fn accounts_opened_by_two_partitions_at_once_fail_only_on_their_key() {
     assert_eq!(available(&database, 1).await.as_deref(), Some("15"));
     database.assert_invariants().await;
 }
+
+#[tokio::test]
+async fn a_dead_letter_is_replayed_with_a_corrected_payload() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let leader = lead(&writer, 0, "a").await;
+    let batch = Batch::default()
+        .event(0, "credit", &[change(1, "10", "0")])
+        .dead(1, "MALFORMED_JSON", "{")
+        .dead(2, "MALFORMED_JSON", "[")
+        .event(3, "debit", &[change(1, "-4", "0")]);
+    batch.apply(&writer, leader, 0, 4).await.expect("applied");
+    let replay = async |offset: i64, event_id: &str, delta: &str, dry_run: bool| {
+        let replay = format!(
+            r#"SELECT verdict, reason FROM sluice.replay_dead_letters(
+                ids => ARRAY(SELECT id FROM ledger.dead_letters WHERE kafka_offset = {offset}), dry_run => {dry_run},
+                payload => convert_to('{{"eventId":"{event_id}","eventType":"balance.changed","data":{{"accountId":1,
+                    "changes":[{{"currencyCode":"USD","availableDelta":"{delta}"}}]}}}}', 'UTF8'))"#
+        );
+        let row = admin.query_one(&replay, &[]).await.expect("replayed");
+        (row.get::<_, String>(0), row.get::<_, Option<String>>(1))
+    };
+    assert_eq!(
+        replay(1, "new", "-7", true).await,
+        verdict("REJECTED", Some("INSUFFICIENT_BALANCE"))
+    );
+    assert_eq!(replay(1, "new", "-6", true).await, verdict("APPLIED", None));
+    assert_eq!(
+        available(&database, 1).await.as_deref(),
+        Some("6"),
+        "only a dry run"
+    );
+    assert_eq!(
+        replay(1, "new", "-6", false).await,
+        verdict("APPLIED", None)
+    );
+    assert_eq!(available(&database, 1).await.as_deref(), Some("0"));
+    assert_eq!(
+        replay(2, "new", "-6", false).await,
+        verdict("DUPLICATE", None)
+    );
+    let expected = [
+        verdict("APPLIED", None),
+        verdict("APPLIED", None),
+        verdict("DUPLICATE", None),
+        verdict("APPLIED", None),
+    ];
+    assert_eq!(verdicts(&database).await, expected);
+    database.assert_invariants().await;
+}

@@ -10,6 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::stack::{Stack, sluice_command, unique};
 use crate::wait::wait_until;
 
+/// A setting of this value is left out, so that its default holds.
+pub const UNSET: &str = "(unset)";
+
 pub struct Ingester {
     pub service_id: String,
     child: Child,
@@ -32,6 +35,7 @@ impl Ingester {
             ("KAFKA_BROKERS", &stack.kafka.brokers),
             ("KAFKA_GROUP_ID", topic),
             ("BALANCE_TOPICS", topic),
+            ("EVENT_TOPICS", ""),
             ("SERVICE_ID", &service_id),
             ("LOG_FORMAT", "text"),
             ("RUST_LOG", &log_filter),
@@ -40,6 +44,9 @@ impl Ingester {
         .to_vec();
         for (name, value) in settings {
             environment.retain(|(known, _)| known != name);
+            if *value == UNSET {
+                continue;
+            }
             environment.push(((*name).to_owned(), (*value).to_owned()));
         }
         let log = stack.logs().join(format!("{service_id}.log"));

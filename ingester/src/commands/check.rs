@@ -1,5 +1,6 @@
 //! `sluice check`: connects to everything and says in a table what fits and what does not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::error::describe;
 use crate::partition::Partition;
 use crate::schema;
 use crate::source::Kafka;
+use crate::topics::Topic;
 
 const LIMIT: Duration = Duration::from_secs(8);
 
@@ -99,10 +101,15 @@ pub async fn check(
     match Kafka::connect(&settings) {
         Err(error) => findings.add("Kafka", &settings.brokers, Err(error)),
         Ok(kafka) => {
+            let wanted = crate::topics::Topics::new(&settings);
+            let registered = match &client {
+                Some(client) => crate::topics::registered(client).await.unwrap_or_default(),
+                None => Vec::new(),
+            };
             topics(
                 &Arc::new(kafka),
                 &settings.brokers,
-                &settings.topics,
+                &wanted.with(&registered),
                 client.as_ref(),
                 &mut findings,
             )
@@ -247,22 +254,25 @@ async fn privileges(
 async fn topics(
     kafka: &Arc<Kafka>,
     brokers: &str,
-    topics: &[String],
+    topics: &BTreeMap<String, Topic>,
     client: Option<&Client>,
     findings: &mut Findings,
 ) {
-    for topic in topics {
+    for (topic, wanted) in topics {
         let name = format!("topic {topic}");
         match kafka.partition_count(topic).await {
             Err(error) => {
                 findings.add("Kafka", brokers, Err(format!("{error}; see KAFKA_BROKERS")));
                 return;
             }
-            Ok(None) => findings.add(
-                name,
-                "missing",
-                Err("create it or change BALANCE_TOPICS".into()),
-            ),
+            Ok(None) => match wanted.setting {
+                Some(setting) => findings.add(
+                    name,
+                    "missing",
+                    Err(format!("create it or change {setting}")),
+                ),
+                None => findings.test(name, "not there yet", true, ""),
+            },
             Ok(Some(count)) => {
                 findings.test(name, format!("{count} partitions at {brokers}"), true, "");
                 if let Some(client) = client {

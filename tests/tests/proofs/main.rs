@@ -4,6 +4,7 @@
 mod bank;
 mod conformance;
 mod crashes;
+mod domain;
 mod fence;
 mod harness;
 mod service;

@@ -1,0 +1,98 @@
+//! Which topics are read, and what their records are: those of the settings, and of every
+//! registered handler where the settings leave that open.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Client;
+
+use crate::config::KafkaSettings;
+use crate::staging::Kind;
+
+/// A topic that is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topic {
+    pub kind: Kind,
+    /// The setting that names it; a registered one need not exist yet.
+    pub setting: Option<&'static str>,
+}
+
+/// What the settings say.
+pub struct Topics {
+    named: BTreeMap<String, Topic>,
+    follows_handlers: bool,
+}
+
+impl Topics {
+    pub fn new(settings: &KafkaSettings) -> Self {
+        let balance = settings.balance_topics.iter().map(|name| {
+            let (kind, setting) = (Kind::Balance, Some("BALANCE_TOPICS"));
+            (name.clone(), Topic { kind, setting })
+        });
+        let domain = settings.event_topics.iter().flatten().map(|name| {
+            let (kind, setting) = (Kind::Domain, Some("EVENT_TOPICS"));
+            (name.clone(), Topic { kind, setting })
+        });
+        Self {
+            named: balance.chain(domain).collect(),
+            follows_handlers: settings.event_topics.is_none(),
+        }
+    }
+
+    /// All topics, now that `registered` event types have a handler.
+    pub fn with(&self, registered: &[String]) -> BTreeMap<String, Topic> {
+        let mut topics = self.named.clone();
+        for name in registered.iter().filter(|_| self.follows_handlers) {
+            topics.entry(name.clone()).or_insert(Topic {
+                kind: Kind::Domain,
+                setting: None,
+            });
+        }
+        topics
+    }
+}
+
+/// Event types that have a handler.
+pub async fn registered(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    let types = "SELECT event_type FROM ledger.event_handlers ORDER BY event_type";
+    let rows = client.query_typed(types, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(events: Option<&[&str]>, registered: &[&str]) -> Vec<(String, Kind)> {
+        let settings = KafkaSettings {
+            brokers: String::new(),
+            client_id: String::new(),
+            group_id: String::new(),
+            balance_topics: vec!["b".into()],
+            event_topics: events.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            properties: BTreeMap::new(),
+        };
+        let registered: Vec<String> = registered.iter().map(|name| (*name).into()).collect();
+        let topics = Topics::new(&settings).with(&registered);
+        topics
+            .into_iter()
+            .map(|(name, topic)| (name, topic.kind))
+            .collect()
+    }
+
+    #[test]
+    fn handlers_are_followed_unless_topics_are_named() {
+        let (balance, domain) = (("b".into(), Kind::Balance), |name: &str| {
+            (name.into(), Kind::Domain)
+        });
+        assert_eq!(
+            names(None, &["x", "y"]),
+            [balance.clone(), domain("x"), domain("y")]
+        );
+        assert_eq!(
+            names(Some(&["y"]), &["x", "y"]),
+            [balance.clone(), domain("y")]
+        );
+        assert_eq!(names(Some(&[]), &["x"]), names(None, &[]));
+        assert_eq!(names(None, &["b"]), [balance]);
+    }
+}

@@ -1,0 +1,242 @@
+//! The batched apply of domain events: the same fence, identities and verdicts as for
+//! balances, with the topic's handler in the place of the fold.
+//!
+//! The records come as parameters, raw: there is nothing to stage, and the bytes that a
+//! dead letter needs are at hand.
+
+use ledger::event::{Defect, decode_domain_event};
+use ledger::fold::Claim;
+use ledger::identity::{Identity, PayloadHash};
+use ledger::verdict::{DeadReason, RejectReason, Verdict};
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::Spi;
+use pgrx::spi::SpiClient;
+
+use crate::apply::{Answer, Counts, assert_count};
+use crate::error::raise;
+use crate::fence::{self, Fence, Fenced, Span};
+use crate::handlers::{Handler, Outcome, Task};
+use crate::identities::Ownership;
+use crate::outcome::{DeadLetters, Holes, Verdicts};
+
+/// The words of a record that is parked behind another one.
+pub const WAITS: &str = "An earlier record with this key is parked; this one waits behind it.";
+
+/// Raw Kafka records, column by column.
+pub struct Records {
+    pub offsets: Vec<i64>,
+    pub times_ms: Vec<i64>,
+    pub keys: Vec<Option<Vec<u8>>>,
+    pub payloads: Vec<Option<Vec<u8>>>,
+    pub headers: Vec<Option<String>>,
+}
+
+impl Records {
+    fn check(&self, span: &Span<'_>) {
+        let count = self.offsets.len();
+        let columns = [
+            self.times_ms.len(),
+            self.keys.len(),
+            self.payloads.len(),
+            self.headers.len(),
+        ];
+        let rising = self.offsets.windows(2).all(|pair| pair[0] < pair[1]);
+        let inside = self
+            .offsets
+            .first()
+            .is_none_or(|at| *at >= span.from_offset)
+            && self.offsets.last().is_none_or(|at| *at < span.next_offset);
+        if columns != [count; 4] || !rising || !inside {
+            raise(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                "the arrays must be of one length, and kafka_offsets must rise within [from_offset, next_offset)",
+            );
+        }
+    }
+}
+
+/// An event, decoded as far as its envelope.
+pub struct Event {
+    pub event_id: String,
+    pub source: Option<String>,
+    pub identity: Identity,
+    pub payload_hash: PayloadHash,
+    pub time_us: i64,
+}
+
+impl Event {
+    /// Sorts by event time, then by identity: the later one is the newer news.
+    pub fn version(&self) -> Vec<u8> {
+        let time = (self.time_us as u64) ^ (1 << 63);
+        let mut version = time.to_be_bytes().to_vec();
+        version.extend_from_slice(self.identity.as_bytes());
+        version
+    }
+}
+
+/// Reads the envelope; without a time of its own an event has that of its record.
+pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<Event, Defect> {
+    let head = decode_domain_event(payload, event_type)?;
+    Ok(Event {
+        identity: head.identity(),
+        payload_hash: PayloadHash::of(payload.unwrap_or_default()),
+        time_us: head.timestamp_us.unwrap_or(time_ms.saturating_mul(1_000)),
+        event_id: head.event_id.into_owned(),
+        source: head.source.map(std::borrow::Cow::into_owned),
+    })
+}
+
+/// Applies a batch of the topic `span.name`.
+pub fn event_batch(span: &Span<'_>, records: &Records) -> Answer {
+    span.check();
+    records.check(span);
+    Spi::connect_mut(|client| match fence::advance(client, span) {
+        Fence::AlreadyCommitted => Answer::already_committed(),
+        Fence::Advanced(fenced) => {
+            Answer::applied(apply_behind_fence(client, span, &fenced, records))
+        }
+    })
+}
+
+fn apply_behind_fence(
+    client: &mut SpiClient<'_>,
+    span: &Span<'_>,
+    fenced: &Fenced,
+    records: &Records,
+) -> Counts {
+    Holes::between(span, records.offsets.iter().copied()).write(client, fenced);
+    if records.offsets.is_empty() {
+        return Counts::default();
+    }
+    let handler = Handler::of(client, span.name.topic);
+    let decoded: Vec<Result<Event, Defect>> = records
+        .payloads
+        .iter()
+        .zip(&records.times_ms)
+        .map(|(payload, time_ms)| decode(payload.as_deref(), *time_ms, span.name.topic))
+        .collect();
+    let carried: Vec<_> = decoded
+        .iter()
+        .map(|decoded| {
+            let event = decoded.as_ref().ok()?;
+            Some((event.identity, event.payload_hash))
+        })
+        .collect();
+    let ownership = Ownership::claim(client, &carried);
+    let news: Vec<usize> = (0..decoded.len())
+        .filter(|record| carried[*record].is_some() && ownership.of(*record) == Claim::New)
+        .collect();
+    let task = Task::Batch {
+        from_offset: span.from_offset,
+    };
+    let mut handled = handler.run(client, span.name, &task, records, &decoded, &news);
+
+    let mut writer = Writer {
+        records,
+        counts: Counts::default(),
+        verdicts: Verdicts::default(),
+        letters: DeadLetters::default(),
+    };
+    for (record, decoded) in decoded.iter().enumerate() {
+        match decoded {
+            Err(defect) => writer.bury(
+                record,
+                defect.event_id.as_deref(),
+                defect.reason,
+                &defect.detail,
+            ),
+            Ok(event) => match (ownership.of(record), handled.remove(&record)) {
+                (Claim::Duplicate, _) => writer.verdict(record, event, Verdict::Duplicate, None),
+                (Claim::Conflict, _) => {
+                    let reason = RejectReason::EventIdConflict.as_str();
+                    writer.verdict(record, event, Verdict::Rejected, Some(reason));
+                }
+                (Claim::New, None) => writer.verdict(record, event, Verdict::Applied, None),
+                (Claim::New, Some(Outcome::Failed(message))) => writer.bury(
+                    record,
+                    Some(&event.event_id),
+                    DeadReason::HandlerFailed,
+                    &message,
+                ),
+                (Claim::New, Some(Outcome::ParkedBehind)) => writer.bury(
+                    record,
+                    Some(&event.event_id),
+                    DeadReason::ParkedBehind,
+                    WAITS,
+                ),
+            },
+        }
+    }
+    writer.write(client, span, fenced)
+}
+
+struct Writer<'r> {
+    records: &'r Records,
+    counts: Counts,
+    verdicts: Verdicts,
+    letters: DeadLetters,
+}
+
+impl Writer<'_> {
+    fn verdict(
+        &mut self,
+        record: usize,
+        event: &Event,
+        verdict: Verdict,
+        reason: Option<&'static str>,
+    ) {
+        match verdict {
+            Verdict::Applied => self.counts.applied += 1,
+            Verdict::Rejected => self.counts.rejected += 1,
+            Verdict::Duplicate => self.counts.duplicates += 1,
+            Verdict::Dead => self.counts.dead += 1,
+        }
+        self.verdicts.push(
+            self.records.offsets[record],
+            Some(event.event_id.clone()),
+            verdict.as_str(),
+            reason.map(str::to_owned),
+        );
+    }
+
+    fn bury(&mut self, record: usize, event_id: Option<&str>, reason: DeadReason, message: &str) {
+        let event_id = event_id.map(str::to_owned);
+        let code = reason.as_str().to_owned();
+        self.counts.dead += 1;
+        self.verdicts.push(
+            self.records.offsets[record],
+            event_id.clone(),
+            Verdict::Dead.as_str(),
+            Some(code.clone()),
+        );
+        let letters = &mut self.letters;
+        letters.offsets.push(self.records.offsets[record]);
+        letters.event_ids.push(event_id);
+        letters.codes.push(code);
+        letters.messages.push(message.to_owned());
+        letters.attempts.push(1);
+        letters.keys.push(self.records.keys[record].clone());
+        letters.payloads.push(self.records.payloads[record].clone());
+        letters.headers.push(self.records.headers[record].clone());
+        letters
+            .record_times_ms
+            .push(Some(self.records.times_ms[record]));
+    }
+
+    fn write(self, client: &mut SpiClient<'_>, span: &Span<'_>, fenced: &Fenced) -> Counts {
+        let counts = self.counts;
+        let records = self.records.offsets.len() as i64;
+        assert_count("events", counts.events(), records);
+        assert_count(
+            "verdicts",
+            self.verdicts.write(client, fenced) as i64,
+            records,
+        );
+        assert_count(
+            "dead letters",
+            self.letters.write(client, span.name) as i64,
+            counts.dead,
+        );
+        counts
+    }
+}

@@ -1,0 +1,355 @@
+//! Handlers: SQL functions that a type of domain events is bound to, and the search for
+//! the events that break them.
+
+use std::collections::HashMap;
+
+use ledger::event::Defect;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::spi::SpiClient;
+
+use crate::error::raise;
+use crate::events::{Event, Records};
+use crate::leader::{PartitionName, internal};
+use crate::pg::session;
+
+// A paused handler that was replaced since is not paused any more.
+const FIND: &str = "
+    SELECT h.handler, f.oid IS NOT NULL, h.parks_key, h.max_failures, h.failure_window,
+        CASE WHEN h.paused_version IS DISTINCT FROM f.xmin::text THEN greatest(h.resumed_at, h.paused_at) ELSE h.resumed_at END,
+        CASE WHEN h.paused_at IS NOT NULL AND h.paused_version IS NOT DISTINCT FROM f.xmin::text THEN h.pause_reason END
+    FROM ledger.event_handlers h
+    LEFT JOIN pg_catalog.pg_proc f ON f.oid = pg_catalog.to_regprocedure(h.handler || '(domain.event[])')
+    WHERE h.event_type = $1";
+
+// As role sluice_handler, in a subtransaction; what is not the events' fault is raised again.
+const CALL: &str =
+    "SELECT broke_with, message FROM sluice.call_handler($1, $2, $3, $4, $5, $6, $7)";
+
+const PARKED_KEYS: &str = "
+    SELECT d.key, min(d.kafka_offset) FROM ledger.dead_letters d
+    WHERE d.topic = $1 AND d.partition = $2 AND d.status = 'PARKED' AND d.key = ANY ($3) AND d.id <> ALL ($4)
+    GROUP BY d.key";
+
+const FAILED_RECENTLY: &str = "
+    SELECT d.kafka_offset FROM ledger.dead_letters d
+    WHERE d.topic = $1 AND d.partition = $2 AND d.kafka_offset >= $3 AND d.error_code = 'HANDLER_FAILED'
+        AND d.first_failed_at > coalesce($4, '-infinity')";
+
+/// What one event came to that was not simply handled.
+pub enum Outcome {
+    /// The handler broke on it, with these words.
+    Failed(String),
+    /// An earlier record with the same key is parked.
+    ParkedBehind,
+}
+
+/// What the events are handed over for.
+pub enum Task<'a> {
+    /// A batch from this offset on.
+    Batch { from_offset: i64 },
+    /// These dead letters.
+    Replay { ids: &'a [i64] },
+}
+
+/// The handler of one event type.
+pub struct Handler {
+    name: String,
+    parks_key: bool,
+    max_failures: usize,
+    failure_window: i64,
+    resumed_at: Option<TimestampWithTimeZone>,
+}
+
+impl Handler {
+    /// Finds the handler; raises where there is none, or where it is paused.
+    pub fn of(client: &mut SpiClient<'_>, event_type: &str) -> Self {
+        let rows = client
+            .update(FIND, Some(1), &[event_type.into()])
+            .unwrap_or_else(internal);
+        if rows.is_empty() {
+            raise(
+                Code::ERRCODE_UNDEFINED_OBJECT,
+                format!(
+                    "no handler for events of type {event_type}: register one with sluice.register_handler('{event_type}', …)"
+                ),
+            );
+        }
+        let row = rows.first();
+        let name: String = row
+            .get(1)
+            .unwrap_or_else(internal)
+            .expect("the column is NOT NULL");
+        if row.get(2).unwrap_or_else(internal) != Some(true) {
+            raise(
+                Code::ERRCODE_UNDEFINED_FUNCTION,
+                format!("the handler of {event_type} is gone: create {name}(domain.event[]) again"),
+            );
+        }
+        let pause_reason: Option<String> = row.get(7).unwrap_or_else(internal);
+        if let Some(reason) = pause_reason {
+            raise(
+                Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+                format!(
+                    "{event_type} is paused: {reason}; replace {name}, or SELECT sluice.resume_handler('{event_type}')"
+                ),
+            );
+        }
+        let count = |column| -> i32 {
+            row.get(column)
+                .unwrap_or_else(internal)
+                .expect("the column is NOT NULL")
+        };
+        Self {
+            name,
+            parks_key: row.get(3).unwrap_or_else(internal) == Some(true),
+            max_failures: count(4) as usize,
+            failure_window: i64::from(count(5)),
+            resumed_at: row.get(6).unwrap_or_else(internal),
+        }
+    }
+
+    /// Hands over the events `news` (places in `records`), in order, as many at once as do not break it.
+    ///
+    /// When a call fails, the longest part of it that succeeds is found by halving; the event behind
+    /// it is tried alone. What follows is tried as a whole once, and from the second failure on in
+    /// parts twice as long as failures have been apart.
+    pub fn run(
+        &self,
+        client: &mut SpiClient<'_>,
+        name: PartitionName<'_>,
+        task: &Task<'_>,
+        records: &Records,
+        decoded: &[Result<Event, Defect>],
+        news: &[usize],
+    ) -> HashMap<usize, Outcome> {
+        let mut outcomes = HashMap::new();
+        let mut queue = news.to_vec();
+        if self.parks_key {
+            let parked = parked_keys(client, name, task, records, news);
+            park(&mut queue, 0, records, &mut outcomes, |key, offset| {
+                parked.get(key).is_some_and(|first| *first < offset)
+            });
+        }
+        let mut failures = Failures::default();
+        let (mut at, mut length) = (0, queue.len());
+        while at < queue.len() {
+            let end = queue.len().min(at + length);
+            let call = |client: &mut SpiClient<'_>, from: usize, to: usize| {
+                self.call(client, records, decoded, &queue[from..to])
+            };
+            let Err(mut message) = call(client, at, end) else {
+                at = end;
+                length = length.saturating_mul(2);
+                continue;
+            };
+            let (mut good, mut bad, mut was_alone) = (at, end, end - at == 1);
+            while bad - good > 1 {
+                let middle = good + (bad - good) / 2;
+                match call(client, good, middle) {
+                    Ok(()) => good = middle,
+                    Err(words) => {
+                        was_alone = middle - good == 1;
+                        (bad, message) = (middle, words);
+                    }
+                }
+            }
+            // Two events may break a handler together that it takes one by one.
+            let failed = if was_alone {
+                Err(message)
+            } else {
+                call(client, good, good + 1)
+            };
+            at = good + 1;
+            if let Err(message) = failed {
+                let record = queue[good];
+                failures.in_batch += 1;
+                if let Task::Batch { from_offset } = task {
+                    let offset = records.offsets[record];
+                    failures.check(self, client, name, *from_offset, offset, &message);
+                }
+                outcomes.insert(record, Outcome::Failed(message));
+                if let (true, Some(key)) = (self.parks_key, records.keys[record].as_deref()) {
+                    park(&mut queue, at, records, &mut outcomes, |other, _| {
+                        other == key
+                    });
+                }
+                length = match failures.in_batch {
+                    1 => queue.len(),
+                    count => (2 * at / count).max(1),
+                };
+            }
+        }
+        if !session::commits_durably() {
+            raise(
+                Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+                format!(
+                    "{} turned synchronous_commit off: a handler has to leave it alone",
+                    self.name
+                ),
+            );
+        }
+        outcomes
+    }
+
+    fn call(
+        &self,
+        client: &mut SpiClient<'_>,
+        records: &Records,
+        decoded: &[Result<Event, Defect>],
+        part: &[usize],
+    ) -> Result<(), String> {
+        let events = || {
+            part.iter()
+                .filter_map(|record| decoded[*record].as_ref().ok())
+        };
+        let offsets: Vec<i64> = part.iter().map(|record| records.offsets[*record]).collect();
+        let payloads: Vec<Option<Vec<u8>>> = part
+            .iter()
+            .map(|record| records.payloads[*record].clone())
+            .collect();
+        let args = [
+            self.name.as_str().into(),
+            offsets.into(),
+            events()
+                .map(|event| event.event_id.clone())
+                .collect::<Vec<_>>()
+                .into(),
+            events()
+                .map(|event| event.source.clone())
+                .collect::<Vec<_>>()
+                .into(),
+            events()
+                .map(|event| event.time_us)
+                .collect::<Vec<_>>()
+                .into(),
+            events().map(Event::version).collect::<Vec<_>>().into(),
+            payloads.into(),
+        ];
+        let rows = client.update(CALL, Some(1), &args).unwrap_or_else(internal);
+        let (sqlstate, message) = rows
+            .first()
+            .get_two::<String, String>()
+            .unwrap_or_else(internal);
+        match sqlstate {
+            None => Ok(()),
+            Some(sqlstate) => Err(format!(
+                "{} (SQLSTATE {sqlstate})",
+                message.unwrap_or_default()
+            )),
+        }
+    }
+}
+
+/// Moves events from `queue[from..]` whose keys are parked to the outcomes.
+fn park(
+    queue: &mut Vec<usize>,
+    from: usize,
+    records: &Records,
+    outcomes: &mut HashMap<usize, Outcome>,
+    is_parked: impl Fn(&[u8], i64) -> bool,
+) {
+    let mut index = 0;
+    queue.retain(|record| {
+        index += 1;
+        let key = records.keys[*record].as_deref();
+        let parked =
+            index > from && key.is_some_and(|key| is_parked(key, records.offsets[*record]));
+        if parked {
+            outcomes.insert(*record, Outcome::ParkedBehind);
+        }
+        !parked
+    });
+}
+
+/// Of each key the first record that is parked, but for those that are replayed now.
+fn parked_keys(
+    client: &mut SpiClient<'_>,
+    name: PartitionName<'_>,
+    task: &Task<'_>,
+    records: &Records,
+    news: &[usize],
+) -> HashMap<Vec<u8>, i64> {
+    let replayed = match task {
+        Task::Batch { .. } => Vec::new(),
+        Task::Replay { ids } => ids.to_vec(),
+    };
+    let keys: Vec<Option<Vec<u8>>> = news
+        .iter()
+        .map(|record| records.keys[*record].clone())
+        .filter(Option::is_some)
+        .collect();
+    let args = [
+        name.topic.into(),
+        name.partition.into(),
+        keys.into(),
+        replayed.into(),
+    ];
+    client
+        .update(PARKED_KEYS, None, &args)
+        .unwrap_or_else(internal)
+        .filter_map(|row| {
+            row.get::<Vec<u8>>(1)
+                .unwrap_or_else(internal)
+                .zip(row.get(2).unwrap_or_else(internal))
+        })
+        .collect()
+}
+
+/// Offsets on which the handler broke, within the window.
+#[derive(Default)]
+struct Failures {
+    recent: Option<Vec<i64>>,
+    in_batch: usize,
+}
+
+impl Failures {
+    /// Raises when the handler breaks on too much: then it is the handler, not the events.
+    fn check(
+        &mut self,
+        handler: &Handler,
+        client: &mut SpiClient<'_>,
+        name: PartitionName<'_>,
+        from_offset: i64,
+        offset: i64,
+        message: &str,
+    ) {
+        let window = handler.failure_window;
+        let recent = self
+            .recent
+            .get_or_insert_with(|| failed_recently(client, name, from_offset, handler));
+        recent.push(offset);
+        recent.retain(|failed| *failed > offset - window);
+        if recent.len() > handler.max_failures {
+            raise(
+                Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+                format!(
+                    "{} broke on {} of the last {window} events of {}/{}, last: {message}",
+                    handler.name,
+                    recent.len(),
+                    name.topic,
+                    name.partition
+                ),
+            );
+        }
+    }
+}
+
+fn failed_recently(
+    client: &mut SpiClient<'_>,
+    name: PartitionName<'_>,
+    from_offset: i64,
+    handler: &Handler,
+) -> Vec<i64> {
+    let args = [
+        name.topic.into(),
+        name.partition.into(),
+        (from_offset - handler.failure_window).into(),
+        handler.resumed_at.into(),
+    ];
+    client
+        .update(FAILED_RECENTLY, None, &args)
+        .unwrap_or_else(internal)
+        .filter_map(|row| row.get::<i64>(1).unwrap_or_else(internal))
+        .collect()
+}

@@ -1,0 +1,694 @@
+//! Domain events: handlers, the search for what breaks them, pauses and parked keys.
+
+mod common;
+
+use common::Database;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error, Row};
+use uuid::Uuid;
+
+const TOPIC: &str = "note.written";
+
+const NOTES: &str = "
+    CREATE TABLE domain.notes (id text PRIMARY KEY, body text NOT NULL, version bytea NOT NULL);
+    CREATE SEQUENCE domain.calls;
+    GRANT SELECT, INSERT, UPDATE ON domain.notes TO sluice_handler;
+    GRANT USAGE ON SEQUENCE domain.calls TO sluice_handler;
+    CREATE FUNCTION domain.on_note(events domain.event[]) RETURNS void LANGUAGE sql AS $$
+        SELECT nextval('domain.calls');
+        INSERT INTO domain.notes AS n
+        SELECT DISTINCT ON (1) e.data->>'id', e.data->>'body', e.version FROM unnest(events) e ORDER BY 1, 3 DESC
+        ON CONFLICT (id) DO UPDATE SET body = excluded.body, version = excluded.version WHERE n.version < excluded.version
+    $$";
+
+/// A leader of partition 0 of the topic, and where it stands.
+struct Writer {
+    client: Client,
+    token: i64,
+    lease_id: Uuid,
+    next: i64,
+}
+
+/// Key and payload of one record.
+type Note = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+fn note(event_id: &str, id: &str, body: Option<&str>) -> Note {
+    let body = body.map_or("null".to_owned(), |body| format!("\"{body}\""));
+    let payload = format!(
+        r#"{{"eventId":"{event_id}","eventType":"{TOPIC}","data":{{"id":"{id}","body":{body}}}}}"#
+    );
+    (Some(id.as_bytes().to_vec()), Some(payload.into_bytes()))
+}
+
+fn raw(payload: &str) -> Note {
+    (None, Some(payload.as_bytes().to_vec()))
+}
+
+impl Writer {
+    async fn new(database: &Database) -> Self {
+        let client = database.writer().await;
+        let acquire = "SELECT * FROM sluice.acquire_partition_lock($1, 0, 'w', interval '60 s')";
+        let row = client.query_one(acquire, &[&TOPIC]).await.expect("acquire");
+        Self {
+            client,
+            token: row.get("fencing_token"),
+            lease_id: row.get("lease_id"),
+            next: row.get("commit_offset"),
+        }
+    }
+
+    async fn send(&mut self, notes: &[Note]) -> Result<Row, Error> {
+        let next = self.next + notes.len() as i64;
+        let row = self.send_until(notes, next).await?;
+        self.next = next;
+        Ok(row)
+    }
+
+    async fn send_until(&self, notes: &[Note], next: i64) -> Result<Row, Error> {
+        let offsets: Vec<i64> = (self.next..).take(notes.len()).collect();
+        let times: Vec<i64> = offsets.iter().map(|offset| 1_000 + offset).collect();
+        let (keys, payloads): (Vec<_>, Vec<_>) = notes.iter().cloned().unzip();
+        let headers: Vec<Option<String>> = vec![None; notes.len()];
+        let apply = "SELECT * FROM sluice.apply_event_batch($1, 0, $2, $3, $4, $5, NULL, $6, $7, $8, $9, $10)";
+        self.client
+            .query_one(
+                apply,
+                &[
+                    &TOPIC,
+                    &self.token,
+                    &self.lease_id,
+                    &self.next,
+                    &next,
+                    &offsets,
+                    &times,
+                    &keys,
+                    &payloads,
+                    &headers,
+                ],
+            )
+            .await
+    }
+}
+
+/// A database with the notes, their handler registered with `options` behind its name.
+async fn notes(options: &str) -> (Database, Client, Writer) {
+    let database = Database::create().await;
+    let admin = database.admin().await;
+    admin.batch_execute(NOTES).await.expect("notes");
+    let register = format!("SELECT sluice.register_handler('{TOPIC}', 'domain.on_note'{options})");
+    admin.batch_execute(&register).await.expect("registered");
+    let writer = Writer::new(&database).await;
+    (database, admin, writer)
+}
+
+async fn replace_handler(admin: &Client, body: &str) {
+    let replace = format!(
+        "CREATE OR REPLACE FUNCTION domain.on_note(events domain.event[]) RETURNS void LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+    );
+    admin.batch_execute(&replace).await.expect("replaced");
+}
+
+async fn verdicts(admin: &Client) -> Vec<(i64, String, Option<String>)> {
+    let rows = admin
+        .query(
+            "SELECT kafka_offset, verdict, reason FROM ledger.event_verdicts ORDER BY 1",
+            &[],
+        )
+        .await
+        .expect("verdicts");
+    rows.iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect()
+}
+
+async fn count(admin: &Client, query: &str) -> i64 {
+    admin.query_one(query, &[]).await.expect(query).get(0)
+}
+
+fn code(error: &Error) -> &str {
+    error.code().map_or("", SqlState::code)
+}
+
+fn words(error: &Error) -> &str {
+    error.as_db_error().map_or("", |error| error.message())
+}
+
+#[tokio::test]
+async fn every_record_gets_its_verdict() {
+    let (database, admin, mut writer) = notes("").await;
+    let first = note("e1", "a", Some("one"));
+    let answer = writer
+        .send(&[
+            first.clone(),
+            (None, None),
+            raw("{"),
+            raw(r#"{"eventId":"x","eventType":"other","data":{}}"#),
+            raw(r#"{"eventId":"y","eventType":"note.written","data":{"a":1,"a":2}}"#),
+            first.clone(),
+            note("e1", "a", Some("two")),
+            note("e2", "b", Some("three")),
+        ])
+        .await
+        .expect("applied");
+    let counts = ["events", "applied", "rejected", "duplicates", "dead"]
+        .map(|name| answer.get::<_, i64>(name));
+    assert_eq!(counts, [8, 2, 1, 1, 4]);
+    let found = verdicts(&admin).await;
+    let expected = [
+        ("APPLIED", None),
+        ("DEAD", Some("EMPTY_PAYLOAD")),
+        ("DEAD", Some("MALFORMED_JSON")),
+        ("DEAD", Some("UNKNOWN_EVENT_TYPE")),
+        ("DEAD", Some("INVALID_EVENT")),
+        ("DUPLICATE", None),
+        ("REJECTED", Some("EVENT_ID_CONFLICT")),
+        ("APPLIED", None),
+    ];
+    let found: Vec<_> = found
+        .iter()
+        .map(|(_, verdict, reason)| (verdict.as_str(), reason.as_deref()))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(count(&admin, "SELECT count(*) FROM domain.notes").await, 2);
+    // The answer to COMMIT was lost: the same batch again changes nothing.
+    writer.next -= 8;
+    let again = writer.send_until(&[], 8).await.expect("asked again");
+    assert_eq!(again.get::<_, &str>("outcome"), "ALREADY_COMMITTED");
+    let stale = writer
+        .send_until(&[first], 1)
+        .await
+        .expect_err("a stale offset");
+    assert_eq!(code(&stale), "55000");
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn one_poison_record_in_a_thousand_costs_twelve_tries_and_its_neighbours_nothing() {
+    for poison in [0, 1, 499, 500, 998, 999] {
+        let (database, admin, mut writer) = notes("").await;
+        let batch: Vec<Note> = (0..1_000)
+            .map(|n| {
+                note(
+                    &format!("e{n}"),
+                    &n.to_string(),
+                    (n != poison).then_some("text"),
+                )
+            })
+            .collect();
+        let answer = writer.send(&batch).await.expect("applied");
+        assert_eq!(
+            (
+                answer.get::<_, i64>("applied"),
+                answer.get::<_, i64>("dead")
+            ),
+            (999, 1)
+        );
+        assert_eq!(
+            count(&admin, "SELECT count(*) FROM domain.notes").await,
+            999
+        );
+        let tries = count(&admin, "SELECT last_value FROM domain.calls").await;
+        assert!(tries <= 1 + 12, "poison at {poison}: {tries} tries");
+        let letter = admin
+            .query_one("SELECT * FROM ledger.dead_letters", &[])
+            .await
+            .expect("one letter");
+        assert_eq!(letter.get::<_, i64>("kafka_offset"), poison);
+        assert_eq!(letter.get::<_, &str>("error_code"), "HANDLER_FAILED");
+        let message: &str = letter.get("error_message");
+        assert!(
+            message.contains("null value in column \"body\"") && message.contains("23502"),
+            "{message}"
+        );
+        assert_eq!(
+            letter.get::<_, Option<Vec<u8>>>("payload"),
+            batch[poison as usize].1
+        );
+        database.assert_invariants().await;
+    }
+}
+
+#[tokio::test]
+async fn many_poison_records_are_all_found() {
+    let (database, admin, mut writer) = notes("").await;
+    let is_poison = |n: usize| n % 10 == 3 || (400..440).contains(&n);
+    let batch: Vec<Note> = (0..1_000)
+        .map(|n| {
+            note(
+                &format!("e{n}"),
+                &n.to_string(),
+                (!is_poison(n)).then_some("text"),
+            )
+        })
+        .collect();
+    let answer = writer.send(&batch).await.expect("applied");
+    let poison = (0..1_000).filter(|n| is_poison(*n)).count() as i64;
+    assert_eq!(
+        (
+            answer.get::<_, i64>("applied"),
+            answer.get::<_, i64>("dead")
+        ),
+        (1_000 - poison, poison)
+    );
+    assert_eq!(
+        count(&admin, "SELECT count(*) FROM domain.notes").await,
+        1_000 - poison
+    );
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn a_handler_can_write_no_money_and_change_no_setting() {
+    let (database, admin, mut writer) = notes("").await;
+    replace_handler(
+        &admin,
+        "INSERT INTO ledger.account_balances VALUES (1, 0, 'USD', 1, 0, 0);",
+    )
+    .await;
+    writer
+        .send(&[note("e1", "a", Some("b"))])
+        .await
+        .expect("applied");
+    let message = "SELECT count(*) FROM ledger.dead_letters WHERE error_message LIKE 'permission denied for schema ledger%42501%'";
+    assert_eq!(count(&admin, message).await, 1);
+    for local in ["true", "false"] {
+        let set = format!("PERFORM pg_catalog.set_config('synchronous_commit', 'off', {local});");
+        replace_handler(&admin, &set).await;
+        let sent = writer
+            .send(&[note(&format!("e{local}"), "a", Some("b"))])
+            .await;
+        let setting: String = writer
+            .client
+            .query_one("SHOW synchronous_commit", &[])
+            .await
+            .expect("SHOW")
+            .get(0);
+        assert_eq!(
+            (setting.as_str(), sent.is_ok()),
+            ("on", local == "true"),
+            "is_local {local}"
+        );
+    }
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn an_outage_inside_a_handler_is_no_fault_of_the_events() {
+    let (_database, admin, mut writer) = notes("").await;
+    for sqlstate in ["40P01", "40001", "53100", "57P01", "55P03"] {
+        replace_handler(
+            &admin,
+            &format!("RAISE EXCEPTION 'not now' USING ERRCODE = '{sqlstate}';"),
+        )
+        .await;
+        let error = writer
+            .send(&[note("e1", "a", Some("b"))])
+            .await
+            .expect_err("passed on");
+        assert_eq!(code(&error), sqlstate);
+    }
+    assert_eq!(verdicts(&admin).await, []);
+}
+
+#[tokio::test]
+async fn a_handler_that_breaks_on_everything_pauses_and_resumes_when_replaced() {
+    let (database, admin, mut writer) = notes("").await;
+    replace_handler(&admin, "RAISE EXCEPTION 'always';").await;
+    let batch: Vec<Note> = (0..300)
+        .map(|n| note(&format!("e{n}"), &n.to_string(), Some("x")))
+        .collect();
+    // A trickle fills the window, too: half of 200 is not past it.
+    for single in &batch[..100] {
+        writer
+            .send(std::slice::from_ref(single))
+            .await
+            .expect("a dead letter");
+    }
+    for rest in [&batch[100..101], &batch[100..]] {
+        let error = writer.send(rest).await.expect_err("too much");
+        assert_eq!(code(&error), "38000");
+        assert!(
+            words(&error).contains(
+                "domain.on_note broke on 101 of the last 200 events of note.written/0, last: always"
+            ),
+            "{error:?}"
+        );
+    }
+    assert_eq!(
+        count(&admin, "SELECT count(*) FROM ledger.dead_letters").await,
+        100
+    );
+    let pause = "SELECT sluice.pause_handler($1, 'it breaks')";
+    writer
+        .client
+        .execute(pause, &[&TOPIC])
+        .await
+        .expect("paused");
+    let error = writer.send(&batch[100..101]).await.expect_err("paused");
+    assert_eq!(code(&error), "38000");
+    assert!(words(&error).contains("note.written is paused: it breaks; replace domain.on_note, or SELECT sluice.resume_handler('note.written')"), "{error:?}");
+    // Still broken: the old failures do not count against it, new ones do.
+    replace_handler(&admin, "RAISE EXCEPTION 'still';").await;
+    writer
+        .send(&batch[100..200])
+        .await
+        .expect("a second chance");
+    writer.send(&batch[200..201]).await.expect_err("used up");
+    writer
+        .client
+        .execute(pause, &[&TOPIC])
+        .await
+        .expect("paused");
+    replace_handler(&admin, "PERFORM 1;").await;
+    writer.send(&batch[200..]).await.expect("mended");
+    writer
+        .client
+        .execute(pause, &[&TOPIC])
+        .await
+        .expect("paused");
+    writer
+        .send(&[note("z", "z", Some("z"))])
+        .await
+        .expect_err("paused");
+    let resumed: bool = admin
+        .query_one("SELECT sluice.resume_handler($1)", &[&TOPIC])
+        .await
+        .expect("resume")
+        .get(0);
+    assert!(resumed);
+    writer
+        .send(&[note("z", "z", Some("z"))])
+        .await
+        .expect("resumed");
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn later_records_of_a_dead_ones_key_are_parked_behind_it() {
+    let (database, admin, mut writer) = notes(", parks_key => true").await;
+    let batch = [
+        note("e0", "a", Some("0")),
+        note("e1", "b", Some("1")),
+        (note("e2", "a", None).0, note("e2", "c", None).1),
+        note("e3", "b", Some("3")),
+        note("e4", "a", Some("4")),
+        (None, note("e5", "a", Some("5")).1),
+    ];
+    writer.send(&batch).await.expect("applied");
+    writer
+        .send(&[note("e6", "a", Some("6")), note("e7", "b", Some("7"))])
+        .await
+        .expect("applied");
+    let dead: Vec<(i64, String)> = verdicts(&admin)
+        .await
+        .into_iter()
+        .filter_map(|(offset, _, reason)| Some((offset, reason?)))
+        .collect();
+    assert_eq!(
+        dead,
+        [
+            (2, "HANDLER_FAILED".into()),
+            (4, "PARKED_BEHIND".into()),
+            (6, "PARKED_BEHIND".into())
+        ]
+    );
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_registered_is_refused_with_advice() {
+    let (_database, admin, _writer) = notes("").await;
+    admin
+        .batch_execute(
+            "CREATE FUNCTION domain.other(events jsonb) RETURNS void LANGUAGE sql AS '';
+             CREATE FUNCTION domain.answers(events domain.event[]) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+             CREATE FUNCTION domain.hidden(events domain.event[]) RETURNS void LANGUAGE sql AS '';
+             REVOKE EXECUTE ON FUNCTION domain.hidden(domain.event[]) FROM PUBLIC, sluice_handler",
+        )
+        .await
+        .expect("functions");
+    for (event_type, handler, sqlstate, part) in [
+        (
+            "note.written",
+            "domain.on_note",
+            "42710",
+            "has a handler already: domain.on_note",
+        ),
+        (
+            "a b",
+            "domain.on_note",
+            "22023",
+            "'a b' cannot be the name of a Kafka topic",
+        ),
+        (
+            "new",
+            "domain.missing",
+            "42883",
+            "there is no function domain.missing(domain.event[])",
+        ),
+        (
+            "new",
+            "domain.other",
+            "42P13",
+            "domain.other does not take (domain.event[])",
+        ),
+        ("new", "domain.answers", "42P13", "must return void"),
+        (
+            "new",
+            "domain.hidden",
+            "42501",
+            "sluice_handler may not call domain.hidden",
+        ),
+    ] {
+        let register = "SELECT sluice.register_handler($1, $2)";
+        let error = admin
+            .execute(register, &[&event_type, &handler])
+            .await
+            .expect_err(handler);
+        assert_eq!(code(&error), sqlstate, "{error:?}");
+        assert!(words(&error).contains(part), "{error:?}");
+        assert!(
+            error.as_db_error().and_then(|error| error.hint()).is_some(),
+            "{error:?}"
+        );
+    }
+    let unknown = "SELECT sluice.unregister_handler('new'), sluice.resume_handler('note.written')";
+    let row = admin.query_one(unknown, &[]).await.expect("answers");
+    assert_eq!(
+        (row.get::<_, bool>(0), row.get::<_, bool>(1)),
+        (false, false)
+    );
+}
+
+async fn replay(admin: &Client, options: &str) -> Vec<(i64, String, Option<String>)> {
+    let replay =
+        format!("SELECT kafka_offset, verdict, reason FROM sluice.replay_dead_letters({options})");
+    let rows = admin
+        .query(&replay, &[])
+        .await
+        .unwrap_or_else(|error| panic!("{replay}: {error:?}"));
+    rows.iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect()
+}
+
+fn became(offset: i64, verdict: &str, reason: Option<&str>) -> (i64, String, Option<String>) {
+    (offset, verdict.to_owned(), reason.map(str::to_owned))
+}
+
+#[tokio::test]
+async fn dead_letters_are_replayed_once_their_handler_is_mended() {
+    let (database, admin, mut writer) = notes("").await;
+    let batch = [
+        note("e0", "a", Some("0")),
+        note("e1", "b", None),
+        raw("{"),
+        note("e3", "c", None),
+    ];
+    writer.send(&batch).await.expect("applied");
+    let all = format!("topic => '{TOPIC}'");
+    let still = [
+        became(1, "DEAD", Some("HANDLER_FAILED")),
+        became(2, "DEAD", Some("MALFORMED_JSON")),
+        became(3, "DEAD", Some("HANDLER_FAILED")),
+    ];
+    assert_eq!(replay(&admin, &all).await, still, "a dry run by default");
+    admin
+        .batch_execute("ALTER TABLE domain.notes ALTER body DROP NOT NULL")
+        .await
+        .expect("mended");
+    let now = [
+        became(1, "APPLIED", None),
+        became(2, "DEAD", Some("MALFORMED_JSON")),
+        became(3, "APPLIED", None),
+    ];
+    assert_eq!(replay(&admin, &all).await, now);
+    assert_eq!(
+        count(&admin, "SELECT count(*) FROM domain.notes").await,
+        1,
+        "only a dry run"
+    );
+    assert_eq!(
+        replay(&admin, &format!("{all}, why => 'mended', dry_run => false")).await,
+        now
+    );
+    assert_eq!(count(&admin, "SELECT count(*) FROM domain.notes").await, 3);
+    assert_eq!(
+        replay(&admin, &format!("{all}, dry_run => false")).await,
+        [now[1].clone()],
+        "twice applies once"
+    );
+    let letters = admin
+        .query(
+            "SELECT status, attempts FROM ledger.dead_letters ORDER BY kafka_offset",
+            &[],
+        )
+        .await
+        .expect("letters");
+    let letters: Vec<(String, i32)> = letters.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(
+        letters,
+        [
+            ("REPLAYED".into(), 2),
+            ("PARKED".into(), 3),
+            ("REPLAYED".into(), 2)
+        ]
+    );
+    assert_eq!(count(&admin, "SELECT count(*) FROM ledger.dead_letter_actions WHERE action = 'REPLAY' AND by_user = session_user").await, 4);
+    // What was replayed owns its identity, as ever.
+    writer
+        .send(&[note("e1", "b", None), note("e1", "b", Some("other"))])
+        .await
+        .expect("applied");
+    assert_eq!(
+        verdicts(&admin).await[4..],
+        [
+            became(4, "DUPLICATE", None),
+            became(5, "REJECTED", Some("EVENT_ID_CONFLICT"))
+        ]
+    );
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn a_corrected_payload_takes_the_place_of_the_record() {
+    let (database, admin, mut writer) = notes("").await;
+    writer
+        .send(&[raw("{"), note("e1", "b", None), note("e2", "c", None)])
+        .await
+        .expect("applied");
+    let corrected = |offset: i64, payload: &str| {
+        format!(
+            "ids => ARRAY(SELECT id FROM ledger.dead_letters WHERE kafka_offset = {offset}), payload => convert_to('{payload}', 'UTF8'), dry_run => false"
+        )
+    };
+    let text = |event_id: &str, id: &str| {
+        String::from_utf8(note(event_id, id, Some("good")).1.expect("a payload")).expect("text")
+    };
+    let worse = admin
+        .query(
+            &format!(
+                "SELECT * FROM sluice.replay_dead_letters({})",
+                corrected(0, "[")
+            ),
+            &[],
+        )
+        .await
+        .expect_err("no correction");
+    assert!(
+        words(&worse).contains("the corrected payload is not usable: MALFORMED_JSON"),
+        "{worse:?}"
+    );
+    let two = admin
+        .query(
+            "SELECT * FROM sluice.replay_dead_letters(ids => ARRAY[1, 2], payload => 'x')",
+            &[],
+        )
+        .await
+        .expect_err("which one?");
+    assert!(
+        words(&two).contains("a corrected payload is for one dead letter"),
+        "{two:?}"
+    );
+    assert_eq!(
+        replay(&admin, &corrected(0, &text("e0", "a"))).await,
+        [became(0, "APPLIED", None)]
+    );
+    assert_eq!(
+        replay(&admin, &corrected(1, &text("e1", "b"))).await,
+        [became(1, "APPLIED", None)]
+    );
+    // Another event than it was: its former identity is free again.
+    assert_eq!(
+        replay(&admin, &corrected(2, &text("e9", "c"))).await,
+        [became(2, "APPLIED", None)]
+    );
+    writer
+        .send(&[
+            note("e0", "a", Some("good")),
+            note("e1", "b", Some("good")),
+            note("e2", "d", Some("x")),
+            note("e9", "c", Some("x")),
+        ])
+        .await
+        .expect("applied");
+    let later = [
+        became(3, "DUPLICATE", None),
+        became(4, "DUPLICATE", None),
+        became(5, "APPLIED", None),
+        became(6, "REJECTED", Some("EVENT_ID_CONFLICT")),
+    ];
+    assert_eq!(verdicts(&admin).await[3..], later);
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn parked_records_follow_in_order_once_the_first_is_settled() {
+    let (database, admin, mut writer) = notes(", parks_key => true").await;
+    let poison = (note("e0", "a", None).0, note("e0", "z", None).1);
+    writer
+        .send(&[
+            poison,
+            note("e1", "a", Some("1")),
+            note("e2", "a", Some("2")),
+        ])
+        .await
+        .expect("applied");
+    let behind = |id: i64| {
+        format!(
+            "ids => ARRAY(SELECT id FROM ledger.dead_letters WHERE kafka_offset >= {id}), dry_run => false"
+        )
+    };
+    assert_eq!(
+        replay(&admin, &behind(1)).await,
+        [
+            became(1, "DEAD", Some("PARKED_BEHIND")),
+            became(2, "DEAD", Some("PARKED_BEHIND"))
+        ]
+    );
+    assert_eq!(
+        replay(&admin, &behind(0)).await,
+        [
+            became(0, "DEAD", Some("HANDLER_FAILED")),
+            became(1, "DEAD", Some("PARKED_BEHIND")),
+            became(2, "DEAD", Some("PARKED_BEHIND"))
+        ]
+    );
+    let discard = "SELECT count(*) FROM sluice.discard_dead_letters(error_code => 'HANDLER_FAILED', why => 'nobody needs it', dry_run => false)";
+    assert_eq!(count(&admin, discard).await, 1);
+    assert_eq!(
+        replay(&admin, &behind(0)).await,
+        [became(1, "APPLIED", None), became(2, "APPLIED", None)]
+    );
+    let attempts = "SELECT sum(attempts) FROM ledger.dead_letters WHERE kafka_offset > 0";
+    assert_eq!(count(&admin, attempts).await, 4, "waiting is no attempt");
+    let nothing = admin
+        .query("SELECT * FROM sluice.replay_dead_letters()", &[])
+        .await
+        .expect_err("which?");
+    assert!(
+        words(&nothing).contains("which dead letters?"),
+        "{nothing:?}"
+    );
+    database.assert_invariants().await;
+}
