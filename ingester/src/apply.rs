@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
 use futures_util::SinkExt;
 use ledger::contract::STAGING_COLUMNS;
-use tokio_postgres::Statement;
+use tokio::sync::Notify;
+use tokio_postgres::{Row, Statement};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -50,6 +51,8 @@ pub struct Applier {
     pub partition: Partition,
     pub leadership: Arc<Leadership>,
     pub retry: RetrySettings,
+    /// Told of dead letters.
+    pub aftercare: Arc<Notify>,
 }
 
 /// A try that did not commit.
@@ -192,21 +195,21 @@ impl Applier {
                 .await
                 .map_err(|error| Refusal::of_pool(&error))?,
         ));
-        let outcome = self
+        let row = self
             .run(connection.client(), slice)
             .await
             .map_err(|error| Refusal::of(&error))?;
         connection.keep();
+        if row.get::<_, i64>("dead") > 0 {
+            self.aftercare.notify_one();
+        }
+        let outcome: &str = row.get("outcome");
         debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
             rows = slice.rows(), outcome, "batch committed");
         Ok(())
     }
 
-    async fn run(
-        &self,
-        client: &Object,
-        slice: &Slice<'_>,
-    ) -> Result<String, tokio_postgres::Error> {
+    async fn run(&self, client: &Object, slice: &Slice<'_>) -> Result<Row, tokio_postgres::Error> {
         let statements = Statements::prepare(client).await?;
         let Partition { topic, number } = &self.partition;
         let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
@@ -234,7 +237,7 @@ impl Applier {
                         ],
                     )
                     .await?;
-                return Ok(row.get(0));
+                return Ok(row);
             }
         };
         if rows.count > 0 {
@@ -266,7 +269,7 @@ impl Applier {
             )
             .await?;
         client.batch_execute("COMMIT").await?;
-        Ok(row.get(0))
+        Ok(row)
     }
 
     /// Stops the topic on all instances; a handler that is paused already stays as it is.

@@ -57,6 +57,9 @@ pub struct KafkaArgs {
     /// Topics with domain events, comma separated; default: those of all registered handlers, also later ones
     #[arg(long, env = "EVENT_TOPICS")]
     event_topics: Option<String>,
+    /// Topic that each dead letter is produced to; empty: none
+    #[arg(long, env = "DLQ_TOPIC", default_value = "db-writer.dlq")]
+    dlq_topic: String,
 }
 
 /// Redis is looked at by `check` only.
@@ -159,6 +162,7 @@ pub struct KafkaSettings {
     pub balance_topics: Vec<String>,
     /// `None`: those of the registered handlers.
     pub event_topics: Option<Vec<String>>,
+    pub dlq_topic: Option<String>,
     /// librdkafka properties from `KAFKA_…`, with the name of the variable.
     pub properties: BTreeMap<String, (String, String)>,
 }
@@ -359,6 +363,7 @@ impl KafkaArgs {
             group_id,
             balance_topics,
             event_topics,
+            dlq_topic: topics("DLQ_TOPIC", &self.dlq_topic)?.into_iter().next(),
             properties,
         })
     }

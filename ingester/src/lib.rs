@@ -3,6 +3,7 @@
 //! A record's way: [`source`] → [`staging`] → [`gate`] → [`apply`], within the [`lane`] of
 //! its partition; [`run`] decides which lanes there are, by what [`lease`] tells.
 
+pub mod aftercare;
 pub mod apply;
 pub mod commands;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod gate;
 pub mod lane;
 pub mod lease;
+pub mod outlet;
 pub mod partition;
 pub mod progress;
 pub mod run;

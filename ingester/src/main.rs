@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
 use sluice::commands::{check, migrate};
 use sluice::config::{DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, without_empty_variables};
@@ -11,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// Balance events from Kafka into PostgreSQL: in order, exactly once in effect, fenced.
+/// Balance and domain events from Kafka into PostgreSQL: in order, exactly once in effect, fenced.
 #[derive(Parser)]
 #[command(name = "sluice", version, arg_required_else_help = true)]
 struct Cli {
@@ -39,7 +40,7 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Read balance events and commit them, until SIGTERM or SIGINT
+    /// Read events and commit them, until SIGTERM or SIGINT
     Run {
         #[command(flatten)]
         database: DatabaseArgs,
@@ -61,6 +62,13 @@ enum Command {
         kafka: KafkaArgs,
         #[command(flatten)]
         redis: RedisArgs,
+    },
+    /// Dead letters: list, show, stats, replay, discard, export
+    Dlq {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(subcommand)]
+        command: Dlq,
     },
     /// Event types that come with Sluice: list, schema, sample
     Events {
@@ -109,6 +117,10 @@ async fn execute(command: Command) -> ExitCode {
             println!("sluice {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        Command::Dlq { database, command } => match dlq::dlq(&database, &command).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(line) => fail(1, &line),
+        },
         Command::Events { command } => match events::events(&command) {
             Ok(text) => print(&text),
             Err(line) => fail(BAD_SETTING, &line),

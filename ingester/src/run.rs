@@ -9,13 +9,16 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
+use crate::aftercare::Aftercare;
 use crate::apply::{self, Applier};
 use crate::config::RunSettings;
 use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
 use crate::lane::{End, Lane};
 use crate::lease::{Acquired, Held, Leadership, Session};
+use crate::outlet::Outlet;
 use crate::partition::Partition;
 use crate::progress::Progress;
 use crate::schema;
@@ -104,11 +107,26 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         settings.renew_interval,
         leases.clone(),
     ));
+    let aftercare = Aftercare {
+        pool: pool.clone(),
+        retry: settings.retry.clone(),
+        outlet: settings
+            .kafka
+            .dlq_topic
+            .as_ref()
+            .map(|topic| Outlet::new(&settings.kafka, topic))
+            .transpose()?,
+        wake: Arc::default(),
+    };
+    let wake_aftercare = aftercare.wake.clone();
+    let led = leases.clone();
+    let aftercare = AbortOnDropHandle::new(tokio::spawn(aftercare.run(move || led.all())));
     let wanted = Topics::new(&settings.kafka);
     let conductor = Conductor {
         topics: watch::Sender::new(wanted.with(&[])),
         wanted,
         handlers_seen: None,
+        aftercare: wake_aftercare,
         kafka,
         pool,
         standby: Some(Arc::new(standby)),
@@ -124,6 +142,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     tokio::select! {
         () = conductor.conduct(woken, shutdown) => Ok(()),
         // It never ends by itself: without renewals no lease would last.
+        ended = aftercare => Err(format!("looking after dead letters has failed: {ended:?}")),
         ended = &mut renewals => Err(format!("renewing leases has failed: {ended:?}")),
     }
 }
@@ -212,6 +231,8 @@ struct Conductor {
     topics: watch::Sender<BTreeMap<String, Topic>>,
     /// When registered handlers were last looked at.
     handlers_seen: Option<Instant>,
+    /// Looks after dead letters.
+    aftercare: Arc<Notify>,
     kafka: Arc<Kafka>,
     pool: deadpool_postgres::Pool,
     standby: Option<Arc<Session>>,
@@ -423,6 +444,7 @@ impl Conductor {
                 partition: partition.clone(),
                 leadership: leadership.clone(),
                 retry: self.settings.retry.clone(),
+                aftercare: self.aftercare.clone(),
             },
             gate: self.settings.gate.clone(),
             start: self.settings.start,
@@ -431,6 +453,8 @@ impl Conductor {
             stop: led.stop.clone(),
         };
         self.lanes.insert(partition.clone(), led);
+        // A former leader may have left something.
+        self.aftercare.notify_one();
         self.running.spawn(async move {
             let end = tokio::spawn(lane.run()).await.unwrap_or_else(|error| {
                 error!(%partition, "a lane of our own failed: {error}");

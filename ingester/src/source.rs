@@ -439,7 +439,8 @@ pub fn validate(settings: &KafkaSettings) -> Result<(), String> {
         .map_err(|error| describe_config_error(&error, settings))
 }
 
-fn base_config(settings: &KafkaSettings) -> ClientConfig {
+/// What all clients have in common.
+pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (property, (_, value)) in &settings.properties {
         config.set(property, value);
@@ -447,14 +448,20 @@ fn base_config(settings: &KafkaSettings) -> ClientConfig {
     config
         .set("bootstrap.servers", &settings.brokers)
         .set("client.id", &settings.client_id)
+        .set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
+fn base_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = client_config(settings);
+    config
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("allow.auto.create.topics", "false")
         .set("topic.metadata.refresh.interval.ms", "5000")
-        .set("topic.metadata.propagation.max.ms", "0")
-        .set_log_level(RDKafkaLogLevel::Warning);
+        .set("topic.metadata.propagation.max.ms", "0");
     config
 }
 

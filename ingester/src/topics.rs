@@ -69,6 +69,7 @@ mod tests {
             group_id: String::new(),
             balance_topics: vec!["b".into()],
             event_topics: events.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            dlq_topic: None,
             properties: BTreeMap::new(),
         };
         let registered: Vec<String> = registered.iter().map(|name| (*name).into()).collect();

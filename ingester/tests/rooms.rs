@@ -19,14 +19,14 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 fn every_dependency_is_named_in_its_room_only() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (dependency, package, room) in [
-        ("rdkafka::", "ingester/src", "ingester/src/source"),
+        ("rdkafka::", "ingester/src", "ingester/src/{source,outlet}"),
         ("redis::", "ingester/src", "ingester/src/commands/check"),
         ("openssl::ssl", "ingester/src", "ingester/src/db"),
         ("refinery::", "ingester/src", "ingester/src/schema"),
         (
             "clap::",
             "ingester/src",
-            "ingester/src/{config,main,commands/events}",
+            "ingester/src/{config,main,commands/}",
         ),
         ("pg_sys", "pg_ext/src", "pg_ext/src/{pg/,error}"),
     ] {

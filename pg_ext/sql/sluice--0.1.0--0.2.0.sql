@@ -1,4 +1,5 @@
 -- Domain events: the batch, and the handlers that it calls. Dead letters: replay and discard.
+-- By hand: corrections and audit.
 \echo Use "ALTER EXTENSION sluice UPDATE" to load this file. \quit
 
 -- Handlers run as this role: it may write in schema domain, and nowhere else.
@@ -262,6 +263,222 @@ $$;
 COMMENT ON FUNCTION sluice.discard_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean) IS
 'Gives up parked dead letters: they stay on record, with their verdict, and are not replayed. By default a dry run; dry_run => false does it.';
 
+CREATE FUNCTION sluice.retry_dead_letters(
+    topic text, partition integer, fencing_token bigint, lease_id uuid,
+    max_attempts integer, delay_ms bigint, exponential boolean)
+RETURNS TABLE (retried bigint, waiting bigint)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    due bigint[];
+BEGIN
+    PERFORM FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+    WHERE l.topic = retry_dead_letters.topic AND l.partition = retry_dead_letters.partition
+        AND p.fencing_token = retry_dead_letters.fencing_token AND p.lease_id = retry_dead_letters.lease_id
+    FOR UPDATE OF p;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'fencing token % of %/% is stale: leadership is lost', fencing_token, topic, partition
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    due := ARRAY(
+        SELECT d.id FROM ledger.dead_letters d
+        WHERE d.topic = retry_dead_letters.topic AND d.partition = retry_dead_letters.partition AND d.status = 'PARKED'
+            AND CASE d.error_code
+                WHEN 'HANDLER_FAILED' THEN d.attempts < max_attempts AND clock_timestamp() >= d.updated_at
+                    + delay_ms * CASE WHEN exponential THEN 2 ^ least(d.attempts - 1, 16) ELSE 1 END * interval '1 ms'
+                -- Those that waited for it follow together, in order.
+                WHEN 'PARKED_BEHIND' THEN NOT EXISTS (
+                    SELECT FROM ledger.dead_letters e
+                    WHERE e.topic = d.topic AND e.partition = d.partition AND e.key = d.key AND e.status = 'PARKED'
+                        AND e.error_code <> 'PARKED_BEHIND' AND e.kafka_offset < d.kafka_offset)
+            END
+        ORDER BY d.kafka_offset LIMIT 500);
+    retried := 0;
+    IF cardinality(due) > 0 THEN
+        SELECT count(*) INTO retried FROM sluice.replay_letters(topic, partition, due, NULL);
+    END IF;
+    SELECT count(*) INTO waiting FROM ledger.dead_letters d
+    WHERE d.topic = retry_dead_letters.topic AND d.partition = retry_dead_letters.partition
+        AND d.status = 'PARKED' AND d.error_code = 'HANDLER_FAILED' AND d.attempts < max_attempts;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION sluice.retry_dead_letters(text, integer, bigint, uuid, integer, bigint, boolean) IS
+'The leader''s own replays: records that broke their handler less than max_attempts times, each after its wait, and those parked behind a key that is free again. waiting: how many have tries left.';
+
+CREATE FUNCTION sluice.unpublished_dead_letters(topic text, partition integer, max_attempts integer, max_rows integer)
+RETURNS TABLE (
+    id bigint, kafka_offset bigint, event_id text, key bytea, payload bytea,
+    error_code text, error_message text, attempts integer, first_failed_ms bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- In order: nothing overtakes a record that may still be handled.
+    RETURN QUERY
+    SELECT d.id, d.kafka_offset, d.event_id, d.key, d.payload, d.error_code, d.error_message, d.attempts,
+        (extract(epoch FROM d.first_failed_at) * 1000)::bigint
+    FROM ledger.dead_letters d
+    WHERE d.topic = unpublished_dead_letters.topic AND d.partition = unpublished_dead_letters.partition
+        AND d.status = 'PARKED' AND d.published_at IS NULL
+        AND NOT EXISTS (
+            SELECT FROM ledger.dead_letters e
+            WHERE e.topic = d.topic AND e.partition = d.partition AND e.kafka_offset <= d.kafka_offset
+                AND e.status = 'PARKED' AND e.published_at IS NULL
+                AND e.error_code = 'HANDLER_FAILED' AND e.attempts < max_attempts)
+    ORDER BY d.kafka_offset LIMIT max_rows;
+END
+$$;
+COMMENT ON FUNCTION sluice.unpublished_dead_letters(text, integer, integer, integer) IS
+'Dead letters that are to be produced to the dead letter topic, in order.';
+
+CREATE FUNCTION sluice.mark_published(ids bigint[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE ledger.dead_letters d SET published_at = clock_timestamp() WHERE d.id = ANY (ids) AND d.published_at IS NULL;
+END
+$$;
+COMMENT ON FUNCTION sluice.mark_published(bigint[]) IS
+'Says that these dead letters are in the dead letter topic.';
+
+CREATE FUNCTION sluice.partitions_to_care_for()
+RETURNS TABLE (topic text, partition integer)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT DISTINCT d.topic, d.partition FROM ledger.dead_letters d
+    WHERE d.status = 'PARKED' AND (d.published_at IS NULL OR d.error_code IN ('HANDLER_FAILED', 'PARKED_BEHIND'));
+END
+$$;
+COMMENT ON FUNCTION sluice.partitions_to_care_for() IS
+'Partitions with dead letters that may have to be retried or published.';
+
+CREATE TYPE sluice.corrected AS (
+    event_id text, account_id bigint, shard_id integer, currency_code text, available_delta numeric, frozen_delta numeric,
+    available_after numeric, frozen_after numeric, status text, reject_reason text);
+COMMENT ON TYPE sluice.corrected IS 'One change of a manual correction, as it stands in ledger.balance_change_logs.';
+
+CREATE FUNCTION sluice.correct_balances(payload text, why text)
+RETURNS TABLE (partition_id integer, kafka_offset bigint)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'correct_balances_wrapper';
+COMMENT ON FUNCTION sluice.correct_balances(text, text) IS
+'Applies one balance event by hand; sluice.apply_balance_changes is the one to call.';
+
+CREATE FUNCTION sluice.apply_balance_changes(changes jsonb, reason text, dry_run boolean DEFAULT true)
+RETURNS SETOF sluice.corrected
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    event jsonb := jsonb_build_object(
+        'eventId', gen_random_uuid(), 'eventType', 'balance.changed', 'source', 'manual:' || session_user,
+        'data', jsonb_build_object('changes', changes));
+    place record;
+    outcomes sluice.corrected[];
+BEGIN
+    IF coalesce(btrim(reason), '') = '' THEN
+        RAISE EXCEPTION 'reason is missing' USING ERRCODE = 'invalid_parameter_value', HINT = 'Say why, for those who read the log later.';
+    END IF;
+    BEGIN
+        SELECT * INTO place FROM sluice.correct_balances(event::text, reason);
+        outcomes := ARRAY(
+            SELECT (l.event_id, l.account_id, l.shard_id, l.currency_code, l.available_delta, l.frozen_delta,
+                l.available_after, l.frozen_after, CASE WHEN l.reject_reason IS NULL THEN 'APPLIED' ELSE 'REJECTED' END,
+                l.reject_reason)::sluice.corrected
+            FROM ledger.balance_log l
+            WHERE l.partition_id = place.partition_id AND l.kafka_offset = place.kafka_offset
+            ORDER BY l.change_no);
+        IF dry_run THEN
+            RAISE EXCEPTION USING ERRCODE = 'S0DRY';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'S0DRY' THEN
+        NULL; -- all is as before, but for what was found out
+    END;
+    RETURN QUERY SELECT * FROM unnest(outcomes);
+END
+$$;
+COMMENT ON FUNCTION sluice.apply_balance_changes(jsonb, text, boolean) IS
+'A manual correction: an array of changes as in a balance event, applied together or not at all, by the same rules and with the same log, attributed to the session user. By default a dry run; dry_run => false does it.';
+
+CREATE FUNCTION sluice.verify_balances()
+RETURNS TABLE (
+    account_id bigint, shard_id integer, currency_code text,
+    available numeric, logged_available numeric, frozen numeric, logged_frozen numeric)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT b.account_id, b.shard_id, b.currency_code, b.available, s.available, b.frozen, s.frozen
+    FROM ledger.account_balances b
+    FULL JOIN (
+        SELECT l.account_id, l.shard_id, l.currency_code, sum(l.available_delta) AS available, sum(l.frozen_delta) AS frozen
+        FROM ledger.balance_log l
+        WHERE l.reject_reason IS NULL
+        GROUP BY 1, 2, 3
+    ) s ON (s.account_id, s.shard_id, s.currency_code) = (b.account_id, b.shard_id, b.currency_code)
+    WHERE b.available IS DISTINCT FROM s.available OR b.frozen IS DISTINCT FROM s.frozen;
+END
+$$;
+COMMENT ON FUNCTION sluice.verify_balances() IS
+'Balances that differ from the sum of their logged changes: no row where all is well. Reads the whole log in one snapshot.';
+
+CREATE FUNCTION sluice.offset_gaps(topic text, partition integer)
+RETURNS TABLE (first_offset bigint, next_offset bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    WITH place AS (
+        SELECT p.partition_id, p.commit_offset
+        FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+        WHERE l.topic = offset_gaps.topic AND l.partition = offset_gaps.partition
+    ), covered AS (
+        SELECT l.kafka_offset AS first, l.kafka_offset + 1 AS next
+        FROM place JOIN ledger.balance_log l USING (partition_id) WHERE l.change_no = 0
+        UNION ALL
+        SELECT v.kafka_offset, v.kafka_offset + 1 FROM place JOIN ledger.verdicts v USING (partition_id)
+        UNION ALL
+        SELECT h.first_offset, h.next_offset FROM place JOIN ledger.offset_holes h USING (partition_id)
+        UNION ALL
+        SELECT commit_offset, commit_offset FROM place
+    ), gaps AS (
+        SELECT coalesce(max(c.next) OVER (ORDER BY c.first, c.next ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS first,
+            c.first AS next
+        FROM covered c
+    )
+    SELECT g.first, g.next FROM gaps g WHERE g.first < g.next ORDER BY 1;
+END
+$$;
+COMMENT ON FUNCTION sluice.offset_gaps(text, integer) IS
+'Half-open spans of offsets below the committed one that have neither a verdict nor a known hole: no row where all is well.';
+
+CREATE FUNCTION sluice.balance_as_of(account_id bigint, shard_id integer, currency_code text, at timestamptz)
+RETURNS TABLE (available numeric, frozen numeric)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT l.available_after, l.frozen_after
+    FROM ledger.balance_log l
+    WHERE l.account_id = balance_as_of.account_id AND l.shard_id = balance_as_of.shard_id
+        AND l.currency_code = balance_as_of.currency_code AND l.created_at <= balance_as_of.at AND l.reject_reason IS NULL
+    ORDER BY l.created_at DESC, l.kafka_offset DESC, l.change_no DESC
+    LIMIT 1;
+END
+$$;
+COMMENT ON FUNCTION sluice.balance_as_of(bigint, integer, text, timestamptz) IS
+'The balance as it was at a moment of the database''s clock: no row before its first change. Reads the log.';
+
 DO $$
 DECLARE
     f regprocedure;
@@ -270,7 +487,9 @@ BEGIN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'sluice'::regnamespace AND p.proname IN (
             'apply_event_batch', 'call_handler', 'register_handler', 'unregister_handler', 'pause_handler', 'resume_handler',
-            'replay_letters', 'find_dead_letters', 'replay_dead_letters', 'discard_dead_letters')
+            'replay_letters', 'find_dead_letters', 'replay_dead_letters', 'discard_dead_letters',
+            'retry_dead_letters', 'unpublished_dead_letters', 'mark_published', 'partitions_to_care_for',
+            'correct_balances', 'apply_balance_changes', 'verify_balances', 'offset_gaps', 'balance_as_of')
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
@@ -284,11 +503,18 @@ REVOKE ALL ON FUNCTION sluice.call_handler(text, bigint[], text[], text[], bigin
 GRANT EXECUTE ON FUNCTION sluice.call_handler(text, bigint[], text[], text[], bigint[], bytea[], bytea[]) TO sluice_owner;
 GRANT EXECUTE ON FUNCTION
     sluice.apply_event_batch(text, integer, bigint, uuid, bigint, bigint, uuid, bigint[], bigint[], bytea[], bytea[], text[]),
-    sluice.pause_handler(text, text)
+    sluice.pause_handler(text, text),
+    sluice.retry_dead_letters(text, integer, bigint, uuid, integer, bigint, boolean),
+    sluice.unpublished_dead_letters(text, integer, integer, integer), sluice.mark_published(bigint[]),
+    sluice.partitions_to_care_for()
 TO sluice_writer;
 GRANT EXECUTE ON FUNCTION
     sluice.register_handler(text, text, boolean, integer, integer), sluice.unregister_handler(text),
     sluice.pause_handler(text, text), sluice.resume_handler(text),
     sluice.replay_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, bytea, text, integer, boolean),
-    sluice.discard_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean)
+    sluice.discard_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean),
+    sluice.apply_balance_changes(jsonb, text, boolean)
 TO sluice_admin;
+GRANT EXECUTE ON FUNCTION
+    sluice.verify_balances(), sluice.offset_gaps(text, integer), sluice.balance_as_of(bigint, integer, text, timestamptz)
+TO sluice_reader;

@@ -5,6 +5,7 @@ use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern};
 
 use crate::apply::{self, Answer, BatchCall};
+use crate::correct;
 use crate::error::given;
 use crate::events::{self, Records};
 use crate::fence::Span;
@@ -252,6 +253,17 @@ fn replay_letters(
             record.message,
         )
     }))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn correct_balances(
+    payload: Option<&str>,
+    why: Option<&str>,
+) -> TableIterator<'static, (name!(partition_id, i32), name!(kafka_offset, i64))> {
+    TableIterator::once(correct::correct(
+        given("payload", payload),
+        given("why", why),
+    ))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]

@@ -4,6 +4,7 @@
 mod accounts;
 mod api;
 mod apply;
+mod correct;
 mod error;
 mod events;
 mod fence;

@@ -1,5 +1,6 @@
 //! The commands besides `run`.
 
 pub mod check;
+pub mod dlq;
 pub mod events;
 pub mod migrate;

@@ -1,13 +1,14 @@
 //! Domain events: handlers added at run time, what breaks them, and faults while they work.
 
 use std::collections::{BTreeMap, HashSet};
+use std::process::Stdio;
 use std::time::Duration;
 
 use proofs::compare::Accounts;
 use proofs::ingester::UNSET;
 use proofs::rng::{Rng, seed};
 use proofs::scene::{STALL, Scene};
-use proofs::stack::unique;
+use proofs::stack::{sluice_command, unique};
 use proofs::wait::wait_until;
 use proofs::workload::{Message, Workload};
 
@@ -275,4 +276,199 @@ async fn twenty_kills_leave_the_newest_news_and_every_verdict() {
     for instance in &mut instances {
         instance.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_ten_thousand_that_is_killed_goes_on_and_applies_each_once() {
+    const LETTERS: usize = 10_000;
+    let scene = Scene::new(1).await;
+    let notes = Notes::new(&scene, 2).await;
+    let register = format!(
+        "SELECT sluice.register_handler('{}', 'domain.on_{}', max_failures => 1000000)",
+        notes.topic, notes.table
+    );
+    notes.execute(&scene, &register).await;
+    for partition in 0..2 {
+        let messages = (0..LETTERS / 2).map(|n| {
+            let id = format!("{partition}-{n}");
+            notes.message(&id, &id, None, 0)
+        });
+        let messages: Vec<_> = messages.collect();
+        scene.kafka().produce(&notes.topic, partition, messages);
+    }
+    // No tries of its own: all is left to the person.
+    let settings = [
+        ("EVENT_TOPICS", notes.topic.as_str()),
+        ("MAX_RETRY_ATTEMPTS", "1"),
+    ];
+    let mut ingester = scene.ingester_with(&settings);
+    scene
+        .database
+        .caught_up(scene.kafka(), &notes.topic, 2, STALL)
+        .await;
+    let letters = |status: &str| {
+        format!(
+            "SELECT count(*) FROM ledger.dead_letters WHERE topic = '{}' AND status = '{status}'",
+            notes.topic
+        )
+    };
+    assert_eq!(
+        scene.database.count(&letters("PARKED")).await,
+        LETTERS as i64
+    );
+    let mend = format!(
+        "ALTER TABLE domain.{} ALTER body DROP NOT NULL",
+        notes.table
+    );
+    notes.execute(&scene, &mend).await;
+
+    let dlq = |arguments: &[&str]| {
+        let mut all = vec!["dlq"];
+        all.extend(arguments);
+        sluice_command(&all, &[("ADMIN_DATABASE_URL", &scene.database.admin_url)])
+    };
+    let replay = [
+        "replay",
+        "--topic",
+        &notes.topic,
+        "--limit",
+        "20000",
+        "--output",
+        "jsonl",
+    ];
+    let dry = dlq(&replay).output().expect("sluice dlq");
+    assert!(
+        dry.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dry.stderr)
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&dry.stdout)
+            .matches(r#""verdict":"APPLIED""#)
+            .count(),
+        LETTERS
+    );
+    assert_eq!(notes.count(&scene).await, 0, "a dry run by default");
+
+    let applied = [replay.as_slice(), &["--apply", "--why", "mended"]].concat();
+    let mut killed = dlq(&applied)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("sluice dlq");
+    wait_until("the replay to be under way", STALL, async || {
+        scene.database.count(&letters("REPLAYED")).await > 0
+    })
+    .await;
+    killed.kill().expect("a child of ours");
+    killed.wait().expect("a child of ours");
+    let rest = dlq(&applied).output().expect("sluice dlq");
+    assert!(
+        rest.status.success(),
+        "{}",
+        String::from_utf8_lossy(&rest.stderr)
+    );
+    assert_eq!(
+        scene.database.count(&letters("REPLAYED")).await,
+        LETTERS as i64
+    );
+    assert_eq!(notes.count(&scene).await, LETTERS as i64);
+    let actions = "SELECT count(*) FROM ledger.dead_letter_actions WHERE verdict = 'APPLIED' AND why = 'mended'";
+    assert_eq!(scene.database.count(actions).await, LETTERS as i64);
+    let again = dlq(&applied).output().expect("sluice dlq");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("0 of 0 letters"));
+    scene.verify_invariants().await;
+    ingester.stop().await;
+
+    let shown = dlq(&["list", "--limit", "1", "--output", "json"])
+        .output()
+        .expect("sluice dlq");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("HANDLER_FAILED"));
+    let unknown = dlq(&["show", "0"]).output().expect("sluice dlq");
+    assert_eq!(unknown.status.code(), Some(1));
+    let vague = dlq(&["discard", "--apply"]).output().expect("sluice dlq");
+    assert!(String::from_utf8_lossy(&vague.stderr).contains("which dead letters?"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_tried_three_times_and_then_produced_to_its_topic() {
+    let scene = Scene::new(1).await;
+    let (notes, dlq) = (Notes::new(&scene, 1).await, unique("dlq"));
+    scene.kafka().create_topic(&dlq, 1, &[]).await;
+    notes.register(&scene).await;
+    let settings = [
+        ("EVENT_TOPICS", notes.topic.as_str()),
+        ("DLQ_TOPIC", &dlq),
+        ("RETRY_DELAY_MS", "300"),
+    ];
+    let mut ingester = scene.ingester_with(&settings);
+    let keyed = |message: Message| Message {
+        key: Some(b"some key".to_vec()),
+        ..message
+    };
+    let sent = [
+        keyed(notes.message("e0", "a", Some("good"), 0)),
+        keyed(notes.message("e1", "b", None, 0)),
+        Message::of("{"),
+        Message::default(),
+        keyed(notes.message("e4", "c", None, 0)),
+    ];
+    scene.kafka().produce(&notes.topic, 0, sent.clone());
+    wait_until("the dead letters to be produced", STALL, async || {
+        scene.kafka().ends(&dlq, 1) == [4]
+    })
+    .await;
+    let found: Vec<_> = scene
+        .kafka()
+        .read(&dlq, 0)
+        .into_iter()
+        .map(|record| record.message)
+        .collect();
+    let header = |message: &Message, name: &str| {
+        let found = message.headers.iter().find(|(header, _)| header == name);
+        String::from_utf8(
+            found
+                .and_then(|(_, value)| value.clone())
+                .unwrap_or_default(),
+        )
+        .expect("text")
+    };
+    for (message, (offset, code, attempts)) in found.iter().zip([
+        (1, "HANDLER_FAILED", "3"),
+        (2, "MALFORMED_JSON", "1"),
+        (3, "EMPTY_PAYLOAD", "1"),
+        (4, "HANDLER_FAILED", "3"),
+    ]) {
+        let original: &Message = &sent[offset];
+        assert_eq!(
+            (&message.key, &message.payload),
+            (&original.key, &original.payload)
+        );
+        assert_eq!(header(message, "sluice-topic"), notes.topic);
+        assert_eq!(header(message, "sluice-offset"), offset.to_string());
+        assert_eq!(header(message, "sluice-error-code"), code);
+        assert_eq!(header(message, "sluice-attempts"), attempts);
+    }
+
+    // A cause that passes: the next try applies it, and nothing is produced.
+    let healed = keyed(notes.message("e5", "d", None, 0));
+    scene.kafka().produce(&notes.topic, 0, [healed]);
+    let letter = "SELECT count(*) FROM ledger.dead_letters WHERE kafka_offset = 5";
+    wait_until("the first try to fail", STALL, async || {
+        scene.database.count(letter).await == 1
+    })
+    .await;
+    let mend = format!(
+        "ALTER TABLE domain.{} ALTER body DROP NOT NULL",
+        notes.table
+    );
+    notes.execute(&scene, &mend).await;
+    let replayed = format!("{letter} AND status = 'REPLAYED' AND published_at IS NULL");
+    wait_until("a later try to succeed", STALL, async || {
+        scene.database.count(&replayed).await == 1
+    })
+    .await;
+    assert_eq!(notes.count(&scene).await, 2);
+    scene.verify_invariants().await;
+    ingester.stop().await;
+    assert_eq!(scene.kafka().ends(&dlq, 1), [4]);
 }

@@ -1,0 +1,198 @@
+//! What follows a dead letter, apart from reading: further tries of records that broke their
+//! handler, and their way into the dead letter topic. The database holds what is to be done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Pool;
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use crate::config::RetrySettings;
+use crate::error::{Consequence, chain, consequence, describe};
+use crate::lease::Held;
+use crate::outlet::{Message, Outlet};
+use crate::partition::Partition;
+
+/// How often it is looked whether somebody freed a key by hand, or another instance left something.
+const LOOK: Duration = Duration::from_secs(10);
+/// How often while something is under way.
+const BUSY_LOOK: Duration = Duration::from_millis(250);
+const CHUNK: i32 = 500;
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+const TO_CARE_FOR: &str = "SELECT topic, partition FROM sluice.partitions_to_care_for()";
+const RETRY: &str =
+    "SELECT retried, waiting FROM sluice.retry_dead_letters($1, $2, $3, $4, $5, $6, $7)";
+const UNPUBLISHED: &str = "SELECT * FROM sluice.unpublished_dead_letters($1, $2, $3, $4)";
+const MARK: &str = "SELECT sluice.mark_published($1)";
+
+pub struct Aftercare {
+    pub pool: Pool,
+    pub retry: RetrySettings,
+    pub outlet: Option<Outlet>,
+    /// Told when there may be something to do.
+    pub wake: Arc<Notify>,
+}
+
+/// Why something was not done now.
+struct Trouble {
+    text: String,
+    passes: bool,
+}
+
+impl Trouble {
+    fn of(error: &tokio_postgres::Error) -> Self {
+        Self {
+            text: describe(error),
+            // Lost leadership and paused handlers are told elsewhere.
+            passes: matches!(
+                consequence(error),
+                Consequence::Reacquire | Consequence::Pause
+            ),
+        }
+    }
+}
+
+impl Aftercare {
+    /// Runs for as long as the process; `led` answers what is led now.
+    pub async fn run(self, led: impl Fn() -> Vec<Held>) {
+        let mut said: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            loop {
+                match self.look(&led()).await {
+                    Ok(false) => break,
+                    Ok(true) => {}
+                    Err(trouble) => {
+                        if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                            said = Some(Instant::now());
+                            warn!("dead letters wait: {trouble}");
+                        }
+                    }
+                }
+                tokio::time::sleep(BUSY_LOOK).await;
+            }
+        }
+    }
+
+    /// Whether there is more to do soon.
+    async fn look(&self, led: &[Held]) -> Result<bool, String> {
+        if led.is_empty() {
+            return Ok(false);
+        }
+        let client = self.pool.get().await.map_err(|error| chain(&error))?;
+        let rows = client.query(TO_CARE_FOR, &[]).await;
+        let rows = rows.map_err(|error| describe(&error))?;
+        drop(client);
+        let (mut more, mut first) = (false, None);
+        for row in rows {
+            let partition = Partition {
+                topic: row.get(0),
+                number: row.get(1),
+            };
+            let Some(held) = led.iter().find(|held| held.0 == partition) else {
+                continue;
+            };
+            for work in [self.retry(held).await, self.publish(&partition).await] {
+                match work {
+                    Ok(again) => more |= again,
+                    Err(trouble) if trouble.passes => debug!(%partition, "{}", trouble.text),
+                    // The others need not wait for it.
+                    Err(trouble) => {
+                        first.get_or_insert(format!("{partition}: {}", trouble.text));
+                    }
+                }
+            }
+        }
+        first.map_or(Ok(more), Err)
+    }
+
+    async fn client(&self) -> Result<deadpool_postgres::Object, Trouble> {
+        self.pool.get().await.map_err(|error| Trouble {
+            text: chain(&error),
+            passes: false,
+        })
+    }
+
+    async fn retry(&self, (partition, leadership): &Held) -> Result<bool, Trouble> {
+        let max_attempts = self.retry.max_attempts as i32;
+        let delay_ms = self.retry.delay.as_millis() as i64;
+        let client = self.client().await?;
+        let row = client
+            .query_one(
+                RETRY,
+                &[
+                    &partition.topic,
+                    &partition.number,
+                    &leadership.fencing_token,
+                    &leadership.lease_id,
+                    &max_attempts,
+                    &delay_ms,
+                    &self.retry.exponential,
+                ],
+            )
+            .await
+            .map_err(|error| Trouble::of(&error))?;
+        let (retried, waiting): (i64, i64) = (row.get(0), row.get(1));
+        if retried > 0 {
+            info!(%partition, retried, waiting, "dead letters tried again");
+        }
+        Ok(retried > 0 || waiting > 0)
+    }
+
+    /// At least once: what was produced and not marked is produced again.
+    async fn publish(&self, partition: &Partition) -> Result<bool, Trouble> {
+        let Some(outlet) = &self.outlet else {
+            return Ok(false);
+        };
+        let max_attempts = self.retry.max_attempts as i32;
+        let client = self.client().await?;
+        let (topic, number) = (&partition.topic, &partition.number);
+        let letters = client
+            .query(UNPUBLISHED, &[topic, number, &max_attempts, &CHUNK])
+            .await
+            .map_err(|error| Trouble::of(&error))?;
+        if letters.is_empty() {
+            return Ok(false);
+        }
+        let messages: Vec<Message<'_>> = letters
+            .iter()
+            .map(|letter| Message {
+                key: letter.get("key"),
+                payload: letter.get("payload"),
+                headers: vec![
+                    ("sluice-topic", topic.clone()),
+                    ("sluice-partition", number.to_string()),
+                    (
+                        "sluice-offset",
+                        letter.get::<_, i64>("kafka_offset").to_string(),
+                    ),
+                    ("sluice-error-code", letter.get("error_code")),
+                    ("sluice-error-message", letter.get("error_message")),
+                    (
+                        "sluice-attempts",
+                        letter.get::<_, i32>("attempts").to_string(),
+                    ),
+                    (
+                        "sluice-first-failed-ms",
+                        letter.get::<_, i64>("first_failed_ms").to_string(),
+                    ),
+                ],
+            })
+            .collect();
+        outlet.produce(&messages).await.map_err(|error| Trouble {
+            text: format!("DLQ_TOPIC: {error}"),
+            passes: false,
+        })?;
+        let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
+        client
+            .execute(MARK, &[&ids])
+            .await
+            .map_err(|error| Trouble::of(&error))?;
+        Ok(true)
+    }
+}
