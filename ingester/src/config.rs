@@ -62,7 +62,7 @@ pub struct KafkaArgs {
     dlq_topic: String,
 }
 
-/// Redis is looked at by `check` only.
+/// Where processed events are marked.
 #[derive(ClapArgs, Clone)]
 pub struct RedisArgs {
     /// Address of Redis
@@ -74,6 +74,9 @@ pub struct RedisArgs {
     /// Port, with REDIS_HOST
     #[arg(long, env = "REDIS_PORT", default_value_t = 6379)]
     redis_port: u16,
+    /// Seconds that an event stays marked
+    #[arg(long, env = "IDEMPOTENCY_TTL", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
+    idempotency_ttl: u64,
 }
 
 /// How `run` gathers, leads and retries.
@@ -170,6 +173,8 @@ pub struct KafkaSettings {
 pub struct RunSettings {
     pub database: Database,
     pub kafka: KafkaSettings,
+    /// Address, and how long a mark stays.
+    pub redis: Option<(String, Duration)>,
     pub pool_size: usize,
     pub connection_timeout: Duration,
     pub gate: GateSettings,
@@ -370,6 +375,10 @@ impl KafkaArgs {
 }
 
 impl RedisArgs {
+    pub fn ttl(&self) -> Duration {
+        Duration::from_secs(self.idempotency_ttl)
+    }
+
     pub fn url(&self) -> Option<String> {
         let host = self.redis_host.as_ref().filter(|host| !host.is_empty());
         let by_host = host.map(|host| format!("redis://{host}:{}", self.redis_port));
@@ -385,6 +394,7 @@ impl RunArgs {
         &self,
         database: &DatabaseArgs,
         kafka: &KafkaArgs,
+        redis: &RedisArgs,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<RunSettings, BadSetting> {
         if self.lease_ms < 2 * self.renew_interval_ms {
@@ -412,6 +422,7 @@ impl RunArgs {
         Ok(RunSettings {
             database: database.database(&format!("sluice/{service_id}"), idle_limit)?,
             kafka: kafka.settings(environment)?,
+            redis: redis.url().map(|url| (url, redis.ttl())),
             // Two connections are for leases.
             pool_size: usize::from(self.db_pool_size) - 2,
             connection_timeout: database.connection_timeout(),

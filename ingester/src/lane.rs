@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use crate::apply::{Applier, Failure};
 use crate::config::{GateSettings, StartOffset};
 use crate::gate::Gate;
+use crate::hint::Hint;
 use crate::lease::{Leadership, Position};
 use crate::partition::Partition;
 use crate::progress::Progress;
@@ -42,6 +43,8 @@ pub struct Lane {
     pub gate: GateSettings,
     pub start: StartOffset,
     pub progress: Arc<Progress>,
+    /// Told of what was committed, for others to know.
+    pub hint: Option<Hint>,
     /// Kafka may not have the topic any more: look again.
     pub doubt: Arc<Notify>,
     /// Asked to stop: finish what is in flight, then return.
@@ -370,9 +373,12 @@ impl Lane {
         next.restart(flow.gathering.next_offset);
         let batch = std::mem::replace(&mut flow.gathering, next);
         flow.gate.close();
-        let applier = self.applier.clone();
+        let (applier, hint) = (self.applier.clone(), self.hint.clone());
         flow.in_flight = Some(tokio::spawn(async move {
             let outcome = applier.commit(&batch).await;
+            if let (Ok(()), Some(hint)) = (&outcome, hint) {
+                hint.processed(batch.hint_keys(&applier.partition.topic));
+            }
             (batch, outcome)
         }));
     }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod db;
 pub mod error;
 pub mod gate;
+pub mod hint;
 pub mod lane;
 pub mod lease;
 pub mod outlet;

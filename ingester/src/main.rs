@@ -47,6 +47,8 @@ enum Command {
         #[command(flatten)]
         kafka: KafkaArgs,
         #[command(flatten)]
+        redis: RedisArgs,
+        #[command(flatten)]
         run: Box<RunArgs>,
     },
     /// Create or update extension and tables; a second time changes nothing
@@ -141,12 +143,14 @@ async fn execute(command: Command) -> ExitCode {
         Command::Run {
             database,
             kafka,
+            redis,
             run,
         } => {
-            let settings = match run.settings(&database, &kafka, sluice::config::environment()) {
-                Ok(settings) => settings,
-                Err(bad) => return fail(BAD_SETTING, &bad.0),
-            };
+            let settings =
+                match run.settings(&database, &kafka, &redis, sluice::config::environment()) {
+                    Ok(settings) => settings,
+                    Err(bad) => return fail(BAD_SETTING, &bad.0),
+                };
             if let Err(line) = sluice::source::validate(&settings.kafka) {
                 return fail(BAD_SETTING, &line);
             }

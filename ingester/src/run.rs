@@ -16,6 +16,7 @@ use crate::aftercare::Aftercare;
 use crate::apply::{self, Applier};
 use crate::config::RunSettings;
 use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
+use crate::hint::Hint;
 use crate::lane::{End, Lane};
 use crate::lease::{Acquired, Held, Leadership, Session};
 use crate::outlet::Outlet;
@@ -122,11 +123,14 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let led = leases.clone();
     let aftercare = AbortOnDropHandle::new(tokio::spawn(aftercare.run(move || led.all())));
     let wanted = Topics::new(&settings.kafka);
+    let hint = settings.redis.as_ref();
+    let hint = hint.map(|(url, ttl)| Hint::start(url, *ttl)).transpose()?;
     let conductor = Conductor {
         topics: watch::Sender::new(wanted.with(&[])),
         wanted,
         handlers_seen: None,
         aftercare: wake_aftercare,
+        hint,
         kafka,
         pool,
         standby: Some(Arc::new(standby)),
@@ -233,6 +237,7 @@ struct Conductor {
     handlers_seen: Option<Instant>,
     /// Looks after dead letters.
     aftercare: Arc<Notify>,
+    hint: Option<Hint>,
     kafka: Arc<Kafka>,
     pool: deadpool_postgres::Pool,
     standby: Option<Arc<Session>>,
@@ -449,6 +454,7 @@ impl Conductor {
             gate: self.settings.gate.clone(),
             start: self.settings.start,
             progress: self.progress.clone(),
+            hint: self.hint.clone(),
             doubt: led.doubt.clone(),
             stop: led.stop.clone(),
         };

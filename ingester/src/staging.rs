@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 use ledger::amount::Amount;
 use ledger::contract::{Checksum, STAGING_COLUMNS, StagedRow, record_fingerprint, row_digest};
-use ledger::event::{Change, EventHead, decode_balance_event};
+use ledger::event::{Change, EventHead, decode_balance_event, decode_domain_event};
 use ledger::identity::PayloadHash;
 use ledger::verdict::DeadReason;
 
@@ -321,6 +321,21 @@ impl Batch {
             content: Content::Balance(finish(&rows, &digests)),
             last_record: Some(mark.fingerprint),
         }
+    }
+
+    /// What other services may know of the records, by the event type of their topic.
+    pub fn hint_keys(&self, topic: &str) -> Vec<String> {
+        let mut changes = Vec::new();
+        let heads = self.marks.iter().filter_map(|mark| {
+            let payload = self.bytes_of(&mark.payload);
+            match self.kind {
+                Kind::Balance => decode_balance_event(payload, &mut changes).ok(),
+                Kind::Domain => decode_domain_event(payload, topic).ok(),
+            }
+        });
+        heads
+            .map(|head| crate::hint::key(head.source.as_deref(), &head.event_id))
+            .collect()
     }
 
     pub fn kind(&self) -> Kind {

@@ -20,7 +20,11 @@ fn every_dependency_is_named_in_its_room_only() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (dependency, package, room) in [
         ("rdkafka::", "ingester/src", "ingester/src/{source,outlet}"),
-        ("redis::", "ingester/src", "ingester/src/commands/check"),
+        (
+            "redis::",
+            "ingester/src",
+            "ingester/src/{hint,commands/check}",
+        ),
         ("openssl::ssl", "ingester/src", "ingester/src/db"),
         ("refinery::", "ingester/src", "ingester/src/schema"),
         (

@@ -6,6 +6,7 @@ pub mod compare;
 pub mod database;
 pub mod dead_letters;
 pub mod event;
+pub mod families;
 pub mod garbage;
 pub mod ingester;
 pub mod json;

@@ -5,6 +5,7 @@ mod bank;
 mod conformance;
 mod crashes;
 mod domain;
+mod families;
 mod fence;
 mod harness;
 mod service;

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use proofs::compare::Accounts;
 use proofs::database::{Database, connect, migrate};
 use proofs::rng::seed;
-use proofs::scene::Scene;
+use proofs::scene::{STALL, Scene, assert_mixed};
 use proofs::stack::{Stack, sluice_command, unique};
 use proofs::wait::wait_until;
-use proofs::workload::Workload;
+use proofs::workload::{Workload, credit};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Runs `sluice`, which must end by itself, and not well.
 async fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
@@ -427,4 +428,77 @@ fn what_proves_the_product_shares_no_code_with_it() {
             .all(|product| !dependencies.contains(product)),
         "{dependencies:?}"
     );
+}
+
+fn redis(url: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new("redis-cli")
+        .args(["-u", url])
+        .args(arguments)
+        .output()
+        .expect("redis-cli");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Its marks are written after the fact and never read, so nothing that it does can matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_may_lie_hang_forget_or_be_away() {
+    let scene = Scene::new(2).await;
+    let url = std::env::var("REDIS_URL").expect("run make test");
+    let pid = std::fs::read_to_string(scene.stack.dir.join("redis.pid")).expect("Redis runs");
+    let pid = Pid::from_raw(pid.trim().parse().expect("a number")).expect("a process id");
+    let workload = Workload::new(seed());
+    // It says that every event was processed already, which the database never saw.
+    let lies = workload.stream(0).take(500).filter_map(|message| {
+        let payload = String::from_utf8(message.payload?).ok()?;
+        let id = payload
+            .split("\"eventId\":\"")
+            .nth(1)?
+            .split('"')
+            .next()?
+            .to_owned();
+        Some(format!("processed:{id}"))
+    });
+    let lies: Vec<String> = lies.collect();
+    assert!(lies.len() > 100);
+    for lie in &lies {
+        redis(&url, &["SET", lie, "1"]);
+    }
+    let feed = scene.feed(&workload, 2_000);
+    let settings = [("REDIS_URL", url.as_str()), ("IDEMPOTENCY_TTL", "600")];
+    let mut ingester = scene.ingester_with(&settings);
+    let beyond = async |records: i64| {
+        let committed = scene.committed().await;
+        scene.committed_beyond(committed + records).await;
+    };
+    beyond(1_000).await;
+    kill_process(pid, Signal::STOP).expect("Redis can be frozen");
+    beyond(3_000).await;
+    kill_process(pid, Signal::CONT).expect("Redis goes on");
+    redis(&url, &["FLUSHALL"]);
+    beyond(1_000).await;
+    scene.stack.control(&["redis-stop"]).await;
+    beyond(3_000).await;
+    scene.stack.control(&["redis-start"]).await;
+    wait_until("Redis to be marked again", STALL, async || {
+        redis(&url, &["DBSIZE"])
+            .parse::<i64>()
+            .is_ok_and(|size| size > 0)
+    })
+    .await;
+    feed.stop().await;
+    assert_mixed(&scene.verify(Accounts::OfOnePartition).await);
+    let log = ingester.log();
+    assert!(log.contains("REDIS_URL: events are not marked as processed, going on without"));
+    assert!(log.contains("Redis is back"));
+
+    scene
+        .kafka()
+        .produce(&scene.topic, 0, [credit("a mark", 1, "1")]);
+    wait_until("the mark of an event", STALL, async || {
+        redis(&url, &["TTL", "processed:a mark"])
+            .parse::<i64>()
+            .is_ok_and(|ttl| (1..=600).contains(&ttl))
+    })
+    .await;
+    ingester.stop().await;
 }
