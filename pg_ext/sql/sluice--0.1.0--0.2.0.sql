@@ -162,7 +162,7 @@ COMMENT ON TYPE sluice.replayed IS 'What a dead letter became, or would become. 
 
 CREATE FUNCTION sluice.replay_letters(topic text, partition integer, ids bigint[], payload bytea)
 RETURNS TABLE (id bigint, kafka_offset bigint, verdict text, reason text, message text)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'replay_letters_wrapper';
 COMMENT ON FUNCTION sluice.replay_letters(text, integer, bigint[], bytea) IS
@@ -171,7 +171,7 @@ COMMENT ON FUNCTION sluice.replay_letters(text, integer, bigint[], bytea) IS
 CREATE FUNCTION sluice.find_dead_letters(
     ids bigint[], topic text, error_code text, key bytea, since timestamptz, until timestamptz, max_rows integer)
 RETURNS SETOF sluice.replayed
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -365,7 +365,7 @@ COMMENT ON TYPE sluice.corrected IS 'One change of a manual correction, as it st
 
 CREATE FUNCTION sluice.correct_balances(payload text, why text)
 RETURNS TABLE (partition_id integer, kafka_offset bigint)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'correct_balances_wrapper';
 COMMENT ON FUNCTION sluice.correct_balances(text, text) IS
