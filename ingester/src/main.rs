@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
-use sluice::commands::{check, migrate};
+use sluice::commands::{check, migrate, write_line};
 use sluice::config::{DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, without_empty_variables};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -124,7 +124,10 @@ async fn execute(command: Command) -> ExitCode {
             Err(line) => fail(1, &line),
         },
         Command::Events { command } => match events::events(&command) {
-            Ok(text) => print(&text),
+            Ok(text) => match write_line(&text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(line) => fail(1, &line),
+            },
             Err(line) => fail(BAD_SETTING, &line),
         },
         Command::Migrate { database } => match migrate::migrate(&database).await {
@@ -208,13 +211,6 @@ fn log(args: &LogArgs) -> Result<(), String> {
         builder.json().flatten_event(true).init()
     }
     Ok(())
-}
-
-/// To stdout; a reader that has enough, as `head`, is no failure.
-fn print(text: &str) -> ExitCode {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
-    ExitCode::SUCCESS
 }
 
 fn fail(status: u8, line: &str) -> ExitCode {

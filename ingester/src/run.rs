@@ -34,7 +34,7 @@ const MISSING_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the database is asked for new handlers.
 const HANDLERS_INTERVAL: Duration = Duration::from_secs(4);
 /// How often group offsets are committed, as a hint.
-const HINT_INTERVAL: Duration = Duration::from_secs(1);
+const GROUP_OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a busy instance says how it goes.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long stopping may take in all.
@@ -237,6 +237,7 @@ struct Conductor {
     handlers_seen: Option<Instant>,
     /// Looks after dead letters.
     aftercare: Arc<Notify>,
+    /// Marks processed events in Redis.
     hint: Option<Hint>,
     kafka: Arc<Kafka>,
     pool: deadpool_postgres::Pool,
@@ -262,7 +263,7 @@ impl Conductor {
         ));
         let mut polls = tokio::time::interval(self.settings.standby_poll);
         polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut hints = tokio::time::interval(HINT_INTERVAL);
+        let mut group_offsets = tokio::time::interval(GROUP_OFFSETS_INTERVAL);
         let mut reports = tokio::time::interval(REPORT_INTERVAL);
         let mut reported = 0;
         loop {
@@ -273,7 +274,7 @@ impl Conductor {
                 Some((topic, count)) = told.recv() => self.topic_told(topic, count),
                 Some(()) = woken.recv() => self.round_unless(&shutdown).await,
                 _ = polls.tick() => self.round_unless(&shutdown).await,
-                _ = hints.tick() => self.hint(),
+                _ = group_offsets.tick() => self.commit_group_offsets(),
                 _ = reports.tick() => {
                     let records = self.progress.records();
                     if records > reported {
@@ -565,7 +566,7 @@ impl Conductor {
         }
     }
 
-    fn hint(&self) {
+    fn commit_group_offsets(&self) {
         let moved = self.progress.take_moved();
         if !moved.is_empty() {
             self.kafka.commit_hint(&moved);

@@ -1,6 +1,6 @@
 //! `sluice dlq`: the dead letters, for people: look, replay, discard, export.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use crate::commands::write_line;
 use crate::config::DatabaseArgs;
 use crate::error::describe;
 
@@ -256,7 +257,7 @@ async fn show(client: &Client, id: i64) -> Result<(), String> {
         };
         table.add_row([name.clone(), text]);
     }
-    write(&table.trim_fmt())?;
+    write_line(&table.trim_fmt())?;
     let actions =
         "SELECT acted_at, action, by_user, why, verdict, reason, payload IS NOT NULL AS corrected
         FROM ledger.dead_letter_actions WHERE dead_letter_id = $1 ORDER BY id";
@@ -264,7 +265,7 @@ async fn show(client: &Client, id: i64) -> Result<(), String> {
     if actions.is_empty() {
         return Ok(());
     }
-    write("")?;
+    write_line("")?;
     print(&actions, Output::Table)
 }
 
@@ -310,8 +311,8 @@ async fn rows(
 
 fn print(rows: &[Value], output: Output) -> Result<(), String> {
     match output {
-        Output::Json => write(&serde_json::to_string_pretty(rows).unwrap_or_default()),
-        Output::Jsonl => rows.iter().try_for_each(|row| write(&row.to_string())),
+        Output::Json => write_line(&serde_json::to_string_pretty(rows).unwrap_or_default()),
+        Output::Jsonl => rows.iter().try_for_each(|row| write_line(&row.to_string())),
         Output::Table => {
             let Some(Value::Object(first)) = rows.first() else {
                 eprintln!("no dead letters");
@@ -322,7 +323,7 @@ fn print(rows: &[Value], output: Output) -> Result<(), String> {
             for row in rows.iter().filter_map(Value::as_object) {
                 table.add_row(row.values().map(cell));
             }
-            write(&table.trim_fmt())
+            write_line(&table.trim_fmt())
         }
     }
 }
@@ -356,13 +357,5 @@ fn readable(value: &Value) -> String {
     match String::from_utf8(bytes) {
         Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text,
         _ => format!("base64 {base64}"),
-    }
-}
-
-/// A reader that has enough, as `head`, is no failure.
-fn write(text: &str) -> Result<(), String> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
-        _ => Ok(()),
     }
 }

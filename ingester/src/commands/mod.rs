@@ -4,3 +4,13 @@ pub mod check;
 pub mod dlq;
 pub mod events;
 pub mod migrate;
+
+use std::io::{ErrorKind, Write};
+
+/// A line to stdout; a reader that has enough, as `head`, is no failure.
+pub fn write_line(text: &str) -> Result<(), String> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
