@@ -171,6 +171,7 @@ fn staged(events: &[Event], from_offset: i64) -> Batch {
             kafka_offset,
             change_no: 0,
             event_id: Some(event.id.as_bytes()),
+            source: None,
             identity: Some(event.identity),
             payload_hash: Some(event.payload_hash),
             change: Some(event.change),
@@ -181,7 +182,7 @@ fn staged(events: &[Event], from_offset: i64) -> Batch {
         copy.int8(kafka_offset);
         copy.int2(0);
         staged_event(&mut copy, event);
-        for _dead_record_column in 10..contract::STAGING_COLUMNS.len() {
+        for _unused_column in 10..contract::STAGING_COLUMNS.len() {
             copy.null();
         }
     }

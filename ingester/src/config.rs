@@ -60,6 +60,9 @@ pub struct KafkaArgs {
     /// Topic that each dead letter is produced to; empty: none
     #[arg(long, env = "DLQ_TOPIC", default_value = "db-writer.dlq")]
     dlq_topic: String,
+    /// Topic that the verdict of each event is produced to; default: none
+    #[arg(long, env = "RESULTS_TOPIC", default_value = "")]
+    results_topic: String,
 }
 
 /// Where processed events are marked.
@@ -166,6 +169,7 @@ pub struct KafkaSettings {
     /// `None`: those of the registered handlers.
     pub event_topics: Option<Vec<String>>,
     pub dlq_topic: Option<String>,
+    pub results_topic: Option<String>,
     /// librdkafka properties from `KAFKA_…`, with the name of the variable.
     pub properties: BTreeMap<String, (String, String)>,
 }
@@ -339,6 +343,23 @@ impl KafkaArgs {
                 format!("{topic} is one of BALANCE_TOPICS: a topic is one or the other"),
             ));
         }
+        let written = |setting, list| -> Result<Option<String>, BadSetting> {
+            let mut topics = topics(setting, list)?;
+            let topic = topics.pop();
+            if !topics.is_empty() {
+                return Err(bad(setting, "must be one topic"));
+            }
+            let read = balance_topics.iter().chain(event_topics.iter().flatten());
+            match read.into_iter().find(|read| Some(*read) == topic.as_ref()) {
+                Some(topic) => Err(bad(
+                    setting,
+                    format!("{topic} is read, too: what is produced would come back"),
+                )),
+                None => Ok(topic),
+            }
+        };
+        let dlq_topic = written("DLQ_TOPIC", &self.dlq_topic)?;
+        let results_topic = written("RESULTS_TOPIC", &self.results_topic)?;
         let mut properties = BTreeMap::new();
         for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
             let property = name["KAFKA_".len()..].to_lowercase().replace('_', ".");
@@ -368,7 +389,8 @@ impl KafkaArgs {
             group_id,
             balance_topics,
             event_topics,
-            dlq_topic: topics("DLQ_TOPIC", &self.dlq_topic)?.into_iter().next(),
+            dlq_topic,
+            results_topic,
             properties,
         })
     }

@@ -16,6 +16,7 @@ pub mod lease;
 pub mod outlet;
 pub mod partition;
 pub mod progress;
+pub mod results;
 pub mod run;
 pub mod schema;
 pub mod share;

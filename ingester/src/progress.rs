@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::partition::Partition;
 
 #[derive(Default)]
 pub struct Progress {
     moved: Mutex<HashMap<Partition, i64>>,
     records: AtomicU64,
+    wake: Notify,
 }
 
 impl Progress {
@@ -19,6 +22,12 @@ impl Progress {
             .lock()
             .expect("no panic while held")
             .insert(partition.clone(), next_offset);
+        self.wake.notify_one();
+    }
+
+    /// Waits for something to be committed since the last call.
+    pub async fn moved(&self) {
+        self.wake.notified().await;
     }
 
     /// Offsets that moved since the last call.

@@ -22,6 +22,7 @@ use crate::lease::{Acquired, Held, Leadership, Session};
 use crate::outlet::Outlet;
 use crate::partition::Partition;
 use crate::progress::Progress;
+use crate::results::Results;
 use crate::schema;
 use crate::share;
 use crate::source::Kafka;
@@ -108,15 +109,26 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         settings.renew_interval,
         leases.clone(),
     ));
+    let outlet = |topic: &Option<String>| {
+        let topic = topic.as_ref();
+        topic
+            .map(|topic| Outlet::new(&settings.kafka, topic))
+            .transpose()
+    };
+    let progress = Arc::<Progress>::default();
+    let results = outlet(&settings.kafka.results_topic)?.map(|outlet| {
+        let results = Results {
+            pool: pool.clone(),
+            outlet,
+            progress: progress.clone(),
+        };
+        let led = leases.clone();
+        AbortOnDropHandle::new(tokio::spawn(results.run(move || led.all())))
+    });
     let aftercare = Aftercare {
         pool: pool.clone(),
         retry: settings.retry.clone(),
-        outlet: settings
-            .kafka
-            .dlq_topic
-            .as_ref()
-            .map(|topic| Outlet::new(&settings.kafka, topic))
-            .transpose()?,
+        outlet: outlet(&settings.kafka.dlq_topic)?,
         wake: Arc::default(),
     };
     let wake_aftercare = aftercare.wake.clone();
@@ -139,7 +151,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         lanes: HashMap::new(),
         running: JoinSet::new(),
         counts: BTreeMap::new(),
-        progress: Arc::default(),
+        progress,
         said: HashMap::new(),
         settings,
     };
@@ -147,7 +159,16 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         () = conductor.conduct(woken, shutdown) => Ok(()),
         // It never ends by itself: without renewals no lease would last.
         ended = aftercare => Err(format!("looking after dead letters has failed: {ended:?}")),
+        ended = ended(results) => Err(format!("producing results has failed: {ended:?}")),
         ended = &mut renewals => Err(format!("renewing leases has failed: {ended:?}")),
+    }
+}
+
+/// Waits for a task that there may not be.
+async fn ended(task: Option<AbortOnDropHandle<()>>) -> Result<(), tokio::task::JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
     }
 }
 

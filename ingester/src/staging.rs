@@ -172,6 +172,7 @@ impl Batch {
                 &DeadRow {
                     offset: record.offset,
                     event_id: defect.event_id.as_deref(),
+                    source: defect.source.as_deref(),
                     reason: defect.reason,
                     message: &defect.detail,
                     attempts: 1,
@@ -192,6 +193,7 @@ impl Batch {
     fn push_event(&mut self, record: &Record<'_>, head: &EventHead<'_>, changes: &[Change]) {
         let identity = head.identity();
         let payload_hash = PayloadHash::of(record.payload.unwrap_or_default());
+        let source = head.source.as_deref().map(str::as_bytes);
         let rows = &mut self.rows;
         for (change_no, change) in changes.iter().enumerate() {
             rows.put_i16(STAGING_COLUMNS.len() as i16);
@@ -205,13 +207,15 @@ impl Batch {
             put_bytes(rows, Some(change.key.currency.as_str().as_bytes()));
             put_amount(rows, change.available_delta);
             put_amount(rows, change.frozen_delta);
-            for _ in 10..STAGING_COLUMNS.len() {
+            for _ in 10..16 {
                 rows.put_i32(NULL);
             }
+            put_bytes(rows, source);
             self.digests.push(row_digest(&StagedRow {
                 kafka_offset: record.offset,
                 change_no: change_no as i16,
                 event_id: Some(head.event_id.as_bytes()),
+                source,
                 identity: Some(identity),
                 payload_hash: Some(payload_hash),
                 change: Some(*change),
@@ -296,16 +300,17 @@ impl Batch {
     pub fn dead_slice(&self, index: usize, message: &str, attempts: i32) -> Slice<'_> {
         let mark = &self.marks[index];
         let payload = self.bytes_of(&mark.payload);
-        let event_id = decode_balance_event(payload, &mut Vec::new())
-            .ok()
-            .map(|head| head.event_id.into_owned());
+        let mut changes = Vec::new();
+        let head = decode_balance_event(payload, &mut changes).ok();
+        let head = head.as_ref();
         let (mut rows, mut digests) = (BytesMut::new(), Vec::new());
         push_dead(
             &mut rows,
             &mut digests,
             &DeadRow {
                 offset: mark.offset,
-                event_id: event_id.as_deref(),
+                event_id: head.map(|head| &*head.event_id),
+                source: head.and_then(|head| head.source.as_deref()),
                 reason: DeadReason::ApplyFailed,
                 message,
                 attempts,
@@ -375,6 +380,7 @@ fn finish(rows: &[u8], digests: &[u64]) -> Rows {
 struct DeadRow<'a> {
     offset: i64,
     event_id: Option<&'a str>,
+    source: Option<&'a str>,
     reason: DeadReason,
     message: &'a str,
     attempts: i32,
@@ -397,10 +403,12 @@ fn push_dead(rows: &mut BytesMut, digests: &mut Vec<u64>, dead: &DeadRow<'_>) {
     put_bytes(rows, dead.key);
     put_bytes(rows, dead.payload);
     put_bytes(rows, dead.headers.map(str::as_bytes));
+    put_bytes(rows, dead.source.map(str::as_bytes));
     digests.push(row_digest(&StagedRow {
         kafka_offset: dead.offset,
         change_no: 0,
         event_id: dead.event_id.map(str::as_bytes),
+        source: dead.source.map(str::as_bytes),
         identity: None,
         payload_hash: None,
         change: None,

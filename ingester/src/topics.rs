@@ -70,6 +70,7 @@ mod tests {
             balance_topics: vec!["b".into()],
             event_topics: events.map(|names| names.iter().map(|name| (*name).into()).collect()),
             dlq_topic: None,
+            results_topic: None,
             properties: BTreeMap::new(),
         };
         let registered: Vec<String> = registered.iter().map(|name| (*name).into()).collect();

@@ -21,7 +21,7 @@ pub const MAX_BATCH_BYTES: usize = 256 << 20;
 /// The table that batches are copied into.
 pub const STAGING_TABLE: &str = "ledger.staging_balance_changes";
 /// Its columns, in the order of the COPY.
-pub const STAGING_COLUMNS: [&str; 16] = [
+pub const STAGING_COLUMNS: [&str; 17] = [
     "kafka_offset",
     "change_no",
     "event_id",
@@ -38,6 +38,7 @@ pub const STAGING_COLUMNS: [&str; 16] = [
     "key",
     "payload",
     "headers",
+    "source",
 ];
 /// The NOTIFY channel on which a released partition is announced, as `topic/partition`.
 pub const RELEASED_CHANNEL: &str = "sluice_partition_released";
@@ -72,6 +73,8 @@ pub struct StagedRow<'a> {
     pub change_no: i16,
     /// The event id, if it could be read.
     pub event_id: Option<&'a [u8]>,
+    /// Who sent the event, if it could be read and says so.
+    pub source: Option<&'a [u8]>,
     /// The event's identity.
     pub identity: Option<Identity>,
     /// The hash of the record's payload.
@@ -85,7 +88,7 @@ pub struct StagedRow<'a> {
 }
 
 /// Bytes that [`row_digest`] hashes: all fixed columns, and 8 for each variable one.
-const DIGESTED_BYTES: usize = 8 + 2 + 1 + 16 + 16 + 8 + 4 + Currency::MAX_BYTES + 16 + 16 + 3 * 8;
+const DIGESTED_BYTES: usize = 8 + 2 + 1 + 16 + 16 + 8 + 4 + Currency::MAX_BYTES + 16 + 16 + 4 * 8;
 
 /// A digest of everything in a staged row: the same on every machine and in every build.
 pub fn row_digest(row: &StagedRow<'_>) -> u64 {
@@ -101,7 +104,8 @@ pub fn row_digest(row: &StagedRow<'_>) -> u64 {
         | u8::from(row.payload_hash.is_some()) << 2
         | u8::from(row.change.is_some()) << 3
         | u8::from(row.error_code.is_some()) << 4
-        | u8::from(row.payload.is_some()) << 5]);
+        | u8::from(row.payload.is_some()) << 5
+        | u8::from(row.source.is_some()) << 6]);
     if let Some(identity) = &row.identity {
         bytes.put(identity.as_bytes());
     }
@@ -115,7 +119,7 @@ pub fn row_digest(row: &StagedRow<'_>) -> u64 {
         bytes.put(&change.available_delta.units().to_le_bytes());
         bytes.put(&change.frozen_delta.units().to_le_bytes());
     }
-    for variable in [row.event_id, row.error_code, row.payload]
+    for variable in [row.event_id, row.source, row.error_code, row.payload]
         .into_iter()
         .flatten()
     {

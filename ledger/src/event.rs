@@ -53,6 +53,8 @@ pub struct Defect {
     pub detail: String,
     /// The event id, if the text was JSON and had a usable one.
     pub event_id: Option<String>,
+    /// The source, likewise.
+    pub source: Option<String>,
 }
 
 impl fmt::Display for Defect {
@@ -109,7 +111,6 @@ fn decode<'a>(
         return Err(defect(
             DeadReason::EmptyPayload,
             "The record has no payload.".into(),
-            None,
         ));
     }
     let is_balance = changes.is_some();
@@ -121,16 +122,17 @@ fn decode<'a>(
         Err(malformed) => Err(defect(
             DeadReason::MalformedJson,
             format!("The payload is not acceptable JSON: {malformed}."),
-            None,
         )),
     }
 }
 
-fn defect(reason: DeadReason, detail: String, event_id: Option<String>) -> Defect {
+/// Of a record that names no event.
+fn defect(reason: DeadReason, detail: String) -> Defect {
     Defect {
         reason,
         detail,
-        event_id,
+        event_id: None,
+        source: None,
     }
 }
 
@@ -561,7 +563,12 @@ impl<'a, 'c> Decoder<'a, 'c> {
                 timestamp_us: self.timestamp_us,
             });
         };
-        Err(defect(reason, detail, event_id.map(Cow::into_owned)))
+        Err(Defect {
+            reason,
+            detail,
+            event_id: event_id.map(Cow::into_owned),
+            source: self.source.map(Cow::into_owned),
+        })
     }
 
     /// Gives changes without an account or a shard of their own those of `data`.

@@ -25,6 +25,7 @@ fn row() -> StagedRow<'static> {
         kafka_offset: 7,
         change_no: 0,
         event_id: Some(b"a"),
+        source: None,
         identity: Some(Identity::of(None, "a")),
         payload_hash: Some(PayloadHash::of(b"p")),
         change: Some(change()),
@@ -82,6 +83,10 @@ fn every_column_counts() {
     });
     rows.push(StagedRow {
         event_id: Some(b""),
+        ..row()
+    });
+    rows.push(StagedRow {
+        source: Some(b"a"),
         ..row()
     });
     rows.push(StagedRow {

@@ -1,7 +1,7 @@
 //! The balances that a batch touches: locked in key order, folded in memory, written once.
 
 use ledger::account::AccountKey;
-use ledger::fold::{Balance, Leg};
+use ledger::fold::Balance;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 
@@ -11,21 +11,26 @@ use crate::identities::Ownership;
 use crate::leader::run;
 use crate::pg::balances::{Balances, LockedRow};
 use crate::pg::capture::Staged;
+use crate::pg::log::Place;
 
 // In key order, so that two partitions that open the same accounts cannot deadlock: the
 // later one fails on the primary key, and its batch is tried again.
 const INSERT: &str = "
-    INSERT INTO ledger.account_balances (account_id, shard_id, currency_code, available, frozen, updated_msec)
-    SELECT u.account_id, u.shard_id, u.currency_code, u.available::numeric, u.frozen::numeric, $6
-    FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[])
-        AS u (account_id, shard_id, currency_code, available, frozen)";
+    INSERT INTO ledger.account_balances (
+        account_id, shard_id, currency_code, available, frozen, updated_msec,
+        last_partition_id, last_offset, last_change_no)
+    SELECT u.account_id, u.shard_id, u.currency_code, u.available::numeric, u.frozen::numeric, $9,
+        u.last_partition_id, u.last_offset, u.last_change_no
+    FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::smallint[])
+        AS u (account_id, shard_id, currency_code, available, frozen, last_partition_id, last_offset, last_change_no)";
 
 // Only for a table with triggers, which PostgreSQL fires for statements.
 const UPDATE: &str = "
     UPDATE ledger.account_balances b
-    SET available = u.available::numeric, frozen = u.frozen::numeric, updated_msec = $6
-    FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[])
-        AS u (account_id, shard_id, currency_code, available, frozen)
+    SET available = u.available::numeric, frozen = u.frozen::numeric, updated_msec = $9,
+        last_partition_id = u.last_partition_id, last_offset = u.last_offset, last_change_no = u.last_change_no
+    FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::smallint[])
+        AS u (account_id, shard_id, currency_code, available, frozen, last_partition_id, last_offset, last_change_no)
     WHERE b.account_id = u.account_id AND b.shard_id = u.shard_id AND b.currency_code = u.currency_code";
 
 /// All balances of a batch, by slot in key order.
@@ -33,7 +38,8 @@ pub struct Accounts {
     keys: Vec<AccountKey>,
     rows: Vec<Option<LockedRow>>,
     book: Vec<Balance>,
-    touched: Vec<bool>,
+    /// The last change of each balance that this batch changes.
+    changed: Vec<Option<Place>>,
     table: Balances,
 }
 
@@ -62,7 +68,7 @@ impl Accounts {
             .map(|row: &Option<LockedRow>| row.map_or_else(Balance::default, |row| row.balance))
             .collect();
         Self {
-            touched: vec![false; wanted.len()],
+            changed: vec![None; wanted.len()],
             keys: wanted,
             rows,
             book,
@@ -80,29 +86,35 @@ impl Accounts {
         &mut self.book
     }
 
-    pub fn touch(&mut self, legs: &[Leg]) {
-        for leg in legs {
-            self.touched[leg.slot as usize] = true;
-        }
+    /// Where the log has the last applied change of a balance.
+    pub fn last_change(&self, slot: u32) -> Option<Place> {
+        let slot = slot as usize;
+        self.changed[slot].or(self.rows[slot].and_then(|row| row.last_change))
     }
 
-    /// Writes every touched balance once; answers how many rows were updated and inserted.
+    pub fn changed(&mut self, slot: u32, last_change: Place) {
+        self.changed[slot as usize] = Some(last_change);
+    }
+
+    /// Writes every changed balance once; answers how many rows were updated and inserted.
     pub fn write(mut self, client: &mut SpiClient<'_>, updated_msec: i64) -> (i64, i64) {
         let with_triggers = self.table.has_triggers();
         let mut updates = Columns::default();
         let mut inserts = Columns::default();
         let mut updated = 0;
-        for slot in (0..self.keys.len()).filter(|slot| self.touched[*slot]) {
+        for (slot, place) in self.changed.iter().enumerate() {
+            let Some(place) = *place else { continue };
+            let (key, balance) = (&self.keys[slot], self.book[slot]);
             match &self.rows[slot] {
-                Some(_) if with_triggers => updates.push(&self.keys[slot], self.book[slot]),
+                Some(_) if with_triggers => updates.push(key, balance, place),
                 Some(row) => {
-                    self.table.update(row, self.book[slot], updated_msec);
+                    self.table.update(row, balance, place, updated_msec);
                     updated += 1;
                     if updated % 256 == 0 {
                         pgrx::check_for_interrupts!();
                     }
                 }
-                None => inserts.push(&self.keys[slot], self.book[slot]),
+                None => inserts.push(key, balance, place),
             }
         }
         updated += updates.write(client, UPDATE, updated_msec);
@@ -116,7 +128,7 @@ impl Accounts {
 
     /// A trigger may look, but not change what the log says, or skip it.
     fn check_written(&mut self) {
-        for slot in (0..self.keys.len()).filter(|slot| self.touched[*slot]) {
+        for slot in (0..self.keys.len()).filter(|slot| self.changed[*slot].is_some()) {
             let written = self.table.lock(&self.keys[slot]).map(|row| row.balance);
             if written != Some(self.book[slot]) {
                 let key = &self.keys[slot];
@@ -142,15 +154,21 @@ struct Columns {
     currencies: Vec<String>,
     available: Vec<String>,
     frozen: Vec<String>,
+    last_partition_ids: Vec<i32>,
+    last_offsets: Vec<i64>,
+    last_change_nos: Vec<i16>,
 }
 
 impl Columns {
-    fn push(&mut self, key: &AccountKey, balance: Balance) {
+    fn push(&mut self, key: &AccountKey, balance: Balance, last_change: Place) {
         self.account_ids.push(key.account_id);
         self.shard_ids.push(key.shard_id);
         self.currencies.push(key.currency.as_str().to_owned());
         self.available.push(balance.available.to_string());
         self.frozen.push(balance.frozen.to_string());
+        self.last_partition_ids.push(last_change.partition_id);
+        self.last_offsets.push(last_change.kafka_offset);
+        self.last_change_nos.push(last_change.change_no);
     }
 
     fn write(self, client: &mut SpiClient<'_>, statement: &str, updated_msec: i64) -> i64 {
@@ -164,6 +182,9 @@ impl Columns {
             self.currencies.into(),
             self.available.into(),
             self.frozen.into(),
+            self.last_partition_ids.into(),
+            self.last_offsets.into(),
+            self.last_change_nos.into(),
             updated_msec.into(),
         ];
         let written = run(client, statement, &args) as i64;

@@ -19,9 +19,9 @@ use crate::accounts::Accounts;
 use crate::error::raise;
 use crate::fence::{self, Fence, Fenced, Span};
 use crate::identities::Ownership;
-use crate::outcome::{DeadLetters, Holes, Verdicts};
+use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
 use crate::pg::capture::{self, DeadRow, Row, Staged};
-use crate::pg::log::{Log, LogRow};
+use crate::pg::log::{Log, LogRow, Place};
 use crate::pg::session;
 
 /// The arguments of `sluice.apply_balance_batch`.
@@ -142,6 +142,7 @@ fn decide(
 pub struct Decodable {
     pub offset: i64,
     pub event_id: String,
+    pub source: Option<String>,
     pub identity: Identity,
     pub payload_hash: PayloadHash,
     pub changes: Vec<Change>,
@@ -152,13 +153,18 @@ pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decoda
     let mut staged = Staged::default();
     let mut records = Vec::new();
     for event in events {
-        let (first_row, first_byte) = (staged.rows.len(), staged.bytes.len());
-        staged.bytes.extend_from_slice(event.event_id.as_bytes());
+        let first_row = staged.rows.len();
+        let event_id = staged.keep(event.event_id.as_bytes());
+        let source = event
+            .source
+            .as_ref()
+            .map(|source| staged.keep(source.as_bytes()));
         for (change_no, change) in event.changes.iter().enumerate() {
             staged.rows.push(Row {
                 kafka_offset: event.offset,
                 change_no: change_no as i16,
-                event_id: Some(first_byte..staged.bytes.len()),
+                event_id: Some(event_id.clone()),
+                source: source.clone(),
                 identity: Some(event.identity),
                 payload_hash: Some(event.payload_hash),
                 change: Some(*change),
@@ -288,12 +294,9 @@ impl Fold {
             let claim = ownership.of(index);
             if claim == fold::Claim::Duplicate {
                 self.counts.duplicates += 1;
-                self.verdicts.push(
-                    record.offset,
-                    text(staged, &rows[0].event_id),
-                    Verdict::Duplicate.as_str(),
-                    None,
-                );
+                let verdict = Verdict::Duplicate.as_str();
+                self.verdicts
+                    .push(record.offset, event_name(staged, &rows[0]), verdict, None);
                 continue;
             }
             legs.clear();
@@ -305,27 +308,33 @@ impl Fold {
             let verdict = fold::apply_event(accounts.book(), &legs, claim, &mut after);
             let reject_reason = verdict.err().map(|reason| reason.as_str());
             match reject_reason {
-                None => {
-                    self.counts.applied += 1;
-                    accounts.touch(&legs);
-                }
+                None => self.counts.applied += 1,
                 Some(_) => {
                     self.counts.rejected += 1;
                     self.counts.error_rows += rows.len() as i64;
                 }
             }
-            for (row, after) in rows.iter().zip(&after) {
+            for ((row, leg), after) in rows.iter().zip(&legs).zip(&after) {
                 let (Some(change), Some(event_id)) = (row.change, &row.event_id) else {
                     continue;
                 };
-                log.append(&LogRow {
+                let place = Place {
+                    partition_id: log.partition_id(),
                     kafka_offset: record.offset,
                     change_no: row.change_no,
+                };
+                log.append(&LogRow {
+                    place,
                     event_id: staged.slice(event_id),
+                    source: row.source.as_ref().map(|source| staged.slice(source)),
                     change,
                     after: *after,
                     reject_reason,
+                    previous: accounts.last_change(leg.slot),
                 });
+                if reject_reason.is_none() {
+                    accounts.changed(leg.slot, place);
+                }
             }
             logged += rows.len() as i64;
         }
@@ -335,17 +344,17 @@ impl Fold {
     fn bury(&mut self, staged: &Staged, record: &Record, row: &Row, dead: &DeadRow) {
         let string = |range| String::from_utf8_lossy(staged.slice(range)).into_owned();
         let bytes = |range: &Option<_>| range.as_ref().map(|range| staged.slice(range).to_vec());
-        let event_id = text(staged, &row.event_id);
+        let event = event_name(staged, row);
         let code = string(&dead.error_code);
         self.counts.dead += 1;
         self.verdicts.push(
             record.offset,
-            event_id.clone(),
+            event.clone(),
             Verdict::Dead.as_str(),
             Some(code.clone()),
         );
         self.letters.offsets.push(record.offset);
-        self.letters.event_ids.push(event_id);
+        self.letters.event_ids.push(event.event_id);
         self.letters.codes.push(code);
         self.letters.messages.push(string(&dead.error_message));
         self.letters.attempts.push(dead.attempts);
@@ -356,10 +365,12 @@ impl Fold {
     }
 }
 
-fn text(staged: &Staged, range: &Option<std::ops::Range<usize>>) -> Option<String> {
-    range
-        .as_ref()
-        .map(|range| String::from_utf8_lossy(staged.slice(range)).into_owned())
+fn event_name(staged: &Staged, row: &Row) -> EventName {
+    let text = |range| String::from_utf8_lossy(staged.slice(range)).into_owned();
+    EventName {
+        event_id: row.event_id.as_ref().map(text),
+        source: row.source.as_ref().map(text),
+    }
 }
 
 /// The keys that a batch touches, for the accounts that it must lock.

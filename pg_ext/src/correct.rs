@@ -1,6 +1,8 @@
 //! Manual corrections: a balance event by an admin, on a partition of its own, with a log
 //! and a verdict like any other.
 
+use std::borrow::Cow;
+
 use ledger::event::decode_balance_event;
 use ledger::identity::PayloadHash;
 use pgrx::PgSqlErrorCode as Code;
@@ -54,6 +56,7 @@ pub fn correct(payload: &str, why: &str) -> (i32, i64) {
             identity: head.identity(),
             payload_hash: PayloadHash::of(payload.as_bytes()),
             event_id: head.event_id.into_owned(),
+            source: head.source.map(Cow::into_owned),
             changes,
         };
         // A fresh event id is never a duplicate.

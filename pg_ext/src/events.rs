@@ -17,7 +17,7 @@ use crate::error::raise;
 use crate::fence::{self, Fence, Fenced, Span};
 use crate::handlers::{Handler, Outcome, Task};
 use crate::identities::Ownership;
-use crate::outcome::{DeadLetters, Holes, Verdicts};
+use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
 
 /// The words of a record that is parked behind another one.
 pub const WAITS: &str = "An earlier record with this key is parked; this one waits behind it.";
@@ -86,6 +86,18 @@ pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<
     })
 }
 
+/// What a record calls itself, dead or not.
+pub fn name_of(decoded: &Result<Event, Defect>) -> EventName {
+    let (event_id, source) = match decoded {
+        Ok(event) => (Some(&event.event_id), &event.source),
+        Err(defect) => (defect.event_id.as_ref(), &defect.source),
+    };
+    EventName {
+        event_id: event_id.cloned(),
+        source: source.clone(),
+    }
+}
+
 /// Applies a batch of the topic `span.name`.
 pub fn event_batch(span: &Span<'_>, records: &Records) -> Answer {
     span.check();
@@ -139,31 +151,25 @@ fn apply_behind_fence(
     };
     for (record, decoded) in decoded.iter().enumerate() {
         match decoded {
-            Err(defect) => writer.bury(
-                record,
-                defect.event_id.as_deref(),
-                defect.reason,
-                &defect.detail,
-            ),
-            Ok(event) => match (ownership.of(record), handled.remove(&record)) {
-                (Claim::Duplicate, _) => writer.verdict(record, event, Verdict::Duplicate, None),
+            Err(defect) => writer.bury(record, name_of(decoded), defect.reason, &defect.detail),
+            Ok(_) => match (ownership.of(record), handled.remove(&record)) {
+                (Claim::Duplicate, _) => {
+                    writer.verdict(record, name_of(decoded), Verdict::Duplicate, None)
+                }
                 (Claim::Conflict, _) => {
                     let reason = RejectReason::EventIdConflict.as_str();
-                    writer.verdict(record, event, Verdict::Rejected, Some(reason));
+                    writer.verdict(record, name_of(decoded), Verdict::Rejected, Some(reason));
                 }
-                (Claim::New, None) => writer.verdict(record, event, Verdict::Applied, None),
-                (Claim::New, Some(Outcome::Failed(message))) => writer.bury(
-                    record,
-                    Some(&event.event_id),
-                    DeadReason::HandlerFailed,
-                    &message,
-                ),
-                (Claim::New, Some(Outcome::ParkedBehind)) => writer.bury(
-                    record,
-                    Some(&event.event_id),
-                    DeadReason::ParkedBehind,
-                    WAITS,
-                ),
+                (Claim::New, None) => {
+                    writer.verdict(record, name_of(decoded), Verdict::Applied, None)
+                }
+                (Claim::New, Some(Outcome::Failed(message))) => {
+                    let name = name_of(decoded);
+                    writer.bury(record, name, DeadReason::HandlerFailed, &message);
+                }
+                (Claim::New, Some(Outcome::ParkedBehind)) => {
+                    writer.bury(record, name_of(decoded), DeadReason::ParkedBehind, WAITS);
+                }
             },
         }
     }
@@ -181,7 +187,7 @@ impl Writer<'_> {
     fn verdict(
         &mut self,
         record: usize,
-        event: &Event,
+        event: EventName,
         verdict: Verdict,
         reason: Option<&'static str>,
     ) {
@@ -193,25 +199,24 @@ impl Writer<'_> {
         }
         self.verdicts.push(
             self.records.offsets[record],
-            Some(event.event_id.clone()),
+            event,
             verdict.as_str(),
             reason.map(str::to_owned),
         );
     }
 
-    fn bury(&mut self, record: usize, event_id: Option<&str>, reason: DeadReason, message: &str) {
-        let event_id = event_id.map(str::to_owned);
+    fn bury(&mut self, record: usize, event: EventName, reason: DeadReason, message: &str) {
         let code = reason.as_str().to_owned();
         self.counts.dead += 1;
         self.verdicts.push(
             self.records.offsets[record],
-            event_id.clone(),
+            event.clone(),
             Verdict::Dead.as_str(),
             Some(code.clone()),
         );
         let letters = &mut self.letters;
         letters.offsets.push(self.records.offsets[record]);
-        letters.event_ids.push(event_id);
+        letters.event_ids.push(event.event_id);
         letters.codes.push(code);
         letters.messages.push(message.to_owned());
         letters.attempts.push(1);

@@ -7,8 +7,8 @@ use crate::fence::{Fenced, Span};
 use crate::leader::{PartitionName, run};
 
 const VERDICTS: &str = "
-    INSERT INTO ledger.verdicts (partition_id, kafka_offset, event_id, verdict, reason)
-    SELECT $1, u.* FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[]) AS u";
+    INSERT INTO ledger.verdicts (partition_id, kafka_offset, event_id, source, verdict, reason)
+    SELECT $1, u.* FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[]) AS u";
 
 const DEAD_LETTERS: &str = "
     INSERT INTO ledger.dead_letters
@@ -22,11 +22,19 @@ const HOLES: &str = "
     INSERT INTO ledger.offset_holes (partition_id, first_offset, next_offset)
     SELECT $1, u.* FROM unnest($2::bigint[], $3::bigint[]) AS u";
 
+/// What an event calls itself, as far as it could be read.
+#[derive(Clone, Default)]
+pub struct EventName {
+    pub event_id: Option<String>,
+    pub source: Option<String>,
+}
+
 /// Columns of `ledger.verdicts` to be.
 #[derive(Default)]
 pub struct Verdicts {
     offsets: Vec<i64>,
     event_ids: Vec<Option<String>>,
+    sources: Vec<Option<String>>,
     verdicts: Vec<&'static str>,
     reasons: Vec<Option<String>>,
 }
@@ -35,12 +43,13 @@ impl Verdicts {
     pub fn push(
         &mut self,
         offset: i64,
-        event_id: Option<String>,
+        event: EventName,
         verdict: &'static str,
         reason: Option<String>,
     ) {
         self.offsets.push(offset);
-        self.event_ids.push(event_id);
+        self.event_ids.push(event.event_id);
+        self.sources.push(event.source);
         self.verdicts.push(verdict);
         self.reasons.push(reason);
     }
@@ -54,6 +63,7 @@ impl Verdicts {
             fenced.partition_id.into(),
             self.offsets.into(),
             self.event_ids.into(),
+            self.sources.into(),
             verdicts.into(),
             self.reasons.into(),
         ];

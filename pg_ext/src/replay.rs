@@ -1,6 +1,7 @@
 //! Dead letters tried again: the same fence row, identities, fold and handlers as the first
 //! time, at the record's own place in its partition.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use ledger::event::{Change, decode_balance_event};
@@ -19,7 +20,7 @@ use crate::fence::Fenced;
 use crate::handlers::{Handler, Outcome, Task};
 use crate::identities::Ownership;
 use crate::leader::{PartitionName, check_name, internal, run};
-use crate::outcome::Verdicts;
+use crate::outcome::{EventName, Verdicts};
 
 // The progress row is what every batch locks first: behind it nothing of this partition moves.
 const LOCK: &str = "
@@ -29,7 +30,7 @@ const LOCK: &str = "
     FOR UPDATE OF p";
 
 const LETTERS: &str = "
-    SELECT d.id, d.kafka_offset, d.event_id, d.error_code, d.record_time_ms, d.key, d.payload
+    SELECT d.id, d.kafka_offset, d.error_code, d.record_time_ms, d.key, d.payload
     FROM ledger.dead_letters d
     WHERE d.topic = $1 AND d.partition = $2 AND d.id = ANY ($3) AND d.status = 'PARKED'
     ORDER BY d.kafka_offset
@@ -51,6 +52,11 @@ const SETTLE: &str = "
     FROM unnest($1::bigint[], $2::text[], $3::text[]) AS u (id, code, message)
     WHERE d.id = u.id";
 
+// Whoever was told that the event is dead is to hear of it.
+const TELL: &str = "
+    INSERT INTO ledger.changed_verdicts (partition_id, kafka_offset)
+    SELECT $1, u.kafka_offset FROM unnest($2::bigint[]) AS u (kafka_offset)";
+
 const RESULTS: &str = "
     SELECT d.id, d.kafka_offset, v.verdict, v.reason, CASE WHEN d.status = 'PARKED' THEN d.error_message END
     FROM ledger.dead_letters d
@@ -61,7 +67,6 @@ const RESULTS: &str = "
 struct Letter {
     id: i64,
     offset: i64,
-    event_id: Option<String>,
     owned_identity: bool,
     time_ms: i64,
     key: Option<Vec<u8>>,
@@ -111,6 +116,11 @@ pub fn replay(name: PartitionName<'_>, ids: &[i64], payload: Option<&[u8]>) -> V
             replay_balances(client, &fenced, &letters)
         };
         settle(client, &letters, &faults);
+        let alive = letters
+            .iter()
+            .filter(|letter| !faults.contains_key(&letter.id));
+        let alive: Vec<i64> = alive.map(|letter| letter.offset).collect();
+        run(client, TELL, &[fenced.partition_id.into(), alive.into()]);
         results(client, name, ids)
     })
 }
@@ -143,17 +153,16 @@ fn letters(
     ];
     let rows = client.update(LETTERS, None, &args).unwrap_or_else(internal);
     rows.map(|row| {
-        let code: Option<String> = row.get(4).unwrap_or_else(internal);
-        let original: Option<Vec<u8>> = row.get(7).unwrap_or_else(internal);
+        let code: Option<String> = row.get(3).unwrap_or_else(internal);
+        let original: Option<Vec<u8>> = row.get(6).unwrap_or_else(internal);
         Letter {
             id: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
             offset: row.get(2).unwrap_or_else(internal).unwrap_or_default(),
-            event_id: row.get(3).unwrap_or_else(internal),
             owned_identity: [DeadReason::HandlerFailed, DeadReason::ParkedBehind]
                 .iter()
                 .any(|reason| code.as_deref() == Some(reason.as_str())),
-            time_ms: row.get(5).unwrap_or_else(internal).unwrap_or_default(),
-            key: row.get(6).unwrap_or_else(internal),
+            time_ms: row.get(4).unwrap_or_else(internal).unwrap_or_default(),
+            key: row.get(5).unwrap_or_else(internal),
             payload: payload.map(<[u8]>::to_vec).or_else(|| original.clone()),
             original,
         }
@@ -176,18 +185,25 @@ fn replay_balances(
 ) -> HashMap<i64, Fault> {
     let mut faults = HashMap::new();
     let mut decodable = Vec::new();
+    let mut dead = Vec::new();
     for letter in letters {
         let mut changes: Vec<Change> = Vec::new();
         match decode_balance_event(letter.payload.as_deref(), &mut changes) {
             Err(defect) => {
                 let (code, message) = (defect.reason.as_str(), defect.detail);
                 faults.insert(letter.id, Fault { code, message });
+                let event = EventName {
+                    event_id: defect.event_id,
+                    source: defect.source,
+                };
+                dead.push((letter.offset, event, code));
             }
             Ok(head) => decodable.push(Decodable {
                 offset: letter.offset,
                 identity: head.identity(),
                 payload_hash: PayloadHash::of(letter.payload.as_deref().unwrap_or_default()),
                 event_id: head.event_id.into_owned(),
+                source: head.source.map(Cow::into_owned),
                 changes,
             }),
         }
@@ -199,15 +215,8 @@ fn replay_balances(
         letters.iter().map(|letter| letter.offset).collect(),
     );
     let mut verdicts = apply::decide_anew(client, fenced, &decodable);
-    for letter in letters {
-        if let Some(fault) = faults.get(&letter.id) {
-            verdicts.push(
-                letter.offset,
-                letter.event_id.clone(),
-                Verdict::Dead.as_str(),
-                Some(fault.code.to_owned()),
-            );
-        }
+    for (offset, event, code) in dead {
+        verdicts.push(offset, event, Verdict::Dead.as_str(), Some(code.to_owned()));
     }
     verdicts.write(client, fenced);
     faults
@@ -282,19 +291,19 @@ fn replay_events(
     let mut verdicts = Verdicts::default();
     let mut faults = HashMap::new();
     for (record, letter) in letters.iter().enumerate() {
-        let (event_id, verdict, reason) = match (&decoded[record], handled.get(&record)) {
+        let (verdict, reason) = match (&decoded[record], handled.get(&record)) {
             (Err(defect), _) => {
                 let fault = (defect.reason, defect.detail.clone());
-                (defect.event_id.clone(), Verdict::Dead, Err(fault))
+                (Verdict::Dead, Err(fault))
             }
-            (Ok(event), Some(outcome)) => {
+            (Ok(_), Some(outcome)) => {
                 let fault = match outcome {
                     Outcome::Failed(message) => (DeadReason::HandlerFailed, message.clone()),
                     Outcome::ParkedBehind => (DeadReason::ParkedBehind, events::WAITS.to_owned()),
                 };
-                (Some(event.event_id.clone()), Verdict::Dead, Err(fault))
+                (Verdict::Dead, Err(fault))
             }
-            (Ok(event), None) => {
+            (Ok(_), None) => {
                 let (verdict, reason) = match claim_of(record) {
                     Claim::New => (Verdict::Applied, None),
                     Claim::Duplicate => (Verdict::Duplicate, None),
@@ -303,7 +312,7 @@ fn replay_events(
                         Some(RejectReason::EventIdConflict.as_str()),
                     ),
                 };
-                (Some(event.event_id.clone()), verdict, Ok(reason))
+                (verdict, Ok(reason))
             }
         };
         let reason = match reason {
@@ -316,7 +325,7 @@ fn replay_events(
         };
         verdicts.push(
             letter.offset,
-            event_id,
+            events::name_of(&decoded[record]),
             verdict.as_str(),
             reason.map(str::to_owned),
         );

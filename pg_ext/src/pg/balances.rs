@@ -5,12 +5,15 @@
 //! It fires no triggers, so a table that has some is written by SQL instead: see
 //! [`Balances::has_triggers`].
 
+use std::ffi::CStr;
+
 use ledger::account::AccountKey;
 use ledger::amount::Amount;
 use ledger::fold::Balance;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 use pgrx::{PgMemoryContexts, pg_sys};
 
+use super::log::Place;
 use super::numeric;
 use super::target::Target;
 use super::varlena::Varlenas;
@@ -28,17 +31,23 @@ const AVAILABLE: usize = 3;
 const FROZEN: usize = 4;
 const UPDATED_MSEC: usize = 5;
 
+/// Where the row of its last change is in the log; wherever they stand, for an owner may have added columns before.
+const LAST_CHANGE: [&CStr; 3] = [c"last_partition_id", c"last_offset", c"last_change_no"];
+
 /// A balance row that this transaction has locked.
 #[derive(Clone, Copy)]
 pub struct LockedRow {
-    place: pg_sys::ItemPointerData,
+    at: pg_sys::ItemPointerData,
     pub balance: Balance,
+    pub last_change: Option<Place>,
 }
 
 /// `ledger.account_balances`, open for this batch.
 pub struct Balances {
     target: Target,
     primary_key: pg_sys::Oid,
+    /// Places of [`LAST_CHANGE`] in a row.
+    last_change: [usize; 3],
     search: *mut pg_sys::TupleTableSlot,
     found: *mut pg_sys::TupleTableSlot,
     written: *mut pg_sys::TupleTableSlot,
@@ -59,6 +68,7 @@ impl Balances {
                     "ledger.account_balances has lost its primary key (account_id, shard_id, currency_code): restore it to go on",
                 );
             }
+            let last_change = LAST_CHANGE.map(|name| target.column(name));
             let descriptor = (*target.relation).rd_att;
             let mut epq: Box<pg_sys::EPQState> = Box::new(std::mem::zeroed());
             pg_sys::EvalPlanQualInit(
@@ -70,6 +80,7 @@ impl Balances {
             );
             Self {
                 primary_key,
+                last_change,
                 search: pg_sys::MakeSingleTupleTableSlot(
                     descriptor,
                     &raw const pg_sys::TTSOpsVirtual,
@@ -127,13 +138,14 @@ impl Balances {
                 )
             });
             let row = hit.then(|| {
-                pg_sys::slot_getsomeattrs_int(found, FROZEN as i32 + 1);
+                pg_sys::slot_getsomeattrs_int(found, natts as i32);
                 LockedRow {
-                    place: (*found).tts_tid,
+                    at: (*found).tts_tid,
                     balance: Balance {
                         available: amount_of(found, AVAILABLE),
                         frozen: amount_of(found, FROZEN),
                     },
+                    last_change: place_of(found, self.last_change),
                 }
             });
             pg_sys::ExecClearTuple(found);
@@ -143,20 +155,27 @@ impl Balances {
     }
 
     /// Writes the new balance of a locked row; all its other columns stay as they are.
-    pub fn update(&mut self, row: &LockedRow, balance: Balance, updated_msec: i64) {
+    pub fn update(
+        &mut self,
+        row: &LockedRow,
+        balance: Balance,
+        last_change: Place,
+        updated_msec: i64,
+    ) {
         self.varlenas.clear();
         let available = self.varlenas.push_amount(balance.available);
         let frozen = self.varlenas.push_amount(balance.frozen);
         let (target, found, written) = (&self.target, self.found, self.written);
         let (available, frozen) = (self.varlenas.datum(available), self.varlenas.datum(frozen));
         let epq: *mut pg_sys::EPQState = &mut *self.epq;
-        let mut place = row.place;
+        let [last_partition_id, last_offset, last_change_no] = self.last_change;
+        let mut at = row.at;
         // SAFETY: the row is locked by this transaction, so its place stands; the values of both slots live through
         // the call: in the pinned buffer of `found`, and in `varlenas`.
         unsafe {
             let fetched = pg_sys::table_tuple_fetch_row_version(
                 target.relation,
-                &mut place,
+                &mut at,
                 &raw mut pg_sys::SnapshotAnyData,
                 found,
             );
@@ -172,6 +191,9 @@ impl Balances {
                 (AVAILABLE, available),
                 (FROZEN, frozen),
                 (UPDATED_MSEC, pg_sys::Datum::from(updated_msec)),
+                (last_partition_id, last_change.partition_id.into()),
+                (last_offset, last_change.kafka_offset.into()),
+                (last_change_no, last_change.change_no.into()),
             ] {
                 *(*written).tts_values.add(column) = value;
                 *(*written).tts_isnull.add(column) = false;
@@ -206,6 +228,20 @@ impl Balances {
         }
         target.close();
     }
+}
+
+/// # Safety
+/// `slot` holds a tuple whose attributes are extracted; `columns` are those of [`LAST_CHANGE`].
+unsafe fn place_of(slot: *mut pg_sys::TupleTableSlot, columns: [usize; 3]) -> Option<Place> {
+    // SAFETY: by contract all attributes up to these columns are there.
+    let [partition_id, kafka_offset, change_no] = columns.map(|column| unsafe {
+        (!*(*slot).tts_isnull.add(column)).then(|| (*(*slot).tts_values.add(column)).value())
+    });
+    Some(Place {
+        partition_id: partition_id? as i32,
+        kafka_offset: kafka_offset? as i64,
+        change_no: change_no? as i16,
+    })
 }
 
 /// # Safety

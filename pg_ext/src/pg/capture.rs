@@ -20,13 +20,14 @@ use pgrx::{pg_guard, pg_sys};
 use super::numeric;
 use crate::error::raise;
 
-const COLUMNS: usize = 16;
+const COLUMNS: usize = 17;
 
 /// One row of the staging table; text and bytes lie in [`Staged::bytes`].
 pub struct Row {
     pub kafka_offset: i64,
     pub change_no: i16,
     pub event_id: Option<Range<usize>>,
+    pub source: Option<Range<usize>>,
     pub identity: Option<Identity>,
     pub payload_hash: Option<PayloadHash>,
     pub change: Option<Change>,
@@ -55,12 +56,20 @@ impl Staged {
         &self.bytes[range.clone()]
     }
 
+    /// Takes in text or bytes of a row.
+    pub fn keep(&mut self, value: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        start..self.bytes.len()
+    }
+
     /// The row in the form that both ends of the COPY digest.
     pub fn contract_row(&self, row: &Row) -> StagedRow<'_> {
         StagedRow {
             kafka_offset: row.kafka_offset,
             change_no: row.change_no,
             event_id: row.event_id.as_ref().map(|r| &self.bytes[r.clone()]),
+            source: row.source.as_ref().map(|r| &self.bytes[r.clone()]),
             identity: row.identity,
             payload_hash: row.payload_hash,
             change: row.change,
@@ -213,13 +222,12 @@ fn stage(staged: &mut Staged, columns: &Columns) {
     let row = Row {
         kafka_offset: columns.int(0).unwrap_or_else(|| malformed("kafka_offset")),
         change_no: columns.int(1).unwrap_or_else(|| malformed("change_no")) as i16,
-        event_id: keep(&mut staged.bytes, columns.bytes(2)),
+        event_id: columns.bytes(2).map(|id| staged.keep(id)),
+        source: columns.bytes(16).map(|source| staged.keep(source)),
         identity: columns.uuid(3).map(Identity::from_bytes),
         payload_hash: columns.uuid(4).map(PayloadHash::from_bytes),
         change: change(columns),
-        dead: columns
-            .bytes(10)
-            .map(|code| dead(&mut staged.bytes, code, columns)),
+        dead: columns.bytes(10).map(|code| dead(staged, code, columns)),
     };
     let shape = (
         row.dead.is_some(),
@@ -262,23 +270,18 @@ fn delta(columns: &Columns, column: usize, name: &str) -> Amount {
         .unwrap_or_else(|| malformed(name))
 }
 
-fn dead(bytes: &mut Vec<u8>, code: &[u8], columns: &Columns) -> Box<DeadRow> {
-    let required = |range: Option<Range<usize>>, name| range.unwrap_or_else(|| malformed(name));
+fn dead(staged: &mut Staged, code: &[u8], columns: &Columns) -> Box<DeadRow> {
+    let message = columns
+        .bytes(11)
+        .unwrap_or_else(|| malformed("error_message"));
     Box::new(DeadRow {
-        error_code: required(keep(bytes, Some(code)), "error_code"),
-        error_message: required(keep(bytes, columns.bytes(11)), "error_message"),
+        error_code: staged.keep(code),
+        error_message: staged.keep(message),
         attempts: columns.int(12).unwrap_or_else(|| malformed("attempts")) as i32,
-        key: keep(bytes, columns.bytes(13)),
-        payload: keep(bytes, columns.bytes(14)),
-        headers: keep(bytes, columns.bytes(15)),
+        key: columns.bytes(13).map(|key| staged.keep(key)),
+        payload: columns.bytes(14).map(|payload| staged.keep(payload)),
+        headers: columns.bytes(15).map(|headers| staged.keep(headers)),
     })
-}
-
-fn keep(bytes: &mut Vec<u8>, value: Option<&[u8]>) -> Option<Range<usize>> {
-    let value = value?;
-    let start = bytes.len();
-    bytes.extend_from_slice(value);
-    Some(start..bytes.len())
 }
 
 fn malformed(what: &str) -> ! {

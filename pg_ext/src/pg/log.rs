@@ -10,7 +10,7 @@ use super::target::Target;
 use super::varlena::Varlenas;
 use crate::error::raise;
 
-const COLUMN_TYPES: [pg_sys::Oid; 13] = [
+const COLUMN_TYPES: [pg_sys::Oid; 17] = [
     pg_sys::INT8OID,
     pg_sys::INT8OID,
     pg_sys::TIMESTAMPTZOID,
@@ -24,18 +24,32 @@ const COLUMN_TYPES: [pg_sys::Oid; 13] = [
     pg_sys::NUMERICOID,
     pg_sys::NUMERICOID,
     pg_sys::TEXTOID,
+    pg_sys::TEXTOID,
+    pg_sys::INT8OID,
+    pg_sys::INT4OID,
+    pg_sys::INT2OID,
 ];
 /// Rows that go to the table in one call; COPY uses up to 1000.
 const SLOTS: usize = 500;
 
-/// One row of the log.
-pub struct LogRow<'a> {
+/// Where a row of the log is found: its primary key.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub partition_id: i32,
     pub kafka_offset: i64,
     pub change_no: i16,
+}
+
+/// One row of the log.
+pub struct LogRow<'a> {
+    pub place: Place,
     pub event_id: &'a [u8],
+    pub source: Option<&'a [u8]>,
     pub change: Change,
     pub after: Balance,
     pub reject_reason: Option<&'static str>,
+    /// The last applied change of the same balance before this one.
+    pub previous: Option<Place>,
 }
 
 /// The log, open for one batch of one partition.
@@ -84,6 +98,10 @@ impl Log {
         }
     }
 
+    pub fn partition_id(&self) -> i32 {
+        self.partition_id
+    }
+
     pub fn append(&mut self, row: &LogRow<'_>) {
         if self.filled == SLOTS {
             self.flush();
@@ -103,31 +121,36 @@ impl Log {
         let reason = row
             .reject_reason
             .map(|reason| self.varlenas.push(reason.as_bytes()));
-        let datum = |index| self.varlenas.datum(index);
-        let values: [pg_sys::Datum; COLUMN_TYPES.len()] = [
-            row.kafka_offset.into(),
-            row.change.key.account_id.into(),
-            self.created_at.into(),
-            self.partition_id.into(),
-            row.change.key.shard_id.into(),
-            row.change_no.into(),
+        let source = row.source.map(|source| self.varlenas.push(source));
+        let datum = |index| Some(self.varlenas.datum(index));
+        let values: [Option<pg_sys::Datum>; COLUMN_TYPES.len()] = [
+            Some(row.place.kafka_offset.into()),
+            Some(row.change.key.account_id.into()),
+            Some(self.created_at.into()),
+            Some(row.place.partition_id.into()),
+            Some(row.change.key.shard_id.into()),
+            Some(row.place.change_no.into()),
             datum(event_id),
             datum(currency),
             datum(amounts[0]),
             datum(amounts[1]),
             datum(amounts[2]),
             datum(amounts[3]),
-            reason.map(datum).unwrap_or(pg_sys::Datum::from(0usize)),
+            reason.and_then(datum),
+            source.and_then(datum),
+            row.previous.map(|place| place.kafka_offset.into()),
+            row.previous.map(|place| place.partition_id.into()),
+            row.previous.map(|place| place.change_no.into()),
         ];
         let slot = self.free_slot();
         // SAFETY: the slot has room for the table's columns, whose number was checked; materializing copies every
         // value, so nothing points into `varlenas` afterwards.
         unsafe {
             pg_sys::ExecClearTuple(slot);
-            std::ptr::copy_nonoverlapping(values.as_ptr(), (*slot).tts_values, values.len());
-            let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, values.len());
-            nulls.fill(false);
-            nulls[COLUMN_TYPES.len() - 1] = reason.is_none();
+            for (column, value) in values.into_iter().enumerate() {
+                *(*slot).tts_isnull.add(column) = value.is_none();
+                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0usize));
+            }
             pg_sys::ExecStoreVirtualTuple(slot);
             pg_sys::ExecConstraints(self.target.result, slot, self.target.estate);
             pg_sys::ExecMaterializeSlot(slot);

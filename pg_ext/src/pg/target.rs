@@ -55,6 +55,16 @@ impl Target {
         }
     }
 
+    /// The place of a column in a row, from 0.
+    pub fn column(&self, name: &CStr) -> usize {
+        // SAFETY: the relation is open and the name is NUL-terminated.
+        let number = unsafe { pg_sys::get_attnum((*self.relation).rd_id, name.as_ptr()) };
+        if number <= 0 {
+            misfit(self.name);
+        }
+        number as usize - 1
+    }
+
     pub fn has_triggers(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe { !(*self.relation).trigdesc.is_null() }
@@ -117,13 +127,17 @@ unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_type
             .zip(column_types)
             .all(|(a, wanted)| a.atttypid == *wanted && !a.attisdropped);
     if !fits {
-        raise(
-            Code::ERRCODE_DATATYPE_MISMATCH,
-            format!(
-                "ledger.{name} does not have the columns that this version of the extension writes: run `sluice migrate`"
-            ),
-        );
+        misfit(name);
     }
+}
+
+fn misfit(name: &str) -> ! {
+    raise(
+        Code::ERRCODE_DATATYPE_MISMATCH,
+        format!(
+            "ledger.{name} does not have the columns that this version of the extension writes: run `sluice migrate`"
+        ),
+    )
 }
 
 /// Constraint errors describe the failing row by way of the range table.

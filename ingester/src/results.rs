@@ -1,0 +1,116 @@
+//! Results: the verdict of every event, produced to `RESULTS_TOPIC` for the services that sent
+//! them. Taken from what is committed, at least once, in the order of each partition; the
+//! database holds how far each one is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Pool;
+use tracing::warn;
+
+use crate::error::{back_off, chain, describe};
+use crate::lease::Held;
+use crate::outlet::{Message, Outlet};
+use crate::partition::Partition;
+use crate::progress::Progress;
+
+/// How often it is looked whether a replay has changed a verdict.
+const LOOK: Duration = Duration::from_secs(5);
+const CHUNK: i32 = 2_000;
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+const PARTITIONS: &str = "SELECT topic, partition FROM sluice.partitions_with_results()";
+const UNSENT: &str =
+    "SELECT result, next_offset, changed_verdict FROM sluice.unsent_results($1, $2, $3)";
+const MARK: &str = "SELECT sluice.mark_results($1, $2, $3, $4)";
+
+pub struct Results {
+    pub pool: Pool,
+    pub outlet: Outlet,
+    pub progress: Arc<Progress>,
+}
+
+impl Results {
+    /// Runs for as long as the process; `led` answers what is led now.
+    pub async fn run(self, led: impl Fn() -> Vec<Held>) {
+        let mut waits = back_off();
+        let mut said: Option<Instant> = None;
+        loop {
+            match self.look(&led()).await {
+                Ok(true) => waits = back_off(),
+                Ok(false) => {
+                    waits = back_off();
+                    tokio::select! {
+                        () = self.progress.moved() => {}
+                        () = tokio::time::sleep(LOOK) => {}
+                    }
+                }
+                Err(trouble) => {
+                    if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                        said = Some(Instant::now());
+                        warn!("results wait: {trouble}");
+                    }
+                    tokio::time::sleep(waits.next().unwrap_or(SAY_AGAIN)).await;
+                }
+            }
+        }
+    }
+
+    /// Whether there was anything to tell.
+    async fn look(&self, led: &[Held]) -> Result<bool, String> {
+        let client = self.pool.get().await.map_err(|error| chain(&error))?;
+        let rows = client.query(PARTITIONS, &[]).await;
+        let rows = rows.map_err(|error| describe(&error))?;
+        drop(client);
+        let (mut told, mut first) = (false, None);
+        for row in rows {
+            let partition = Partition {
+                topic: row.get(0),
+                number: row.get(1),
+            };
+            if !led.iter().any(|held| held.0 == partition) {
+                continue;
+            }
+            match self.tell(&partition).await {
+                Ok(()) => told = true,
+                // The others need not wait for it.
+                Err(trouble) => {
+                    first.get_or_insert(format!("{partition}: {trouble}"));
+                }
+            }
+        }
+        first.map_or(Ok(told), Err)
+    }
+
+    async fn tell(&self, Partition { topic, number }: &Partition) -> Result<(), String> {
+        let client = self.pool.get().await.map_err(|error| chain(&error))?;
+        let rows = client.query(UNSENT, &[topic, number, &CHUNK]).await;
+        let rows = rows.map_err(|error| describe(&error))?;
+        drop(client);
+        // One key for all results of a partition keeps their order.
+        let key = format!("{topic}/{number}");
+        let messages: Vec<Message<'_>> = rows
+            .iter()
+            .filter_map(|row| {
+                Some(Message {
+                    key: Some(key.as_bytes()),
+                    payload: Some(row.get::<_, Option<&str>>("result")?.as_bytes()),
+                    headers: Vec::new(),
+                })
+            })
+            .collect();
+        let produced = self.outlet.produce(&messages).await;
+        produced.map_err(|error| format!("RESULTS_TOPIC: {error}"))?;
+        let next_offset: Option<i64> = rows.iter().filter_map(|row| row.get("next_offset")).max();
+        let changed: Vec<i64> = rows
+            .iter()
+            .filter_map(|row| row.get("changed_verdict"))
+            .collect();
+        let client = self.pool.get().await.map_err(|error| chain(&error))?;
+        let marked = client
+            .execute(MARK, &[topic, number, &next_offset, &changed])
+            .await;
+        marked.map_err(|error| describe(&error))?;
+        Ok(())
+    }
+}
