@@ -8,6 +8,7 @@ mod domain;
 mod families;
 mod fence;
 mod harness;
+mod mixed;
 mod service;
 mod sharing;
 mod topics;
