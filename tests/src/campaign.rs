@@ -15,6 +15,7 @@ use crate::watch::{led_by, settled, takeovers};
 use crate::workload::Workload;
 
 pub const TOPIC: &str = "balance.changed";
+const DLQ_TOPIC: &str = "db-writer.dlq";
 
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -55,9 +56,10 @@ impl Outcome {
 
 /// Runs the plan on the stack's own database, which must be empty.
 pub async fn run(stack: &Stack, plan: &Plan, audience: &mut impl Audience) -> Outcome {
-    audience.step("migrating the database, creating the topic, starting two ingesters");
+    audience.step("migrating the database, creating topics, starting two ingesters");
     let database = Database::stack_default(stack).await;
     stack.kafka.create_topic(TOPIC, plan.partitions, &[]).await;
+    stack.kafka.create_topic(DLQ_TOPIC, 1, &[]).await;
     let mut instances = [
         Ingester::start(stack, &database.url, TOPIC, &[]),
         Ingester::start(stack, &database.url, TOPIC, &[]),

@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod load;
 pub mod proxy;
 pub mod reference;
+pub mod replay;
 pub mod rng;
 pub mod scene;
 pub mod stack;

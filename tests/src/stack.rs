@@ -11,6 +11,7 @@ use crate::kafka::Kafka;
 pub struct Stack {
     pub dir: PathBuf,
     pub kafka: Kafka,
+    pub redis_url: String,
     pub postgres_port: u16,
     pub admin: Login,
     pub ingester: Login,
@@ -35,6 +36,7 @@ impl Stack {
         Self {
             dir: PathBuf::from(variable("SLUICE_STACK_DIR")),
             kafka: Kafka::new(variable("KAFKA_BROKERS")),
+            redis_url: variable("REDIS_URL"),
             postgres_port: admin.get_ports()[0],
             admin: login(&admin),
             ingester: login(&ingester),
@@ -67,6 +69,16 @@ impl Stack {
             status.expect("scripts/stack.sh can be run").success(),
             "scripts/stack.sh {arguments:?} failed"
         );
+    }
+
+    /// What `redis-cli` answers.
+    pub fn redis(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-u", &self.redis_url])
+            .args(arguments)
+            .output()
+            .expect("redis-cli");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// A folder for the logs of this run's ingesters.

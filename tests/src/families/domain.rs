@@ -229,6 +229,17 @@ impl Domain {
     }
 }
 
+/// Where two states differ, a line for each row.
+pub fn differences(found: &Rows, expected: &Rows) -> Vec<String> {
+    let more = found
+        .difference(expected)
+        .map(|(table, row)| format!("too much in {table}: {row}"));
+    let less = expected
+        .difference(found)
+        .map(|(table, row)| format!("missing in {table}: {row}"));
+    more.chain(less).collect()
+}
+
 /// Says where two states differ.
 pub fn assert_same(found: &Rows, expected: &Rows, what: &str) {
     let list = |rows: Vec<&(String, String)>| {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::schema::EventType;
 use super::{Event, NEW_YEAR_US, values};
 use crate::rng::Rng;
+use crate::workload::Message;
 
 /// `count` events, each type among them; a deletion is drawn `deletes` times in a thousand where it might be.
 pub fn mixed(
@@ -33,6 +34,37 @@ pub fn mixed(
             event
         })
         .collect()
+}
+
+/// Records of all families for their topics, with repeats, garbage and events that break their handler among them; no two at the same time.
+pub fn stream(rng: &mut Rng, types: &[EventType], count: usize) -> Vec<(String, Message)> {
+    let mut sent: Vec<(String, Message)> = Vec::new();
+    for n in 0..count {
+        let event_type = &types[n % types.len()];
+        let time_us = NEW_YEAR_US + (n as i64 * 7_919) % count as i64 * 1_000;
+        let mut event = event(rng, event_type, &format!("mixed-{n}"), 40, time_us);
+        if rng.chance(50) && n >= 10 * types.len() {
+            let again = sent[n - types.len() * rng.between(1, 9) as usize].clone();
+            sent.push(again);
+            continue;
+        }
+        if rng.chance(20) {
+            let required = event_type.fields.iter().find(|field| field.required);
+            let data = event.data.as_object_mut().expect("an object");
+            data.remove(&required.expect("a required field").name);
+        }
+        let payload = if rng.chance(10) {
+            b"{\"eventId\": ".to_vec()
+        } else {
+            event.payload()
+        };
+        let message = Message {
+            key: Some(format!("key {}", n % 100).into_bytes()),
+            ..Message::of(payload)
+        };
+        sent.push((event_type.name.clone(), message));
+    }
+    sent
 }
 
 /// One event that its handler takes.

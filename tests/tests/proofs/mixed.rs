@@ -7,136 +7,20 @@ use proofs::compare::Accounts;
 use proofs::event;
 use proofs::families::domain::{Domain, assert_same};
 use proofs::families::model::rows_after;
+use proofs::families::random;
 use proofs::families::schema::EventType;
-use proofs::families::{Event, NEW_YEAR_US, micros, random};
 use proofs::ingester::UNSET;
 use proofs::kafka::{Kafka, Record};
-use proofs::reference::{Ledger, Verdict, show};
+use proofs::replay::{self, Fate, Place};
 use proofs::rng::{Rng, seed};
 use proofs::scene::{STALL, Scene, assert_mixed};
 use proofs::stack::unique;
 use proofs::wait::wait_until;
 use proofs::workload::{Message, Workload};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const KILLS: usize = 20;
 const DOMAIN_EVENTS: usize = 6_000;
-
-/// Topic, partition and offset.
-type Place = (String, i32, i64);
-
-/// What must have become of one record.
-#[derive(Debug)]
-struct Fate {
-    verdict: &'static str,
-    /// Any one of these; none for a verdict without a reason.
-    reasons: Vec<&'static str>,
-    /// `None` where the record is too broken to say.
-    event_id: Option<String>,
-    balances: Vec<Value>,
-    message: Message,
-}
-
-/// Reads a balance topic by itself, one record after the other.
-fn replay_balances(kafka: &Kafka, topic: &str, partition: i32) -> Vec<(Place, Fate)> {
-    let records = kafka.read(topic, partition);
-    let mut ledger = Ledger::default();
-    let judge = |(index, record): (usize, &Record)| {
-        let judgement = ledger.judge(&records, index, None);
-        let (verdict, reasons) = match judgement.verdict {
-            Verdict::Applied => ("APPLIED", Vec::new()),
-            Verdict::Rejected(reason) => ("REJECTED", vec![reason]),
-            Verdict::Duplicate => ("DUPLICATE", Vec::new()),
-            Verdict::Dead(reasons) => ("DEAD", reasons),
-        };
-        let balance = |(change, after): &(event::Change, proofs::reference::Balance)| {
-            json!({
-                "accountId": change.account.id, "shardId": change.account.shard, "currencyCode": change.account.code(),
-                "available": show(after.available), "frozen": show(after.frozen),
-            })
-        };
-        let fate = Fate {
-            verdict,
-            reasons,
-            event_id: judgement.event_id.filter(|_| verdict != "DEAD"),
-            balances: judgement.log.iter().map(balance).collect(),
-            message: record.message.clone(),
-        };
-        ((topic.to_owned(), partition, record.offset), fate)
-    };
-    records.iter().enumerate().map(judge).collect()
-}
-
-/// The same for a topic of domain events; the events that apply are added to `applied`.
-fn replay_events(
-    kafka: &Kafka,
-    event_type: &EventType,
-    applied: &mut Vec<Event>,
-) -> Vec<(Place, Fate)> {
-    let validator = event_type.validator();
-    let mut seen = HashMap::new();
-    let mut judge = |record: Record| {
-        let payload = record.message.payload.clone().unwrap_or_default();
-        let mut fate = Fate {
-            verdict: "DEAD",
-            reasons: vec!["MALFORMED_JSON"],
-            event_id: None,
-            balances: Vec::new(),
-            message: record.message,
-        };
-        if let Ok(event) = serde_json::from_slice::<Value>(&payload) {
-            let event_id = event["eventId"].as_str().expect("an id").to_owned();
-            if seen.insert(event_id.clone(), payload).is_some() {
-                (fate.verdict, fate.reasons) = ("DUPLICATE", Vec::new());
-            } else if validator.refusal(&event).is_some() {
-                fate.reasons = vec!["HANDLER_FAILED"];
-            } else {
-                (fate.verdict, fate.reasons) = ("APPLIED", Vec::new());
-                let time_us = micros(event["timestamp"].as_str().expect("a time"));
-                let data = event["data"].clone();
-                applied.push(Event::new(&event_type.name, &event_id, time_us, data));
-            }
-            fate.event_id = Some(event_id);
-        }
-        ((event_type.name.clone(), 0, record.offset), fate)
-    };
-    kafka
-        .read(&event_type.name, 0)
-        .into_iter()
-        .map(&mut judge)
-        .collect()
-}
-
-/// All families, with repeats, garbage and events that break their handler among them; no two at the same time.
-fn domain_events(rng: &mut Rng, types: &[EventType]) -> Vec<(String, Message)> {
-    let mut sent: Vec<(String, Message)> = Vec::new();
-    for n in 0..DOMAIN_EVENTS {
-        let event_type = &types[n % types.len()];
-        let time_us = NEW_YEAR_US + (n as i64 * 7_919) % DOMAIN_EVENTS as i64 * 1_000;
-        let mut event = random::event(rng, event_type, &format!("mixed-{n}"), 40, time_us);
-        if rng.chance(50) && n >= 10 * types.len() {
-            let again = sent[n - types.len() * rng.between(1, 9) as usize].clone();
-            sent.push(again);
-            continue;
-        }
-        if rng.chance(20) {
-            let required = event_type.fields.iter().find(|field| field.required);
-            let data = event.data.as_object_mut().expect("an object");
-            data.remove(&required.expect("a required field").name);
-        }
-        let payload = if rng.chance(10) {
-            b"{\"eventId\": ".to_vec()
-        } else {
-            event.payload()
-        };
-        let message = Message {
-            key: Some(format!("key {}", n % 100).into_bytes()),
-            ..Message::of(payload)
-        };
-        sent.push((event_type.name.clone(), message));
-    }
-    sent
-}
 
 /// The results as they were told: each record's, repeats removed, and in order within a partition.
 fn results(kafka: &Kafka, topic: &str, partitions: i32) -> BTreeMap<Place, Value> {
@@ -219,7 +103,7 @@ async fn twenty_kills_in_a_mixed_run_leave_what_a_replay_of_the_topics_gives() {
         scene.ingester_with(&settings),
     ];
     let feed = scene.feed(&Workload::new(seed), 1_000);
-    let events = domain_events(&mut rng, &types);
+    let events = random::stream(&mut rng, &types, DOMAIN_EVENTS);
     let producer = kafka.producer();
     for (kill, part) in events.chunks(DOMAIN_EVENTS / KILLS).enumerate() {
         for (topic, message) in part {
@@ -254,10 +138,10 @@ async fn twenty_kills_in_a_mixed_run_leave_what_a_replay_of_the_topics_gives() {
     .await;
 
     let mut applied = Vec::new();
-    let balances = (0..2).flat_map(|partition| replay_balances(kafka, &scene.topic, partition));
+    let balances = (0..2).flat_map(|partition| replay::balances(kafka, &scene.topic, partition));
     let mut fates: BTreeMap<Place, Fate> = balances.collect();
     for event_type in &types {
-        fates.extend(replay_events(kafka, event_type, &mut applied));
+        fates.extend(replay::events(kafka, event_type, &mut applied));
     }
     let domain = Domain::of(&scene.database).await;
     assert_same(

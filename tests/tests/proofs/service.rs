@@ -430,20 +430,11 @@ fn what_proves_the_product_shares_no_code_with_it() {
     );
 }
 
-fn redis(url: &str, arguments: &[&str]) -> String {
-    let output = std::process::Command::new("redis-cli")
-        .args(["-u", url])
-        .args(arguments)
-        .output()
-        .expect("redis-cli");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
 /// Its marks are written after the fact and never read, so nothing that it does can matter.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_may_lie_hang_forget_or_be_away() {
     let scene = Scene::new(2).await;
-    let url = std::env::var("REDIS_URL").expect("run make test");
+    let url = scene.stack.redis_url.clone();
     let pid = std::fs::read_to_string(scene.stack.dir.join("redis.pid")).expect("Redis runs");
     let pid = Pid::from_raw(pid.trim().parse().expect("a number")).expect("a process id");
     let workload = Workload::new(seed());
@@ -461,7 +452,7 @@ async fn redis_may_lie_hang_forget_or_be_away() {
     let lies: Vec<String> = lies.collect();
     assert!(lies.len() > 100);
     for lie in &lies {
-        redis(&url, &["SET", lie, "1"]);
+        scene.stack.redis(&["SET", lie, "1"]);
     }
     let feed = scene.feed(&workload, 2_000);
     let settings = [("REDIS_URL", url.as_str()), ("IDEMPOTENCY_TTL", "600")];
@@ -474,13 +465,18 @@ async fn redis_may_lie_hang_forget_or_be_away() {
     kill_process(pid, Signal::STOP).expect("Redis can be frozen");
     beyond(3_000).await;
     kill_process(pid, Signal::CONT).expect("Redis goes on");
-    redis(&url, &["FLUSHALL"]);
+    scene.stack.redis(&["FLUSHALL"]);
     beyond(1_000).await;
+    scene.stack.redis(&["CONFIG", "SET", "maxmemory", "1"]);
+    beyond(1_000).await;
+    scene.stack.redis(&["CONFIG", "SET", "maxmemory", "0"]);
     scene.stack.control(&["redis-stop"]).await;
     beyond(3_000).await;
     scene.stack.control(&["redis-start"]).await;
     wait_until("Redis to be marked again", STALL, async || {
-        redis(&url, &["DBSIZE"])
+        scene
+            .stack
+            .redis(&["DBSIZE"])
             .parse::<i64>()
             .is_ok_and(|size| size > 0)
     })
@@ -495,7 +491,9 @@ async fn redis_may_lie_hang_forget_or_be_away() {
         .kafka()
         .produce(&scene.topic, 0, [credit("a mark", 1, "1")]);
     wait_until("the mark of an event", STALL, async || {
-        redis(&url, &["TTL", "processed:a mark"])
+        scene
+            .stack
+            .redis(&["TTL", "processed:a mark"])
             .parse::<i64>()
             .is_ok_and(|ttl| (1..=600).contains(&ttl))
     })

@@ -1,5 +1,8 @@
 //! `make demo`: a million balance events from Kafka to PostgreSQL, with a leader killed half way,
-//! and the proof at the end. EVENTS and KILLS change the numbers.
+//! then domain events of all types, and the proof after each act. EVENTS, DOMAIN_EVENTS and KILLS
+//! change the numbers.
+
+mod events;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -27,8 +30,10 @@ async fn main() -> ExitCode {
     let outcome = run(&stack, &plan, &mut screen).await;
     screen.bar.finish_and_clear();
     print(&outcome);
+    let domain_events = number("DOMAIN_EVENTS", 60_000) as usize;
+    let events_are_good = events::run(&stack, domain_events, &mut screen).await;
     print_next(&stack);
-    if outcome.is_good() {
+    if outcome.is_good() && events_are_good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
