@@ -15,8 +15,10 @@ use uuid::Uuid;
 use crate::config::RetrySettings;
 use crate::error::{Consequence, back_off, chain, consequence, describe};
 use crate::lease::Leadership;
+use crate::metrics::{Counts, Metrics};
 use crate::partition::Partition;
 use crate::staging::{Batch, Content, Kind, Slice};
+use crate::status::{State, Status};
 
 /// A batch that takes longer than this in the database is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
@@ -53,6 +55,8 @@ pub struct Applier {
     pub retry: RetrySettings,
     /// Told of dead letters.
     pub aftercare: Arc<Notify>,
+    pub status: Arc<Status>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// A try that did not commit.
@@ -143,7 +147,10 @@ impl Applier {
             };
             match refusal.consequence {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
-                Consequence::Reacquire => return Err(Failure::Lost(refusal.text)),
+                Consequence::Reacquire => {
+                    self.metrics.fenced();
+                    return Err(Failure::Lost(refusal.text));
+                }
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
                 Consequence::Pause => {
                     self.pause_handler(&refusal.text).await;
@@ -151,9 +158,13 @@ impl Applier {
                 }
                 Consequence::RetryAtOnce if at_once < RACES => {
                     at_once += 1;
+                    self.metrics.retried(&self.partition.topic);
                     debug!(partition = %self.partition, "again: {}", refusal.text);
                 }
                 Consequence::RetryAtOnce | Consequence::Retry => {
+                    self.metrics.retried(&self.partition.topic);
+                    self.status
+                        .is(&self.partition, State::Retrying, Some(&refusal.text));
                     if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
                         said = Some(Instant::now());
                         warn!(partition = %self.partition, "batch not committed yet, trying again: {}", refusal.text);
@@ -200,7 +211,14 @@ impl Applier {
             .await
             .map_err(|error| Refusal::of(&error))?;
         connection.keep();
-        if row.get::<_, i64>("dead") > 0 {
+        let counts = Counts {
+            applied: row.get("applied"),
+            rejected: row.get("rejected"),
+            duplicates: row.get("duplicates"),
+            dead: row.get("dead"),
+        };
+        self.metrics.committed(&self.partition.topic, &counts);
+        if counts.dead > 0 {
             self.aftercare.notify_one();
         }
         let outcome: &str = row.get("outcome");
@@ -214,6 +232,7 @@ impl Applier {
         let Partition { topic, number } = &self.partition;
         let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
         let last_record = slice.last_record.map(Uuid::from_bytes);
+        let began = Instant::now();
         let rows = match &slice.content {
             Content::Balance(rows) => rows,
             Content::Domain(records) => {
@@ -237,6 +256,7 @@ impl Applier {
                         ],
                     )
                     .await?;
+                self.metrics.phase("apply", began);
                 return Ok(row);
             }
         };
@@ -252,6 +272,8 @@ impl Applier {
         } else {
             client.batch_execute("BEGIN").await?;
         }
+        self.metrics.phase("copy", began);
+        let began = Instant::now();
         let row = client
             .query_one(
                 &statements.apply_balances,
@@ -268,7 +290,10 @@ impl Applier {
                 ],
             )
             .await?;
+        self.metrics.phase("apply", began);
+        let began = Instant::now();
         client.batch_execute("COMMIT").await?;
+        self.metrics.phase("commit", began);
         Ok(row)
     }
 

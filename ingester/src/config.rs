@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use backon::BackoffBuilder;
@@ -121,6 +122,18 @@ pub struct RunArgs {
     /// Milliseconds before the second try
     #[arg(long, env = "RETRY_DELAY_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=600_000))]
     retry_delay_ms: u64,
+    /// Port of /health, /metrics and their like; 0 takes a free one and logs it [default: PORT, or 3010]
+    #[arg(long, env = "DB_WRITER_SERVICE_PORT")]
+    db_writer_service_port: Option<u16>,
+    /// The same, by the name that platforms give it
+    #[arg(long, env = "PORT")]
+    port: Option<u16>,
+    /// Address to listen on
+    #[arg(long, env = "HTTP_HOST", default_value = "127.0.0.1")]
+    http_host: IpAddr,
+    /// Seconds after which a reference to nothing is counted in the metrics
+    #[arg(long, env = "DANGLING_AFTER", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    dangling_after: u64,
     /// Whether each further wait is twice as long
     #[arg(long, env = "EXPONENTIAL_BACKOFF", default_value_t = true, action = ArgAction::Set)]
     exponential_backoff: bool,
@@ -188,6 +201,8 @@ pub struct RunSettings {
     pub service_id: String,
     pub start: StartOffset,
     pub retry: RetrySettings,
+    pub http: SocketAddr,
+    pub dangling_after: Duration,
 }
 
 /// A setting that cannot be meant: one line that names it.
@@ -464,6 +479,11 @@ impl RunArgs {
                 delay: Duration::from_millis(self.retry_delay_ms),
                 exponential: self.exponential_backoff,
             },
+            http: SocketAddr::new(
+                self.http_host,
+                self.db_writer_service_port.or(self.port).unwrap_or(3010),
+            ),
+            dangling_after: Duration::from_secs(self.dangling_after),
         })
     }
 }

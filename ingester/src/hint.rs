@@ -2,6 +2,7 @@
 //! early whether an event was processed. Set after COMMIT, never asked, and done without
 //! when Redis is away: the database's identities decide.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -9,23 +10,26 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::error::back_off;
+use crate::status::Status;
 
 /// Batches whose marks may wait; what comes while it is full is not marked.
 const QUEUE: usize = 64;
 /// How long Redis may take for the marks of one batch.
 const ANSWER: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// How often Redis is looked at while there is nothing to mark.
+const PING: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub struct Hint(mpsc::Sender<Vec<String>>);
 
 impl Hint {
     /// Refuses an address that cannot be one; Redis itself may be away.
-    pub fn start(url: &str, ttl: Duration) -> Result<Self, String> {
+    pub fn start(url: &str, ttl: Duration, status: Arc<Status>) -> Result<Self, String> {
         let client =
             redis::Client::open(url).map_err(|error| format!("REDIS_URL: {}", error.category()))?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(mark(client, ttl, receiver));
+        tokio::spawn(mark(client, ttl, receiver, status));
         Ok(Self(sender))
     }
 
@@ -45,11 +49,21 @@ pub fn key(source: Option<&str>, event_id: &str) -> String {
     }
 }
 
-async fn mark(client: redis::Client, ttl: Duration, mut queue: mpsc::Receiver<Vec<String>>) {
+async fn mark(
+    client: redis::Client,
+    ttl: Duration,
+    mut queue: mpsc::Receiver<Vec<String>>,
+    status: Arc<Status>,
+) {
     let mut connection: Option<MultiplexedConnection> = None;
     let mut trouble = Trouble::default();
     let mut waits = back_off();
-    while let Some(keys) = queue.recv().await {
+    loop {
+        let keys = match tokio::time::timeout(PING, queue.recv()).await {
+            Ok(Some(keys)) => keys,
+            Ok(None) => return,
+            Err(_) => Vec::new(),
+        };
         let work = async {
             let mut open = match connection.take() {
                 Some(open) => open,
@@ -59,10 +73,15 @@ async fn mark(client: redis::Client, ttl: Duration, mut queue: mpsc::Receiver<Ve
             for key in &keys {
                 pipeline.set_ex(key, 1, ttl.as_secs()).ignore();
             }
+            if keys.is_empty() {
+                pipeline.ping().ignore();
+            }
             pipeline.query_async::<()>(&mut open).await?;
             Ok::<_, redis::RedisError>(open)
         };
-        match tokio::time::timeout(ANSWER, work).await {
+        let outcome = tokio::time::timeout(ANSWER, work).await;
+        status.redis_is_connected(matches!(outcome, Ok(Ok(_))));
+        match outcome {
             Ok(Ok(open)) => {
                 connection = Some(open);
                 trouble.over();

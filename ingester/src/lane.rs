@@ -2,7 +2,7 @@
 //! database. While one batch is in the database the next is gathered and encoded.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -16,9 +16,9 @@ use crate::gate::Gate;
 use crate::hint::Hint;
 use crate::lease::{Leadership, Position};
 use crate::partition::Partition;
-use crate::progress::Progress;
 use crate::source::{Arrival, Kafka, PartitionReader, Record, Watermarks};
 use crate::staging::{Batch, Kind};
+use crate::status::{State, Status};
 use ledger::contract::record_fingerprint;
 
 /// A halted partition is looked at again after this time: someone may have mended it.
@@ -42,7 +42,7 @@ pub struct Lane {
     pub applier: Applier,
     pub gate: GateSettings,
     pub start: StartOffset,
-    pub progress: Arc<Progress>,
+    pub status: Arc<Status>,
     /// Told of what was committed, for others to know.
     pub hint: Option<Hint>,
     /// Kafka may not have the topic any more: look again.
@@ -93,6 +93,7 @@ impl Lane {
             let pause = match valid {
                 Ok(start) => {
                     next_offset = start.next_offset;
+                    self.status.is(&self.partition, State::Running, None);
                     debug!(partition = %self.partition, next_offset, high = start.high, "reading");
                     self.read(start, &mut next_offset).await
                 }
@@ -110,6 +111,8 @@ impl Lane {
                     }
                 }
                 Pause::Halt(reason) => {
+                    self.status
+                        .is(&self.partition, State::Halted, Some(&reason));
                     if looks % LOOKS_PER_LINE == 0 {
                         error!(partition = %self.partition, "halted: {reason}");
                     }
@@ -119,6 +122,8 @@ impl Lane {
                     }
                 }
                 Pause::Paused(reason) => {
+                    self.status
+                        .is(&self.partition, State::Paused, Some(&reason));
                     if looks % LOOKS_PER_LINE == 0 {
                         error!(partition = %self.partition, "paused: {reason}");
                     }
@@ -282,7 +287,7 @@ impl Lane {
         if let Some(fingerprint) = batch.last_fingerprint() {
             self.position.last_record = Some(fingerprint);
         }
-        self.progress
+        self.status
             .committed(&self.partition, batch.next_offset, batch.records());
     }
 
@@ -376,8 +381,12 @@ impl Lane {
         let (applier, hint) = (self.applier.clone(), self.hint.clone());
         flow.in_flight = Some(tokio::spawn(async move {
             let outcome = applier.commit(&batch).await;
-            if let (Ok(()), Some(hint)) = (&outcome, hint) {
-                hint.processed(batch.hint_keys(&applier.partition.topic));
+            if outcome.is_ok() {
+                let topic = &applier.partition.topic;
+                applier.metrics.delayed(topic, batch.ages_ms(now_ms()));
+                if let Some(hint) = hint {
+                    hint.processed(batch.hint_keys(topic));
+                }
             }
             (batch, outcome)
         }));
@@ -435,6 +444,12 @@ impl Flow {
         self.gathering.push(record);
         None
     }
+}
+
+/// Milliseconds since 1970, as Kafka counts.
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as i64)
 }
 
 async fn join(

@@ -12,7 +12,7 @@ use crate::error::{back_off, chain, describe};
 use crate::lease::Held;
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
-use crate::progress::Progress;
+use crate::status::Status;
 
 /// How often it is looked whether a replay has changed a verdict.
 const LOOK: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const MARK: &str = "SELECT sluice.mark_results($1, $2, $3, $4)";
 pub struct Results {
     pub pool: Pool,
     pub outlet: Outlet,
-    pub progress: Arc<Progress>,
+    pub status: Arc<Status>,
 }
 
 impl Results {
@@ -41,7 +41,7 @@ impl Results {
                 Ok(false) => {
                     waits = back_off();
                     tokio::select! {
-                        () = self.progress.moved() => {}
+                        () = self.status.moved() => {}
                         () = tokio::time::sleep(LOOK) => {}
                     }
                 }

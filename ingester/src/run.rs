@@ -17,15 +17,17 @@ use crate::apply::{self, Applier};
 use crate::config::RunSettings;
 use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
 use crate::hint::Hint;
+use crate::http::{self, Told};
 use crate::lane::{End, Lane};
 use crate::lease::{Acquired, Held, Leadership, Session};
+use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::partition::Partition;
-use crate::progress::Progress;
 use crate::results::Results;
 use crate::schema;
 use crate::share;
 use crate::source::Kafka;
+use crate::status::Status;
 use crate::topics::{self, Topic, Topics};
 
 /// How often Kafka is asked for the partitions of our topics.
@@ -80,8 +82,23 @@ struct Led {
 
 /// Runs until `shutdown`; an error is one line for the operator.
 pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(), String> {
-    let kafka = Arc::new(Kafka::connect(&settings.kafka)?);
+    let (status, metrics) = (Arc::<Status>::default(), Arc::<Metrics>::default());
+    let kafka = Arc::new(Kafka::connect(&settings.kafka, status.clone())?);
     kafka.serve();
+    let pool = settings
+        .database
+        .pool(settings.pool_size, settings.connection_timeout)?;
+    // Before anything that may have to be waited for: health is told from the first moment on.
+    let listener = http::bind(settings.http).await?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let told = Told {
+        status: status.clone(),
+        metrics: metrics.clone(),
+        pool: pool.clone(),
+        pool_size: settings.pool_size + 2,
+    };
+    let serving = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, told)));
+    info!(%address, "serving /health and /metrics");
     let (wake, woken) = mpsc::channel(1);
     let Some(standby) = connect_first(&settings, &wake, &shutdown).await? else {
         return Ok(());
@@ -99,9 +116,6 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         batch_size = settings.gate.batch_size,
         "sluice runs"
     );
-    let pool = settings
-        .database
-        .pool(settings.pool_size, settings.connection_timeout)?;
     let leases = Arc::<Leases>::default();
     let mut renewals = tokio::spawn(renew(
         settings.database.clone(),
@@ -115,12 +129,11 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
             .map(|topic| Outlet::new(&settings.kafka, topic))
             .transpose()
     };
-    let progress = Arc::<Progress>::default();
     let results = outlet(&settings.kafka.results_topic)?.map(|outlet| {
         let results = Results {
             pool: pool.clone(),
             outlet,
-            progress: progress.clone(),
+            status: status.clone(),
         };
         let led = leases.clone();
         AbortOnDropHandle::new(tokio::spawn(results.run(move || led.all())))
@@ -136,7 +149,14 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let aftercare = AbortOnDropHandle::new(tokio::spawn(aftercare.run(move || led.all())));
     let wanted = Topics::new(&settings.kafka);
     let hint = settings.redis.as_ref();
-    let hint = hint.map(|(url, ttl)| Hint::start(url, *ttl)).transpose()?;
+    let hint = hint
+        .map(|(url, ttl)| Hint::start(url, *ttl, status.clone()))
+        .transpose()?;
+    let (looking, looked_at) = (metrics.clone(), pool.clone());
+    let dangling_after = settings.dangling_after;
+    let _looking = AbortOnDropHandle::new(tokio::spawn(async move {
+        looking.look(looked_at, dangling_after).await;
+    }));
     let conductor = Conductor {
         topics: watch::Sender::new(wanted.with(&[])),
         wanted,
@@ -151,7 +171,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         lanes: HashMap::new(),
         running: JoinSet::new(),
         counts: BTreeMap::new(),
-        progress,
+        status,
+        metrics,
         said: HashMap::new(),
         settings,
     };
@@ -159,6 +180,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         () = conductor.conduct(woken, shutdown) => Ok(()),
         // It never ends by itself: without renewals no lease would last.
         ended = aftercare => Err(format!("looking after dead letters has failed: {ended:?}")),
+        ended = serving => Err(format!("serving HTTP has failed: {ended:?}")),
         ended = ended(results) => Err(format!("producing results has failed: {ended:?}")),
         ended = &mut renewals => Err(format!("renewing leases has failed: {ended:?}")),
     }
@@ -269,7 +291,8 @@ struct Conductor {
     running: JoinSet<(Partition, Arc<Leadership>, End)>,
     /// Partitions of each topic, as far as Kafka has told.
     counts: BTreeMap<String, i32>,
-    progress: Arc<Progress>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
     /// When a trouble was last said.
     said: HashMap<String, Instant>,
 }
@@ -297,7 +320,7 @@ impl Conductor {
                 _ = polls.tick() => self.round_unless(&shutdown).await,
                 _ = group_offsets.tick() => self.commit_group_offsets(),
                 _ = reports.tick() => {
-                    let records = self.progress.records();
+                    let records = self.status.records();
                     if records > reported {
                         let rate = (records - reported) as f64 / REPORT_INTERVAL.as_secs_f64();
                         info!(records, records_per_second = rate.round(), partitions = self.lanes.len(), "committing");
@@ -325,7 +348,7 @@ impl Conductor {
     async fn round(&mut self) {
         let limit = self.settings.lease.max(Duration::from_secs(2));
         match tokio::time::timeout(limit, self.try_round()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => self.status.database_answered(),
             Ok(Err(error)) => {
                 self.say(
                     "database",
@@ -427,6 +450,7 @@ impl Conductor {
             return Ok(());
         }
         self.counts.retain(|topic, _| now.contains_key(topic));
+        self.status.topics_have(&self.counts);
         for (partition, led) in &self.lanes {
             if !now.contains_key(&partition.topic) {
                 led.stop.cancel();
@@ -472,15 +496,19 @@ impl Conductor {
                 leadership: leadership.clone(),
                 retry: self.settings.retry.clone(),
                 aftercare: self.aftercare.clone(),
+                status: self.status.clone(),
+                metrics: self.metrics.clone(),
             },
             gate: self.settings.gate.clone(),
             start: self.settings.start,
-            progress: self.progress.clone(),
+            status: self.status.clone(),
             hint: self.hint.clone(),
             doubt: led.doubt.clone(),
             stop: led.stop.clone(),
         };
         self.lanes.insert(partition.clone(), led);
+        self.metrics.acquired();
+        self.status.leads(&partition, leadership.commit_offset);
         // A former leader may have left something.
         self.aftercare.notify_one();
         self.running.spawn(async move {
@@ -500,6 +528,10 @@ impl Conductor {
             if let Ok((partition, leadership, end)) = ended {
                 self.lanes.remove(&partition);
                 self.leases.remove(&partition);
+                self.status.leads_no_more(&partition);
+                if end == End::Lost {
+                    self.metrics.lost();
+                }
                 if end == End::Drained {
                     drained.push((partition, leadership));
                 }
@@ -547,6 +579,7 @@ impl Conductor {
         if !self.topics.borrow().contains_key(&topic) {
             return;
         }
+        self.status.kafka_answers(count.is_ok());
         match count {
             Ok(Some(count)) => {
                 // A topic created anew with fewer partitions keeps its number: the lanes of those that are
@@ -554,6 +587,7 @@ impl Conductor {
                 let count = count.max(self.counts.get(&topic).copied().unwrap_or(0));
                 if self.counts.insert(topic.clone(), count) != Some(count) {
                     info!(topic, partitions = count, "topic found");
+                    self.status.topics_have(&self.counts);
                     self.warm_up();
                     let _ = self.wake.try_send(());
                 }
@@ -588,7 +622,7 @@ impl Conductor {
     }
 
     fn commit_group_offsets(&self) {
-        let moved = self.progress.take_moved();
+        let moved = self.status.take_moved();
         if !moved.is_empty() {
             self.kafka.commit_hint(&moved);
         }
@@ -619,7 +653,7 @@ impl Conductor {
         while let Some(ended) = self.running.join_next().await {
             self.finished(ended).await;
         }
-        self.kafka.commit_last(self.progress.take_moved()).await;
+        self.kafka.commit_last(self.status.take_moved()).await;
         info!("stopped");
     }
 }

@@ -16,12 +16,14 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use crate::config::KafkaSettings;
 use crate::partition::Partition;
+use crate::status::Status;
 
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +32,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
 /// How long the last group offsets may take at the end.
 const LAST_HINT: Duration = Duration::from_millis(500);
+
+/// How often librdkafka tells how far the partitions reach.
+const STATISTICS_MS: &str = "1000";
 
 /// Defaults of the reading client.
 const READING: [(&str, &str); 4] = [
@@ -83,9 +88,10 @@ impl Generations {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Context {
     generations: Generations,
+    status: Arc<Status>,
     complained: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -125,6 +131,25 @@ impl ClientContext for Context {
         }
     }
 
+    fn stats(&self, statistics: Statistics) {
+        let is_up = statistics
+            .brokers
+            .values()
+            .any(|broker| broker.state == "UP");
+        let ends = statistics.topics.into_iter().flat_map(|(topic, found)| {
+            let partitions = found.partitions.into_values();
+            // What read_committed can read; -1 in both stands for the unknown.
+            partitions.filter_map(move |partition| {
+                let end = [partition.ls_offset, partition.hi_offset]
+                    .into_iter()
+                    .find(|offset| *offset >= 0)?;
+                let (topic, number) = (topic.clone(), partition.partition);
+                Some((Partition { topic, number }, end))
+            })
+        });
+        self.status.kafka_tells(is_up, ends);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             // Nothing but the operator can mend these.
@@ -154,7 +179,7 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    pub fn connect(settings: &KafkaSettings) -> Result<Self, String> {
+    pub fn connect(settings: &KafkaSettings, status: Arc<Status>) -> Result<Self, String> {
         let base = base_config(settings);
         let mut reader = base.clone();
         for (property, value) in READING {
@@ -166,9 +191,14 @@ impl Kafka {
         reader
             .set("group.id", &settings.group_id)
             .set("enable.partition.eof", "true")
+            .set("statistics.interval.ms", STATISTICS_MS)
             .set("debug", "metadata")
             .set_log_level(RDKafkaLogLevel::Debug);
-        let context = Context::default();
+        let context = Context {
+            generations: Generations::default(),
+            status,
+            complained: Arc::default(),
+        };
         let create = |config: &ClientConfig| {
             let consumer: Result<BaseConsumer<Context>, _> =
                 config.create_with_context(context.clone());

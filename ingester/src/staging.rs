@@ -343,6 +343,13 @@ impl Batch {
             .collect()
     }
 
+    /// How long ago each record was made, by Kafka's timestamps.
+    pub fn ages_ms(&self, now_ms: i64) -> impl ExactSizeIterator<Item = i64> {
+        self.marks
+            .iter()
+            .map(move |mark| now_ms - mark.timestamp_ms)
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }

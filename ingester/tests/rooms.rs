@@ -25,6 +25,12 @@ fn every_dependency_is_named_in_its_room_only() {
             "ingester/src",
             "ingester/src/{hint,commands/check}",
         ),
+        ("axum::", "ingester/src", "ingester/src/http"),
+        (
+            "prometheus_client::",
+            "ingester/src",
+            "ingester/src/metrics",
+        ),
         ("openssl::ssl", "ingester/src", "ingester/src/db"),
         ("refinery::", "ingester/src", "ingester/src/schema"),
         (

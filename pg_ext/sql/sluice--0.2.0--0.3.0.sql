@@ -159,6 +159,30 @@ $$;
 COMMENT ON FUNCTION sluice.balance_as_of(bigint, integer, text, timestamptz) IS
 'The balance as it was at a moment of the database''s clock: no row before its first change. Walks back through the changes since then.';
 
+CREATE FUNCTION sluice.parked_dead_letters()
+RETURNS TABLE (topic text, error_code text, letters bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT d.topic, d.error_code, count(*) FROM ledger.dead_letters d WHERE d.status = 'PARKED' GROUP BY 1, 2;
+END
+$$;
+COMMENT ON FUNCTION sluice.parked_dead_letters() IS
+'How many dead letters wait for a person, by topic and error code.';
+
+CREATE FUNCTION sluice.dangling_references(older_than interval)
+RETURNS TABLE (kind text, rows bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT d.kind, count(*) FROM domain.dangling_references d WHERE d.seen_at < now() - older_than GROUP BY 1;
+END
+$$;
+COMMENT ON FUNCTION sluice.dangling_references(interval) IS
+'How many rows of each kind were named longer ago than that and are not created yet; which ones: domain.dangling_references.';
+
 DO $$
 DECLARE
     f regprocedure;
@@ -166,7 +190,8 @@ BEGIN
     FOR f IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'sluice'::regnamespace
-            AND p.proname IN ('partitions_with_results', 'unsent_results', 'results_at', 'mark_results')
+            AND p.proname IN ('partitions_with_results', 'unsent_results', 'results_at', 'mark_results',
+                'parked_dead_letters', 'dangling_references')
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
@@ -175,5 +200,7 @@ END
 $$;
 GRANT EXECUTE ON FUNCTION
     sluice.partitions_with_results(), sluice.unsent_results(text, integer, integer),
-    sluice.mark_results(text, integer, bigint, bigint[])
+    sluice.mark_results(text, integer, bigint, bigint[]),
+    sluice.parked_dead_letters(), sluice.dangling_references(interval)
 TO sluice_writer;
+GRANT EXECUTE ON FUNCTION sluice.parked_dead_letters(), sluice.dangling_references(interval) TO sluice_reader;

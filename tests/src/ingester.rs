@@ -6,6 +6,8 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::stack::{Stack, sluice_command, unique};
 use crate::wait::wait_until;
@@ -37,6 +39,7 @@ impl Ingester {
             ("BALANCE_TOPICS", topic),
             ("EVENT_TOPICS", ""),
             ("SERVICE_ID", &service_id),
+            ("PORT", "0"),
             ("LOG_FORMAT", "text"),
             ("RUST_LOG", &log_filter),
         ]
@@ -144,6 +147,30 @@ impl Ingester {
     }
 
     /// Resident memory now, in bytes.
+    /// Status and body of an answer to GET.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        const ADDRESS: &str = "address=";
+        self.logs(ADDRESS, Duration::from_secs(20)).await;
+        let log = self.log();
+        let (_, rest) = log.rsplit_once(ADDRESS).expect("logged");
+        let address = rest.split_whitespace().next().expect("an address");
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("it reads");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (status.expect(head), body.to_owned())
+    }
+
     pub fn rss_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
     }

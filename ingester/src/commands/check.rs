@@ -98,7 +98,7 @@ pub async fn check(
     {
         findings.add("PostgreSQL", "a query failed", Err(describe(&error)));
     }
-    match Kafka::connect(&settings) {
+    match Kafka::connect(&settings, Arc::default()) {
         Err(error) => findings.add("Kafka", &settings.brokers, Err(error)),
         Ok(kafka) => {
             let wanted = crate::topics::Topics::new(&settings);

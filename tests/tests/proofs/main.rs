@@ -8,6 +8,7 @@ mod domain;
 mod families;
 mod fence;
 mod harness;
+mod health;
 mod mixed;
 mod service;
 mod sharing;

@@ -1,0 +1,326 @@
+//! What this instance knows of itself now: kept in memory, so that it can always be told at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+
+use crate::partition::Partition;
+
+/// PostgreSQL answers every look for partitions, twice a second.
+const DATABASE_ANSWERS: Duration = Duration::from_secs(4);
+/// A partition that has records and commits none for so long stands still.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+
+/// How a led partition does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Running,
+    /// A batch is tried again.
+    Retrying,
+    /// The handler of its topic is paused.
+    Paused,
+    /// Someone has to change something first.
+    Halted,
+    /// There are records, and none is committed.
+    Stalled,
+}
+
+impl State {
+    pub const ALL: [Self; 5] = [
+        Self::Running,
+        Self::Retrying,
+        Self::Paused,
+        Self::Halted,
+        Self::Stalled,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Paused => "paused",
+            Self::Halted => "halted",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+/// A partition that this instance leads.
+#[derive(Clone, Debug)]
+pub struct Led {
+    pub state: State,
+    /// Why it does not run.
+    pub reason: Option<String>,
+    pub commit_offset: i64,
+    /// Records that wait in Kafka, as far as Kafka has told.
+    pub lag: Option<i64>,
+    /// Since when nothing waits, or the last commit.
+    progressed_at: Instant,
+}
+
+/// The record below the offset that was committed last.
+#[derive(Clone, Debug)]
+pub struct Processed {
+    pub partition: Partition,
+    pub offset: i64,
+    pub committed_at: SystemTime,
+}
+
+/// All of it at one moment.
+pub struct Snapshot {
+    /// Every partition of the topics that are read; `None` where another instance leads.
+    pub partitions: BTreeMap<Partition, Option<Led>>,
+    pub database_is_connected: bool,
+    pub kafka_is_connected: bool,
+    /// `None` where no Redis is set.
+    pub redis_is_connected: Option<bool>,
+    pub last_processed: Option<Processed>,
+}
+
+/// What `/health` sums it up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Ok,
+    Degraded,
+    Down,
+}
+
+impl Health {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl Snapshot {
+    pub fn health(&self) -> Health {
+        let suffers = |led: &Led| led.state != State::Running;
+        if !self.database_is_connected || !self.kafka_is_connected {
+            Health::Down
+        } else if self.redis_is_connected == Some(false)
+            || self.partitions.values().flatten().any(suffers)
+        {
+            Health::Degraded
+        } else {
+            Health::Ok
+        }
+    }
+
+    /// Records that wait in the partitions led here.
+    pub fn lag(&self) -> i64 {
+        let led = self.partitions.values().flatten();
+        led.filter_map(|led| led.lag).sum()
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    led: BTreeMap<Partition, Led>,
+    counts: BTreeMap<String, i32>,
+    moved: HashMap<Partition, i64>,
+    records: u64,
+    database_answered_at: Option<Instant>,
+    brokers_are_up: bool,
+    kafka_answers: bool,
+    redis_is_connected: Option<bool>,
+    last_processed: Option<Processed>,
+}
+
+#[derive(Default)]
+pub struct Status {
+    inner: Mutex<Inner>,
+    moved: Notify,
+}
+
+impl Status {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic while held")
+    }
+
+    pub fn leads(&self, partition: &Partition, commit_offset: i64) {
+        let led = Led {
+            state: State::Running,
+            reason: None,
+            commit_offset,
+            lag: None,
+            progressed_at: Instant::now(),
+        };
+        self.inner().led.insert(partition.clone(), led);
+    }
+
+    pub fn leads_no_more(&self, partition: &Partition) {
+        self.inner().led.remove(partition);
+    }
+
+    pub fn is(&self, partition: &Partition, state: State, reason: Option<&str>) {
+        if let Some(led) = self.inner().led.get_mut(partition) {
+            (led.state, led.reason) = (state, reason.map(str::to_owned));
+        }
+    }
+
+    pub fn committed(&self, partition: &Partition, next_offset: i64, records: usize) {
+        let mut inner = self.inner();
+        inner.records += records as u64;
+        inner.moved.insert(partition.clone(), next_offset);
+        inner.last_processed = Some(Processed {
+            partition: partition.clone(),
+            offset: next_offset - 1,
+            committed_at: SystemTime::now(),
+        });
+        if let Some(led) = inner.led.get_mut(partition) {
+            led.lag = led
+                .lag
+                .map(|lag| (lag - (next_offset - led.commit_offset)).max(0));
+            led.commit_offset = next_offset;
+            (led.state, led.reason) = (State::Running, None);
+            led.progressed_at = Instant::now();
+        }
+        drop(inner);
+        self.moved.notify_one();
+    }
+
+    /// Waits for something to be committed since the last call.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// Offsets that moved since the last call.
+    pub fn take_moved(&self) -> HashMap<Partition, i64> {
+        std::mem::take(&mut self.inner().moved)
+    }
+
+    /// Records committed since the start.
+    pub fn records(&self) -> u64 {
+        self.inner().records
+    }
+
+    /// How many partitions each topic has.
+    pub fn topics_have(&self, counts: &BTreeMap<String, i32>) {
+        self.inner().counts.clone_from(counts);
+    }
+
+    pub fn database_answered(&self) {
+        self.inner().database_answered_at = Some(Instant::now());
+    }
+
+    pub fn kafka_answers(&self, answers: bool) {
+        self.inner().kafka_answers = answers;
+    }
+
+    /// Whether a broker is connected, and where the partitions that are read end.
+    pub fn kafka_tells(&self, brokers_are_up: bool, ends: impl Iterator<Item = (Partition, i64)>) {
+        let mut inner = self.inner();
+        inner.brokers_are_up = brokers_are_up;
+        for (partition, end) in ends {
+            if let Some(led) = inner.led.get_mut(&partition) {
+                let lag = (end - led.commit_offset).max(0);
+                if lag == 0 || led.lag == Some(0) {
+                    led.progressed_at = Instant::now();
+                }
+                led.lag = Some(lag);
+            }
+        }
+    }
+
+    pub fn redis_is_connected(&self, connected: bool) {
+        self.inner().redis_is_connected = Some(connected);
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.inner();
+        let numbers = |(topic, count): (&String, &i32)| {
+            let topic = topic.clone();
+            (0..*count).map(move |number| Partition {
+                topic: topic.clone(),
+                number,
+            })
+        };
+        let mut partitions: BTreeMap<Partition, Option<Led>> = inner
+            .counts
+            .iter()
+            .flat_map(numbers)
+            .map(|partition| (partition, None))
+            .collect();
+        for (partition, led) in &inner.led {
+            let mut led = led.clone();
+            let waits = led.lag.is_some_and(|lag| lag > 0);
+            if led.state == State::Running && waits && led.progressed_at.elapsed() > STANDS_STILL {
+                led.state = State::Stalled;
+                led.reason = Some(format!(
+                    "nothing was committed for {} s",
+                    led.progressed_at.elapsed().as_secs()
+                ));
+            }
+            partitions.insert(partition.clone(), Some(led));
+        }
+        Snapshot {
+            partitions,
+            database_is_connected: inner
+                .database_answered_at
+                .is_some_and(|at| at.elapsed() < DATABASE_ANSWERS),
+            kafka_is_connected: inner.brokers_are_up && inner.kafka_answers,
+            redis_is_connected: inner.redis_is_connected,
+            last_processed: inner.last_processed.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(number: i32) -> Partition {
+        Partition {
+            topic: "t".into(),
+            number,
+        }
+    }
+
+    fn up() -> Status {
+        let status = Status::default();
+        status.database_answered();
+        status.kafka_answers(true);
+        status.kafka_tells(true, std::iter::empty());
+        status
+    }
+
+    #[test]
+    fn health_is_the_worst_that_is_known() {
+        let status = Status::default();
+        assert_eq!(status.snapshot().health(), Health::Down, "nothing is known");
+        let status = up();
+        assert_eq!(status.snapshot().health(), Health::Ok, "a standby is well");
+        status.leads(&partition(0), 5);
+        status.is(&partition(0), State::Halted, Some("why"));
+        assert_eq!(status.snapshot().health(), Health::Degraded);
+        status.leads_no_more(&partition(0));
+        status.redis_is_connected(false);
+        assert_eq!(status.snapshot().health(), Health::Degraded);
+        status.redis_is_connected(true);
+        assert_eq!(status.snapshot().health(), Health::Ok);
+        status.kafka_answers(false);
+        assert_eq!(status.snapshot().health(), Health::Down);
+    }
+
+    #[test]
+    fn lag_is_what_kafka_has_and_we_have_not() {
+        let status = up();
+        status.topics_have(&BTreeMap::from([("t".to_owned(), 2)]));
+        status.leads(&partition(0), 5);
+        assert_eq!(status.snapshot().lag(), 0);
+        status.kafka_tells(true, [(partition(0), 9), (partition(1), 99)].into_iter());
+        assert_eq!(status.snapshot().lag(), 4);
+        status.committed(&partition(0), 8, 3);
+        let snapshot = status.snapshot();
+        assert_eq!(snapshot.lag(), 1);
+        assert!(snapshot.partitions[&partition(1)].is_none(), "not led here");
+        assert_eq!(snapshot.last_processed.map(|last| last.offset), Some(7));
+        assert_eq!(status.take_moved(), HashMap::from([(partition(0), 8)]));
+        assert!(status.take_moved().is_empty());
+    }
+}
