@@ -1,6 +1,7 @@
 //! What a contender did in one round, and what several rounds come to.
 
 /// What a contender did in one round.
+#[derive(Default)]
 pub struct Sample {
     pub events: usize,
     pub batches: usize,

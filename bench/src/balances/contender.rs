@@ -94,11 +94,7 @@ impl Apply {
             })
             .collect();
         let clock = Instant::now();
-        let mut sample = Sample {
-            events: 0,
-            batches: 0,
-            seconds: 0.0,
-        };
+        let mut sample = Sample::default();
         for batch in &batches {
             self.apply(batch).await?;
             sample.events += batch.events;
@@ -295,11 +291,7 @@ impl Baseline {
         // them were the cheapest for small and for large ones.
         let most_dead_rows = (25 * largest).clamp(500, 20_000);
         let clock = Instant::now();
-        let mut sample = Sample {
-            events: 0,
-            batches: 0,
-            seconds: 0.0,
-        };
+        let mut sample = Sample::default();
         for batch in &batches {
             if self.dead_rows > most_dead_rows {
                 self.client

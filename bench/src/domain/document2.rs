@@ -5,6 +5,7 @@
 //! marked in Redis, and the offset is committed to Kafka.
 
 use std::collections::HashSet;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,26 @@ pub struct Document2 {
     reader: Arc<Reader>,
 }
 
+/// What the time of all batches went to.
+#[derive(Clone, Copy, Default)]
+pub struct Steps {
+    pub reading: Duration,
+    pub look_ups: Duration,
+    pub writes: Duration,
+    pub marks: Duration,
+    pub commits: Duration,
+}
+
+impl AddAssign for Steps {
+    fn add_assign(&mut self, other: Self) {
+        self.reading += other.reading;
+        self.look_ups += other.look_ups;
+        self.writes += other.writes;
+        self.marks += other.marks;
+        self.commits += other.commits;
+    }
+}
+
 /// One event of a batch that was not processed before.
 struct News {
     mark: String,
@@ -56,7 +77,7 @@ impl Document2 {
     }
 
     /// Processes the first `count` events of the backlog.
-    pub async fn measure(&self, backlog: &Backlog, count: usize) -> Result<Sample> {
+    pub async fn measure(&self, backlog: &Backlog, count: usize) -> Result<(Sample, Steps)> {
         let starts: Vec<(&'static str, i64)> = backlog
             .spans
             .iter()
@@ -77,7 +98,7 @@ impl Document2 {
     }
 }
 
-async fn consume(stack: &Stack, reader: &Reader, count: usize) -> Result<Sample> {
+async fn consume(stack: &Stack, reader: &Reader, count: usize) -> Result<(Sample, Steps)> {
     let mut database = stack.admin().await?;
     let upsert = database
         .prepare(
@@ -89,11 +110,12 @@ async fn consume(stack: &Stack, reader: &Reader, count: usize) -> Result<Sample>
     let (mut entities, mut event_ids) = (HashSet::new(), Vec::new());
     let mut batch = read(reader, STALL, count)?;
     let clock = Instant::now();
-    let mut sample = Sample {
-        events: 0,
-        batches: 0,
-        seconds: 0.0,
+    let mut since = clock;
+    let mut lap = || {
+        let before = std::mem::replace(&mut since, Instant::now());
+        since - before
     };
+    let (mut sample, mut steps) = (Sample::default(), Steps::default());
     loop {
         let mut news = Vec::with_capacity(batch.len());
         for record in &batch {
@@ -103,11 +125,15 @@ async fn consume(stack: &Stack, reader: &Reader, count: usize) -> Result<Sample>
                 news.push(event);
             }
         }
+        steps.look_ups += lap();
         write(&mut database, &upsert, &news).await?;
+        steps.writes += lap();
         for event in &news {
             redis.set_ex::<_, _, ()>(&event.mark, 1, MARK_S).await?;
         }
+        steps.marks += lap();
         reader.commit(&batch)?;
+        steps.commits += lap();
         sample.events += batch.len();
         sample.batches += 1;
         for event in news {
@@ -118,10 +144,11 @@ async fn consume(stack: &Stack, reader: &Reader, count: usize) -> Result<Sample>
             break;
         }
         batch = read(reader, STALL, count - sample.events)?;
+        steps.reading += lap();
     }
     sample.seconds = clock.elapsed().as_secs_f64();
     check(&database, &event_ids, entities.len() as i64).await?;
-    Ok(sample)
+    Ok((sample, steps))
 }
 
 /// Waits for a first record, and at most a second for the rest of the batch.

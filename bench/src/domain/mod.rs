@@ -15,7 +15,7 @@ use crate::sample::{Sample, Spread};
 use crate::stack::{Result, Stack};
 
 use self::backlog::Backlog;
-use self::document2::Document2;
+use self::document2::{Document2, Steps};
 use self::event::{Poison, Stream, TYPES};
 use self::sluice::{Drained, Marks, drain};
 use self::tables::{ByType, PoisonCost, Rates, RedisCost, Report};
@@ -25,7 +25,7 @@ pub const DEFAULT_ROUNDS: usize = 3;
 const EVENTS: usize = 20_000;
 const EVENTS_DOCUMENT2: usize = 1_500;
 /// Of all types at once: of each type, and of all together for document 2's way.
-const MIXED_EVENTS_EACH: usize = 2_000;
+const MIXED_EVENTS_EACH: usize = 4_000;
 const MIXED_EVENTS_DOCUMENT2: usize = 3_000;
 /// The type that is poisoned: its handler checks an amount.
 const POISONED: &str = "payment.completed";
@@ -34,15 +34,16 @@ const POISONED: &str = "payment.completed";
 pub async fn run(stack: &Stack, rounds: usize) -> Result<String> {
     let machine = stack.machine().await?;
     let mut bench = Bench::new(stack, rounds).await?;
-    let mut by_type = Vec::new();
+    let (mut by_type, mut steps) = (Vec::new(), Steps::default());
     for place in 0..TYPES.len() {
-        by_type.push(bench.by_type(place).await?);
+        by_type.push(bench.by_type(place, &mut steps).await?);
     }
     let (mixed, redis) = bench.mixed().await?;
     let report = Report {
         machine,
         rounds,
         by_type,
+        steps,
         mixed,
         poison: bench.poison().await?,
         redis,
@@ -82,17 +83,18 @@ impl<'a> Bench<'a> {
     }
 
     /// One type, against document 2's way on the same records.
-    async fn by_type(&mut self, place: usize) -> Result<ByType> {
+    async fn by_type(&mut self, place: usize, steps: &mut Steps) -> Result<ByType> {
         let name = TYPES[place].name;
         let (mut sluice, mut document2) = (Vec::new(), Vec::new());
         for round in 0..=self.rounds {
             let backlog = self.fill(place..place + 1, EVENTS, None)?;
-            let (ours, theirs) = self.turns(round, &backlog, EVENTS_DOCUMENT2).await?;
+            let (ours, (theirs, went_to)) = self.turns(round, &backlog, EVENTS_DOCUMENT2).await?;
             say(round, name, &ours.sample);
             say(round, "document 2's way", &theirs);
             if round > 0 {
                 sluice.push(ours.sample);
                 document2.push(theirs);
+                *steps += went_to;
             }
         }
         Ok(ByType {
@@ -111,7 +113,7 @@ impl<'a> Bench<'a> {
                 let backlog = self.fill(0..TYPES.len(), MIXED_EVENTS_EACH, None)?;
                 let (drained, side) = match marks {
                     Marks::Set => {
-                        let (drained, theirs) =
+                        let (drained, (theirs, _)) =
                             self.turns(round, &backlog, MIXED_EVENTS_DOCUMENT2).await?;
                         say(round, "mixed, document 2's way", &theirs);
                         if round > 0 {
@@ -185,7 +187,7 @@ impl<'a> Bench<'a> {
         round: usize,
         backlog: &Backlog,
         events_document2: usize,
-    ) -> Result<(Drained, Sample)> {
+    ) -> Result<(Drained, (Sample, Steps))> {
         let (drained, theirs);
         if round.is_multiple_of(2) {
             drained = drain(self.stack, backlog, Marks::Set).await?;

@@ -6,6 +6,8 @@ use crate::report::{grouped, ratio, right_aligned, table};
 use crate::sample::{Sample, Spread};
 use crate::stack::Machine;
 
+use super::document2::Steps;
+
 /// Sluice against document 2's way.
 pub struct Rates {
     sluice: Spread,
@@ -60,6 +62,8 @@ pub struct Report {
     pub machine: Machine,
     pub rounds: usize,
     pub by_type: Vec<ByType>,
+    /// Of document 2's way, type by type.
+    pub steps: Steps,
     pub mixed: Rates,
     pub poison: PoisonCost,
     pub redis: RedisCost,
@@ -69,13 +73,14 @@ impl Report {
     pub fn text(&self) -> String {
         format!(
             "Measured on {}; minimum / median / maximum of {} rounds after one to warm up.\n\n{}\n\n\
-             The whole way against document 2's way, type by type\n\n{}\n\n\
+             The whole way against document 2's way, type by type\n\n{}\n\n{}\n\n\
              Every tenth record a poison one, `{}`\n\n{}\n\n\
              What Redis costs, all types at once\n\n{}",
             self.machine.date,
             self.rounds,
             self.machine.list(),
             self.types(),
+            self.steps(),
             super::POISONED,
             self.poison(),
             self.redis(),
@@ -96,6 +101,23 @@ impl Report {
             table.add_row([name.to_owned(), sluice, document2, ratio]);
         }
         right_aligned(table)
+    }
+
+    fn steps(&self) -> String {
+        let steps = &self.steps;
+        let parts = [
+            ("looking up in Redis", steps.look_ups),
+            ("writing to PostgreSQL", steps.writes),
+            ("marking in Redis", steps.marks),
+            ("committing to Kafka", steps.commits),
+            ("reading", steps.reading),
+        ];
+        let total: f64 = parts.iter().map(|(_, time)| time.as_secs_f64()).sum();
+        let shares = parts.map(|(what, time)| {
+            let percent = 100.0 * time.as_secs_f64() / total;
+            format!("{percent:.0} % {what}")
+        });
+        format!("Document 2's way spent {}.", shares.join(", "))
     }
 
     fn poison(&self) -> Table {
