@@ -57,16 +57,16 @@ impl Backlog {
         self.spans.iter().map(|span| span.topic).collect()
     }
 
-    pub fn from_offset(&self) -> i64 {
+    pub fn first_offset(&self) -> i64 {
         self.spans.iter().map(|span| span.from_offset).sum()
     }
 
-    pub fn to_offset(&self) -> i64 {
+    pub fn next_offset(&self) -> i64 {
         self.spans.iter().map(|span| span.to_offset).sum()
     }
 
     pub fn events(&self) -> i64 {
-        self.to_offset() - self.from_offset()
+        self.next_offset() - self.first_offset()
     }
 
     /// That every event was applied, and every poison one is dead.

@@ -87,8 +87,11 @@ impl<'a> Bench<'a> {
         let name = TYPES[place].name;
         let (mut sluice, mut document2) = (Vec::new(), Vec::new());
         for round in 0..=self.rounds {
-            let backlog = self.fill(place..place + 1, EVENTS, None)?;
-            let (ours, (theirs, went_to)) = self.turns(round, &backlog, EVENTS_DOCUMENT2).await?;
+            // To warm up, a part of them will do.
+            let part = if round == 0 { 4 } else { 1 };
+            let backlog = self.fill(place..place + 1, EVENTS / part, None)?;
+            let (ours, (theirs, went_to)) =
+                self.turns(round, &backlog, EVENTS_DOCUMENT2 / part).await?;
             say(round, name, &ours.sample);
             say(round, "document 2's way", &theirs);
             if round > 0 {

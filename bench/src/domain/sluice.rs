@@ -36,7 +36,7 @@ pub async fn drain(stack: &Stack, backlog: &Backlog, marks: Marks) -> Result<Dra
     let topics = backlog.topics();
     let redis_url = (marks != Marks::NoRedis).then_some(stack.redis_url.as_str());
     let mut ingester = Ingester::start(stack, "", &topics.join(","), redis_url)?;
-    let (from, to) = (backlog.from_offset(), backlog.to_offset());
+    let (from, to) = (backlog.first_offset(), backlog.next_offset());
     let sample = ingester.drain(stack, &topics, from, to).await?;
     settle(stack, backlog).await?;
     ingester.stop();
