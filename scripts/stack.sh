@@ -217,6 +217,8 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
 group.initial.rebalance.delay.ms=0
+# Or each commit of a group's offsets would wait 5 ms for company.
+group.coordinator.append.linger.ms=0
 # Retention and compaction work within seconds, so that tests can wait for them.
 log.initial.task.delay.ms=1000
 log.retention.check.interval.ms=1000

@@ -1,35 +1,47 @@
-//! `make bench`: how fast the batched apply is, as ratios against what bounds it.
+//! `make bench`: how fast Sluice is, as ratios against what bounds it and what it replaces.
 //!
 //! Figures in events per second say more about a machine than about Sluice. So everything
-//! is measured in one run on one PostgreSQL, what is compared takes turns within a round,
-//! and what counts are the ratios of each round: the apply against its floor (a bare COPY
-//! of the same log rows), against the same job in plain SQL, and the whole way from Kafka
-//! against the apply alone.
+//! is measured in one run on one private stack, what is compared takes turns within a round,
+//! and what counts are the ratios of each round.
 
-mod contender;
-mod copy;
+mod balances;
+mod domain;
+mod ingester;
+mod kafka;
+mod random;
 mod report;
+mod sample;
 mod stack;
-mod whole_way;
-mod workload;
 
 use std::process::ExitCode;
 
-use crate::contender::{Apply, Baseline, Floor, Sample};
-use crate::report::{Cell, Report, Spread, WholeWay};
 use crate::stack::{Result, Stack};
-use crate::workload::{Skew, Stream};
 
-/// Most events in a batch.
-const BATCH_SIZES: [usize; 3] = [200, 2_000, 10_000];
-/// Events that a contender is given per round; one that is slow does not finish them.
-const EVENTS_PER_ROUND: usize = 100_000;
-/// Rounds before the first that counts: most pages are changed, and logged as a whole.
-const FIRST_TOUCH_ROUNDS: usize = 4;
-/// The batch size at which the whole way is compared with the apply alone.
-const WHOLE_WAY_BATCH: usize = 2_000;
-const WHOLE_WAY_ROUNDS: usize = 3;
-const SEED: u64 = 20_261_121;
+#[derive(Clone, Copy)]
+enum Part {
+    Balances,
+    Domain,
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Balances, Self::Domain];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Balances => "balances",
+            Self::Domain => "domain",
+        }
+    }
+
+    async fn run(self, stack: &Stack, rounds: Option<usize>) -> Result<String> {
+        match self {
+            Self::Balances => {
+                balances::run(stack, rounds.unwrap_or(balances::DEFAULT_ROUNDS)).await
+            }
+            Self::Domain => domain::run(stack, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await,
+        }
+    }
+}
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
@@ -43,152 +55,46 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<()> {
-    let rounds = rounds()?;
+    let (parts, rounds) = (parts()?, rounds()?);
     let stack = Stack::from_environment()?;
-    eprintln!(
-        "migrating, and opening {} accounts on either side",
-        workload::ACCOUNTS
-    );
+    eprintln!("migrating");
     stack.prepare().await?;
-
-    let mut apply = Apply::connect(&stack).await?;
-    let mut baseline = Baseline::connect(&stack).await?;
-    let mut floor = Floor::connect(&stack).await?;
-    let commit_ms = floor.commit_ms().await?;
-
-    eprintln!("touching every page once after the checkpoint");
-    let mut stream = Stream::new(Skew::Uniform, "first-touch".into(), SEED);
-    for _ in 0..FIRST_TOUCH_ROUNDS {
-        let events = stream.take(EVENTS_PER_ROUND);
-        apply.measure(&events, WHOLE_WAY_BATCH).await?;
-        baseline.measure(&events, WHOLE_WAY_BATCH).await?;
-    }
-
-    let mut cells = Vec::new();
-    for skew in Skew::ALL {
-        for batch_size in BATCH_SIZES {
-            stack.empty_logs().await?;
-            cells.push(
-                cell(
-                    skew,
-                    batch_size,
-                    rounds,
-                    &mut apply,
-                    &mut baseline,
-                    &mut floor,
-                )
-                .await?,
-            );
+    for part in parts {
+        let text = part.run(&stack, rounds).await?;
+        println!("{text}\n");
+        if std::env::var("BENCH_WRITE").is_ok_and(|value| value == "1") {
+            report::write(part.name(), &text)?;
         }
-    }
-    let whole_way = whole_way(&stack, &mut apply).await?;
-    let report = Report {
-        machine: stack.machine(commit_ms).await?,
-        rounds,
-        cells,
-        whole_way,
-    };
-    println!("{}", report.text());
-    if std::env::var("BENCH_WRITE").is_ok_and(|value| value == "1") {
-        report.write()?;
     }
     Ok(())
 }
 
-fn rounds() -> Result<usize> {
-    match std::env::var("BENCH_ROUNDS") {
-        Err(_) => Ok(5),
-        Ok(text) => text
-            .parse()
-            .ok()
-            .filter(|rounds| (1..=100).contains(rounds))
-            .ok_or_else(|| format!("BENCH_ROUNDS must be 1 to 100, not {text}").into()),
+/// All, or the one that BENCH names.
+fn parts() -> Result<Vec<Part>> {
+    let Some(name) = variable("BENCH") else {
+        return Ok(Part::ALL.to_vec());
+    };
+    match Part::ALL.into_iter().find(|part| part.name() == name) {
+        Some(part) => Ok(vec![part]),
+        None => Err(format!("BENCH must be balances or domain, not {name}").into()),
     }
 }
 
-/// All rounds of one workload at one batch size, the first one to warm up.
-async fn cell(
-    skew: Skew,
-    batch_size: usize,
-    rounds: usize,
-    apply: &mut Apply,
-    baseline: &mut Baseline,
-    floor: &mut Floor,
-) -> Result<Cell> {
-    let label = format!("{skew:?}-{batch_size}");
-    let mut stream = Stream::new(skew, label.clone(), SEED);
-    let (mut applied, mut plain, mut bare) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=rounds {
-        let events = stream.take(EVENTS_PER_ROUND);
-        // Whoever comes first meets a quieter disk, so they take turns at that, too.
-        let (a, p, f): (Sample, Sample, Sample);
-        if round % 2 == 0 {
-            a = apply.measure(&events, batch_size).await?;
-            f = floor.measure(&events, batch_size).await?;
-            p = baseline.measure(&events, batch_size).await?;
-        } else {
-            p = baseline.measure(&events, batch_size).await?;
-            f = floor.measure(&events, batch_size).await?;
-            a = apply.measure(&events, batch_size).await?;
-        }
-        if round == 0 {
-            continue;
-        }
-        eprintln!(
-            "{label} round {round}: apply {:.0}/s, floor {:.0}/s, plain SQL {:.0}/s in batches of {:.1}",
-            a.rate(),
-            f.rate(),
-            p.rate(),
-            p.events_per_batch()
-        );
-        applied.push(a);
-        bare.push(f);
-        plain.push(p);
+/// What BENCH_ROUNDS says, where it is set.
+fn rounds() -> Result<Option<usize>> {
+    let Some(text) = variable("BENCH_ROUNDS") else {
+        return Ok(None);
+    };
+    let rounds = text
+        .parse()
+        .ok()
+        .filter(|rounds| (1..=100).contains(rounds));
+    match rounds {
+        Some(rounds) => Ok(Some(rounds)),
+        None => Err(format!("BENCH_ROUNDS must be 1 to 100, not {text}").into()),
     }
-    Ok(Cell {
-        workload: skew.name(),
-        batch_size,
-        plain_batch: Spread::of(plain.iter().map(Sample::events_per_batch)).median,
-        apply_to_floor: Spread::of(ratios(&applied, &bare)),
-        apply_to_plain: Spread::of(ratios(&applied, &plain)),
-        apply: Spread::of(applied.iter().map(Sample::rate)),
-        floor: Spread::of(bare.iter().map(Sample::rate)),
-        plain: Spread::of(plain.iter().map(Sample::rate)),
-    })
 }
 
-fn ratios<'a>(above: &'a [Sample], below: &'a [Sample]) -> impl Iterator<Item = f64> + 'a {
-    above
-        .iter()
-        .zip(below)
-        .map(|(above, below)| above.rate() / below.rate())
-}
-
-/// From a backlog in Kafka to the last COMMIT, against the apply alone in the same round.
-async fn whole_way(stack: &Stack, apply: &mut Apply) -> Result<WholeWay> {
-    let mut stream = Stream::new(Skew::Uniform, "whole".into(), SEED + 1);
-    let (mut alone, mut whole) = (Vec::new(), Vec::new());
-    for round in 0..=WHOLE_WAY_ROUNDS {
-        stack.empty_logs().await?;
-        let backlog = stream.take(whole_way::BACKLOG);
-        whole.push(whole_way::measure(stack, round, &backlog).await?);
-        alone.push(
-            apply
-                .measure(&stream.take(EVENTS_PER_ROUND), WHOLE_WAY_BATCH)
-                .await?,
-        );
-        let (whole, alone) = (&whole[round], &alone[round]);
-        eprintln!(
-            "whole way round {round}: {:.0}/s, apply alone {:.0}/s",
-            whole.rate(),
-            alone.rate()
-        );
-    }
-    let (whole, alone) = (&whole[1..], &alone[1..]);
-    Ok(WholeWay {
-        batch_size: WHOLE_WAY_BATCH,
-        whole: Spread::of(whole.iter().map(Sample::rate)),
-        apply: Spread::of(alone.iter().map(Sample::rate)),
-        ratio: Spread::of(ratios(whole, alone)),
-    })
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -1,29 +1,37 @@
-//! The private PostgreSQL and Kafka that `scripts/with-stack.sh` started for this run.
+//! The private PostgreSQL, Kafka and Redis that `scripts/with-stack.sh` started for this run.
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use tokio_postgres::{Client, NoTls};
-
-use crate::workload::{ACCOUNTS, OPENING_WHOLE};
 
 /// Every failure ends the run with its one line.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Identities that both sides know beforehand: an index in service is never empty.
+/// Identities that are known beforehand: an index in service is never empty.
 const KNOWN_IDENTITIES: usize = 1_000_000;
 
+#[derive(Clone)]
 pub struct Stack {
     database_url: String,
     admin_database_url: String,
     pub kafka_brokers: String,
+    pub redis_url: String,
     pub dir: PathBuf,
 }
 
-/// What the figures were measured on.
+/// What figures were measured on.
 pub struct Machine {
     pub date: String,
     pub lines: Vec<String>,
+}
+
+impl Machine {
+    pub fn list(&self) -> String {
+        let lines: Vec<String> = self.lines.iter().map(|line| format!("- {line}")).collect();
+        lines.join("\n")
+    }
 }
 
 impl Stack {
@@ -37,6 +45,7 @@ impl Stack {
             database_url: variable("DATABASE_URL")?,
             admin_database_url: variable("ADMIN_DATABASE_URL")?,
             kafka_brokers: variable("KAFKA_BROKERS")?,
+            redis_url: variable("REDIS_URL")?,
             dir: variable("SLUICE_STACK_DIR")?.into(),
         })
     }
@@ -90,7 +99,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Migrates, creates the baseline's tables, and fills both sides alike.
+    /// Migrates, and fills what in service is never empty.
     pub async fn prepare(&self) -> Result<()> {
         self.configure().await?;
         let migrated = Command::new(self.sluice()?)
@@ -108,41 +117,37 @@ impl Stack {
             .batch_execute(&format!("GRANT sluice_writer TO \"{login}\""))
             .await?;
         admin
-            .batch_execute(include_str!("../../sql/baseline_schema.sql"))
-            .await?;
-        admin
             .batch_execute(&format!(
-                "INSERT INTO baseline.progress VALUES (1, 1, 0);
-                 INSERT INTO ledger.account_balances
-                 SELECT n, 0, 'USD', {OPENING_WHOLE}, 0, 0 FROM generate_series(1, {ACCOUNTS}) n;
-                 INSERT INTO baseline.account_balances SELECT * FROM ledger.account_balances ORDER BY account_id;
+                "CREATE TABLE public.one_row AS SELECT 0 AS n;
                  INSERT INTO ledger.event_identities
                  SELECT gen_random_uuid() AS identity, gen_random_uuid() FROM generate_series(1, {KNOWN_IDENTITIES})
-                 ORDER BY identity;
-                 INSERT INTO baseline.event_identities SELECT * FROM ledger.event_identities ORDER BY identity;"
+                 ORDER BY identity;"
             ))
             .await?;
-        for table in ["account_balances", "event_identities"] {
-            for schema in ["ledger", "baseline"] {
-                admin
-                    .batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {schema}.{table}"))
-                    .await?;
-            }
-        }
+        admin
+            .batch_execute("VACUUM (FREEZE, ANALYZE) ledger.event_identities")
+            .await?;
         admin.batch_execute("CHECKPOINT").await?;
         Ok(())
     }
 
-    /// Lets the next workload begin with empty logs, as the one before it did.
-    pub async fn empty_logs(&self) -> Result<()> {
+    /// The median of 101 transactions that write one row, in milliseconds: mostly the disk.
+    async fn commit_ms(&self) -> Result<f64> {
         let admin = self.admin().await?;
-        admin
-            .batch_execute("TRUNCATE ledger.balance_log, baseline.balance_log, baseline.bare_log")
-            .await?;
-        Ok(())
+        let mut times = Vec::new();
+        for _ in 0..101 {
+            let clock = Instant::now();
+            admin
+                .batch_execute("UPDATE public.one_row SET n = n + 1")
+                .await?;
+            times.push(clock.elapsed().as_secs_f64() * 1_000.0);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2])
     }
 
-    pub async fn machine(&self, commit_ms: f64) -> Result<Machine> {
+    pub async fn machine(&self) -> Result<Machine> {
+        let commit_ms = self.commit_ms().await?;
         let admin = self.admin().await?;
         let setting = async |name: &str| -> Result<String> {
             Ok(admin
@@ -195,7 +200,8 @@ impl Stack {
                 format!(
                     "A transaction that updates one row takes {commit_ms:.2} ms at the median: client, server and disk."
                 ),
-                "PostgreSQL, Kafka, the ingester and this program share the machine.".to_owned(),
+                "PostgreSQL, Kafka, Redis, the ingester and this program share the machine."
+                    .to_owned(),
             ],
         })
     }

@@ -7,6 +7,8 @@ use ledger::event::Change;
 use ledger::fold::Balance;
 use ledger::identity::{Identity, PayloadHash};
 
+use crate::random::Random;
+
 /// Accounts that are opened before the first measurement, numbered from 1.
 pub const ACCOUNTS: usize = 1_000_000;
 /// Available in each at first: enough that no event is ever rejected.
@@ -44,27 +46,6 @@ pub struct Event {
     pub change: Change,
     /// The balance that the log will show.
     pub after: Balance,
-}
-
-/// SplitMix64: small, fast, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
-    }
-
-    fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 /// An endless stream of events.

@@ -13,32 +13,16 @@ use ledger::contract::{self, Checksum, StagedRow};
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use crate::copy::Copy;
+use crate::sample::Sample;
 use crate::stack::{Result, Stack};
-use crate::workload::Event;
+
+use super::copy::Copy;
+use super::workload::Event;
 
 /// A contender that has not finished by then is stopped after its batch.
 const ROUND_LIMIT: Duration = Duration::from_secs(2);
 const TOPIC: &str = "bench.apply";
 const PARTITION_ID: i32 = 1;
-
-/// What a contender did in one round.
-pub struct Sample {
-    pub events: usize,
-    pub batches: usize,
-    pub seconds: f64,
-}
-
-impl Sample {
-    /// Events per second.
-    pub fn rate(&self) -> f64 {
-        self.events as f64 / self.seconds
-    }
-
-    pub fn events_per_batch(&self) -> f64 {
-        self.events as f64 / self.batches as f64
-    }
-}
 
 /// A batch, ready to be sent.
 struct Batch {
@@ -110,11 +94,7 @@ impl Apply {
             })
             .collect();
         let clock = Instant::now();
-        let mut sample = Sample {
-            events: 0,
-            batches: 0,
-            seconds: 0.0,
-        };
+        let mut sample = Sample::default();
         for batch in &batches {
             self.apply(batch).await?;
             sample.events += batch.events;
@@ -240,20 +220,6 @@ impl Floor {
             seconds: clock.elapsed().as_secs_f64(),
         })
     }
-
-    /// The median of 101 transactions that write one row, in milliseconds: mostly the disk.
-    pub async fn commit_ms(&mut self) -> Result<f64> {
-        let mut times = Vec::new();
-        for _ in 0..101 {
-            let clock = Instant::now();
-            self.client
-                .batch_execute("UPDATE baseline.progress SET fencing_token = fencing_token")
-                .await?;
-            times.push(clock.elapsed().as_secs_f64() * 1_000.0);
-        }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
-    }
 }
 
 fn log_rows(events: &[Event]) -> Bytes {
@@ -304,7 +270,7 @@ impl Baseline {
             )
             .await?;
         let apply = client
-            .prepare(include_str!("../../sql/baseline_apply.sql"))
+            .prepare(include_str!("../../../sql/baseline_apply.sql"))
             .await?;
         Ok(Self {
             client,
@@ -326,11 +292,7 @@ impl Baseline {
         // them were the cheapest for small and for large ones.
         let most_dead_rows = (25 * largest).clamp(500, 20_000);
         let clock = Instant::now();
-        let mut sample = Sample {
-            events: 0,
-            batches: 0,
-            seconds: 0.0,
-        };
+        let mut sample = Sample::default();
         for batch in &batches {
             if self.dead_rows > most_dead_rows {
                 self.client

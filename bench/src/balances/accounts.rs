@@ -1,0 +1,43 @@
+//! Accounts and identities that either side knows beforehand, and their logs.
+
+use crate::stack::{Result, Stack};
+
+use super::workload::{ACCOUNTS, OPENING_WHOLE};
+
+/// Creates the baseline's tables, and fills both sides alike.
+pub async fn open(stack: &Stack) -> Result<()> {
+    eprintln!("opening {ACCOUNTS} accounts on either side");
+    let admin = stack.admin().await?;
+    admin
+        .batch_execute(include_str!("../../../sql/baseline_schema.sql"))
+        .await?;
+    admin
+        .batch_execute(&format!(
+            "INSERT INTO baseline.progress VALUES (1, 1, 0);
+             INSERT INTO ledger.account_balances
+             SELECT n, 0, 'USD', {OPENING_WHOLE}, 0, 0 FROM generate_series(1, {ACCOUNTS}) n;
+             INSERT INTO baseline.account_balances SELECT * FROM ledger.account_balances ORDER BY account_id;
+             INSERT INTO baseline.event_identities SELECT * FROM ledger.event_identities ORDER BY identity;"
+        ))
+        .await?;
+    for table in [
+        "ledger.account_balances",
+        "baseline.account_balances",
+        "baseline.event_identities",
+    ] {
+        admin
+            .batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {table}"))
+            .await?;
+    }
+    admin.batch_execute("CHECKPOINT").await?;
+    Ok(())
+}
+
+/// Lets the next workload begin with empty logs, as the one before it did.
+pub async fn empty_logs(stack: &Stack) -> Result<()> {
+    let admin = stack.admin().await?;
+    admin
+        .batch_execute("TRUNCATE ledger.balance_log, baseline.balance_log, baseline.bare_log")
+        .await?;
+    Ok(())
+}

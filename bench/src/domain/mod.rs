@@ -1,0 +1,214 @@
+//! Domain events: the whole way from Kafka into the tables of `domain`, for each type and
+//! for all at once, against document 2's own way; and what poison records and Redis cost.
+
+mod backlog;
+mod document2;
+mod event;
+mod redis_server;
+mod sluice;
+mod tables;
+
+use std::ops::Range;
+
+use crate::kafka::Kafka;
+use crate::sample::{Sample, Spread};
+use crate::stack::{Result, Stack};
+
+use self::backlog::Backlog;
+use self::document2::{Document2, Steps};
+use self::event::{Poison, Stream, TYPES};
+use self::sluice::{Drained, Marks, drain};
+use self::tables::{ByType, PoisonCost, Rates, RedisCost, Report};
+
+pub const DEFAULT_ROUNDS: usize = 3;
+/// Events of one type that wait for Sluice. Document 2's way is slower and gets the first of them.
+const EVENTS: usize = 20_000;
+const EVENTS_DOCUMENT2: usize = 1_500;
+/// Of all types at once: of each type, and of all together for document 2's way.
+const MIXED_EVENTS_EACH: usize = 4_000;
+const MIXED_EVENTS_DOCUMENT2: usize = 3_000;
+/// The type that is poisoned: its handler checks an amount.
+const POISONED: &str = "payment.completed";
+
+/// Measures all, and answers with the tables.
+pub async fn run(stack: &Stack, rounds: usize) -> Result<String> {
+    let machine = stack.machine().await?;
+    let mut bench = Bench::new(stack, rounds).await?;
+    let (mut by_type, mut steps) = (Vec::new(), Steps::default());
+    for place in 0..TYPES.len() {
+        by_type.push(bench.by_type(place, &mut steps).await?);
+    }
+    let (mixed, redis) = bench.mixed().await?;
+    let report = Report {
+        machine,
+        rounds,
+        by_type,
+        steps,
+        mixed,
+        poison: bench.poison().await?,
+        redis,
+    };
+    Ok(report.text())
+}
+
+struct Bench<'a> {
+    stack: &'a Stack,
+    rounds: usize,
+    kafka: Kafka,
+    document2: Document2,
+    streams: Vec<Stream>,
+}
+
+impl<'a> Bench<'a> {
+    async fn new(stack: &'a Stack, rounds: usize) -> Result<Self> {
+        let kafka = Kafka::connect(stack)?;
+        let topics = TYPES.iter().map(|event_type| event_type.name);
+        let admin = stack.admin().await?;
+        let handlers = "SELECT event_type FROM ledger.event_handlers WHERE event_type <> ALL ($1)";
+        let names: Vec<&str> = topics.clone().collect();
+        if let Some(row) = admin.query_opt(handlers, &[&names]).await? {
+            let name: String = row.get(0);
+            return Err(format!("{name} has a handler and is not measured").into());
+        }
+        kafka
+            .create_topics(topics.chain(["db-writer.dlq"]), 1)
+            .await?;
+        Ok(Self {
+            stack,
+            rounds,
+            document2: Document2::connect(stack).await?,
+            streams: Stream::all(stack)?,
+            kafka,
+        })
+    }
+
+    /// One type, against document 2's way on the same records.
+    async fn by_type(&mut self, place: usize, steps: &mut Steps) -> Result<ByType> {
+        let name = TYPES[place].name;
+        let (mut sluice, mut document2) = (Vec::new(), Vec::new());
+        for round in 0..=self.rounds {
+            // To warm up, a part of them will do.
+            let part = if round == 0 { 4 } else { 1 };
+            let backlog = self.fill(place..place + 1, EVENTS / part, None)?;
+            let (ours, (theirs, went_to)) =
+                self.turns(round, &backlog, EVENTS_DOCUMENT2 / part).await?;
+            say(round, name, &ours.sample);
+            say(round, "document 2's way", &theirs);
+            if round > 0 {
+                sluice.push(ours.sample);
+                document2.push(theirs);
+                *steps += went_to;
+            }
+        }
+        Ok(ByType {
+            name,
+            rates: Rates::of(&sluice, &document2),
+        })
+    }
+
+    /// All types at once, against document 2's way on the same records, and against Sluice
+    /// without Redis and with one that hangs.
+    async fn mixed(&mut self) -> Result<(Rates, RedisCost)> {
+        let (mut with, mut without, mut hangs) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut document2, mut marked) = (Vec::new(), Vec::new());
+        for round in 0..=self.rounds {
+            for marks in rotated([Marks::Set, Marks::NoRedis, Marks::RedisHangs], round) {
+                let backlog = self.fill(0..TYPES.len(), MIXED_EVENTS_EACH, None)?;
+                let (drained, side) = match marks {
+                    Marks::Set => {
+                        let (drained, (theirs, _)) =
+                            self.turns(round, &backlog, MIXED_EVENTS_DOCUMENT2).await?;
+                        say(round, "mixed, document 2's way", &theirs);
+                        if round > 0 {
+                            document2.push(theirs);
+                            marked.push(drained.marked);
+                        }
+                        (drained, &mut with)
+                    }
+                    Marks::NoRedis => (drain(self.stack, &backlog, marks).await?, &mut without),
+                    Marks::RedisHangs => (drain(self.stack, &backlog, marks).await?, &mut hangs),
+                };
+                say(round, &format!("mixed, {marks:?}"), &drained.sample);
+                if round > 0 {
+                    side.push(drained.sample);
+                }
+            }
+        }
+        let redis = RedisCost {
+            with_to_without: Spread::of_ratios(&with, &without),
+            hangs_to_without: Spread::of_ratios(&hangs, &without),
+            marked: Spread::of(marked.into_iter()),
+            with: Spread::of_rates(&with),
+            without: Spread::of_rates(&without),
+            hangs: Spread::of_rates(&hangs),
+        };
+        Ok((Rates::of(&with, &document2), redis))
+    }
+
+    /// One type with poison among its records, against the same without.
+    async fn poison(&mut self) -> Result<PoisonCost> {
+        let place = TYPES.iter().position(|found| found.name == POISONED);
+        let place = place.ok_or("the poisoned type is none")?;
+        let (mut clean, mut breaks, mut malformed) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=self.rounds {
+            let sides = [None, Some(Poison::BreaksHandler), Some(Poison::Malformed)];
+            for poison in rotated(sides, round) {
+                let backlog = self.fill(place..place + 1, EVENTS, poison)?;
+                let drained = drain(self.stack, &backlog, Marks::Set).await?;
+                say(round, &format!("poison: {poison:?}"), &drained.sample);
+                if round > 0 {
+                    match poison {
+                        None => clean.push(drained.sample),
+                        Some(Poison::BreaksHandler) => breaks.push(drained.sample),
+                        Some(Poison::Malformed) => malformed.push(drained.sample),
+                    }
+                }
+            }
+        }
+        Ok(PoisonCost {
+            breaks_to_clean: Spread::of_ratios(&breaks, &clean),
+            malformed_to_clean: Spread::of_ratios(&malformed, &clean),
+            clean: Spread::of_rates(&clean),
+            breaks: Spread::of_rates(&breaks),
+            malformed: Spread::of_rates(&malformed),
+        })
+    }
+
+    fn fill(
+        &mut self,
+        places: Range<usize>,
+        events_each: usize,
+        poison: Option<Poison>,
+    ) -> Result<Backlog> {
+        let (kafka, streams) = (&self.kafka, &mut self.streams[places]);
+        tokio::task::block_in_place(|| Backlog::fill(kafka, streams, events_each, poison))
+    }
+
+    /// Both on the same records. Whoever comes first meets a quieter disk, so they take turns at that.
+    async fn turns(
+        &self,
+        round: usize,
+        backlog: &Backlog,
+        events_document2: usize,
+    ) -> Result<(Drained, (Sample, Steps))> {
+        let (drained, theirs);
+        if round.is_multiple_of(2) {
+            drained = drain(self.stack, backlog, Marks::Set).await?;
+            theirs = self.document2.measure(backlog, events_document2).await?;
+        } else {
+            theirs = self.document2.measure(backlog, events_document2).await?;
+            drained = drain(self.stack, backlog, Marks::Set).await?;
+        }
+        Ok((drained, theirs))
+    }
+}
+
+/// The sides of a round, another one first in each.
+fn rotated<T, const N: usize>(mut sides: [T; N], round: usize) -> [T; N] {
+    sides.rotate_left(round % N);
+    sides
+}
+
+fn say(round: usize, what: &str, sample: &Sample) {
+    eprintln!("round {round}: {what}: {:.0}/s", sample.rate());
+}

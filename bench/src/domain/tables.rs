@@ -1,0 +1,167 @@
+//! The tables that the domain's part ends with.
+
+use comfy_table::Table;
+
+use crate::report::{grouped, ratio, right_aligned, table};
+use crate::sample::{Sample, Spread};
+use crate::stack::Machine;
+
+use super::document2::Steps;
+
+/// Sluice against document 2's way.
+pub struct Rates {
+    sluice: Spread,
+    document2: Spread,
+    ratio: Spread,
+}
+
+impl Rates {
+    pub fn of(sluice: &[Sample], document2: &[Sample]) -> Self {
+        Self {
+            sluice: Spread::of_rates(sluice),
+            document2: Spread::of_rates(document2),
+            ratio: Spread::of_ratios(sluice, document2),
+        }
+    }
+
+    fn columns(&self) -> [String; 3] {
+        [
+            self.sluice.show(grouped),
+            self.document2.show(grouped),
+            self.ratio.show(ratio),
+        ]
+    }
+}
+
+pub struct ByType {
+    pub name: &'static str,
+    pub rates: Rates,
+}
+
+/// Records per second with poison among them, and without.
+pub struct PoisonCost {
+    pub clean: Spread,
+    pub breaks: Spread,
+    pub malformed: Spread,
+    pub breaks_to_clean: Spread,
+    pub malformed_to_clean: Spread,
+}
+
+/// Events per second with a Redis, without one, and with one that hangs.
+pub struct RedisCost {
+    pub with: Spread,
+    pub without: Spread,
+    pub hangs: Spread,
+    pub with_to_without: Spread,
+    pub hangs_to_without: Spread,
+    /// The share of events that were marked.
+    pub marked: Spread,
+}
+
+pub struct Report {
+    pub machine: Machine,
+    pub rounds: usize,
+    pub by_type: Vec<ByType>,
+    /// Of document 2's way, type by type.
+    pub steps: Steps,
+    pub mixed: Rates,
+    pub poison: PoisonCost,
+    pub redis: RedisCost,
+}
+
+impl Report {
+    pub fn text(&self) -> String {
+        format!(
+            "Measured on {}; minimum / median / maximum of {} rounds after one to warm up.\n\n{}\n\n\
+             The whole way against document 2's way, type by type\n\n{}\n\n{}\n\n\
+             Every tenth record a poison one, `{}`\n\n{}\n\n\
+             What Redis costs, all types at once\n\n{}",
+            self.machine.date,
+            self.rounds,
+            self.machine.list(),
+            self.types(),
+            self.steps(),
+            super::POISONED,
+            self.poison(),
+            self.redis(),
+        )
+    }
+
+    fn types(&self) -> Table {
+        let mut table = table(&[
+            "event type",
+            "Sluice (events/s)",
+            "document 2's way (events/s)",
+            "Sluice ÷ document 2's way",
+        ]);
+        let mixed = ("all types at once", &self.mixed);
+        let types = self.by_type.iter().map(|row| (row.name, &row.rates));
+        for (name, rates) in types.chain([mixed]) {
+            let [sluice, document2, ratio] = rates.columns();
+            table.add_row([name.to_owned(), sluice, document2, ratio]);
+        }
+        right_aligned(table)
+    }
+
+    fn steps(&self) -> String {
+        let steps = &self.steps;
+        let parts = [
+            ("looking up in Redis", steps.look_ups),
+            ("writing to PostgreSQL", steps.writes),
+            ("marking in Redis", steps.marks),
+            ("committing to Kafka", steps.commits),
+            ("reading", steps.reading),
+        ];
+        let total: f64 = parts.iter().map(|(_, time)| time.as_secs_f64()).sum();
+        let shares = parts.map(|(what, time)| {
+            let percent = 100.0 * time.as_secs_f64() / total;
+            format!("{percent:.0} % {what}")
+        });
+        format!("Document 2's way spent {}.", shares.join(", "))
+    }
+
+    fn poison(&self) -> Table {
+        let poison = &self.poison;
+        let mut table = table(&["records", "records/s", "÷ clean"]);
+        let row = |what: &str, rate: Spread, to_clean: Option<Spread>| {
+            let to_clean = to_clean.map_or_else(String::new, |spread| spread.show(ratio));
+            [what.to_owned(), rate.show(grouped), to_clean]
+        };
+        table.add_row(row("clean", poison.clean, None));
+        table.add_row(row(
+            "10 % break the handler",
+            poison.breaks,
+            Some(poison.breaks_to_clean),
+        ));
+        table.add_row(row(
+            "10 % are no JSON",
+            poison.malformed,
+            Some(poison.malformed_to_clean),
+        ));
+        right_aligned(table)
+    }
+
+    fn redis(&self) -> Table {
+        let redis = &self.redis;
+        let mut table = table(&["Redis", "events/s", "÷ without", "events marked"]);
+        let row = |what: &str, rate: Spread, to_without: Option<Spread>, marked: Option<Spread>| {
+            let to_without = to_without.map_or_else(String::new, |spread| spread.show(ratio));
+            let marked = marked.map_or_else(String::new, |spread| spread.show(ratio));
+            [what.to_owned(), rate.show(grouped), to_without, marked]
+        };
+        table.add_row(row("none", redis.without, None, None));
+        table.add_row(row(
+            "there",
+            redis.with,
+            Some(redis.with_to_without),
+            Some(redis.marked),
+        ));
+        table.add_row(row(
+            "hangs",
+            redis.hangs,
+            Some(redis.hangs_to_without),
+            None,
+        ));
+        right_aligned(table)
+    }
+}

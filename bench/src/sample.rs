@@ -1,0 +1,66 @@
+//! What a contender did in one round, and what several rounds come to.
+
+/// What a contender did in one round.
+#[derive(Default)]
+pub struct Sample {
+    pub events: usize,
+    pub batches: usize,
+    pub seconds: f64,
+}
+
+impl Sample {
+    /// Events per second.
+    pub fn rate(&self) -> f64 {
+        self.events as f64 / self.seconds
+    }
+
+    pub fn events_per_batch(&self) -> f64 {
+        self.events as f64 / self.batches as f64
+    }
+}
+
+/// Minimum, median and maximum over the rounds.
+#[derive(Clone, Copy)]
+pub struct Spread {
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = if values.len().is_multiple_of(2) {
+            (values[middle - 1] + values[middle]) / 2.0
+        } else {
+            values[middle]
+        };
+        Self {
+            min: values[0],
+            median,
+            max: values[values.len() - 1],
+        }
+    }
+
+    /// Events per second of each round.
+    pub fn of_rates(samples: &[Sample]) -> Self {
+        Self::of(samples.iter().map(Sample::rate))
+    }
+
+    /// Of rates of one and the same round.
+    pub fn of_ratios(above: &[Sample], below: &[Sample]) -> Self {
+        let pairs = above.iter().zip(below);
+        Self::of(pairs.map(|(above, below)| above.rate() / below.rate()))
+    }
+
+    pub fn show(self, value: impl Fn(f64) -> String) -> String {
+        format!(
+            "{} / {} / {}",
+            value(self.min),
+            value(self.median),
+            value(self.max)
+        )
+    }
+}
