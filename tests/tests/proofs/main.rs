@@ -4,6 +4,7 @@
 mod bank;
 mod conformance;
 mod crashes;
+mod docs;
 mod domain;
 mod families;
 mod fence;
