@@ -9,6 +9,7 @@ mod domain;
 mod families;
 mod fence;
 mod harness;
+mod outages;
 mod service;
 mod sharing;
 mod topics;
