@@ -240,7 +240,7 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
             .get_env()
             .is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
         if is_empty
-            && !["BALANCE_TOPICS", "EVENT_TOPICS"]
+            && !["BALANCE_TOPICS", "EVENT_TOPICS", "DLQ_TOPIC"]
                 .map(Some)
                 .contains(&argument.get_env().and_then(|name| name.to_str()))
         {

@@ -119,10 +119,18 @@ async fn execute(command: Command) -> ExitCode {
             println!("sluice {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        Command::Dlq { database, command } => match dlq::dlq(&database, &command).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(line) => fail(1, &line),
-        },
+        Command::Dlq { database, command } => {
+            let shutdown = CancellationToken::new();
+            if command.works_in_chunks()
+                && let Err(error) = on_signals(shutdown.clone())
+            {
+                return fail(1, &format!("cannot listen for signals: {error}"));
+            }
+            match dlq::dlq(&database, &command, &shutdown).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(line) => fail(1, &line),
+            }
+        }
         Command::Events { command } => match events::events(&command) {
             Ok(text) => match write_line(&text) {
                 Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use tokio_postgres::Client;
 
-use crate::config::{DatabaseArgs, KafkaArgs, RedisArgs};
+use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings, RedisArgs};
 use crate::error::describe;
 use crate::partition::Partition;
 use crate::schema;
@@ -20,7 +20,13 @@ const LIMIT: Duration = Duration::from_secs(8);
 struct Finding {
     what: String,
     found: String,
-    verdict: Result<(), String>,
+    verdict: Verdict,
+}
+
+enum Verdict {
+    Fits,
+    Note(String),
+    Fails(String),
 }
 
 #[derive(Default)]
@@ -36,8 +42,18 @@ impl Findings {
         self.0.push(Finding {
             what: what.into(),
             found: found.into(),
-            verdict,
+            verdict: verdict.map_or_else(Verdict::Fails, |()| Verdict::Fits),
         });
+    }
+
+    /// What nobody can call right or wrong from here, and what to do where it is wrong.
+    fn note(&mut self, what: impl Into<String>, found: impl Into<String>, advice: &str) {
+        let finding = Finding {
+            what: what.into(),
+            found: found.into(),
+            verdict: Verdict::Note(advice.to_owned()),
+        };
+        self.0.push(finding);
     }
 
     /// `advice` is what to change when `fits` is false.
@@ -106,14 +122,16 @@ pub async fn check(
                 Some(client) => crate::topics::registered(client).await.unwrap_or_default(),
                 None => Vec::new(),
             };
-            topics(
-                &Arc::new(kafka),
-                &settings.brokers,
-                &wanted.with(&registered),
-                client.as_ref(),
-                &mut findings,
-            )
-            .await
+            let look = Look {
+                kafka: Arc::new(kafka),
+                brokers: &settings.brokers,
+                client: client.as_ref(),
+            };
+            let wanted = wanted.with(&registered);
+            if let Err(error) = look.topics(&wanted, &settings, &mut findings).await {
+                let advice = format!("{error}; see KAFKA_BROKERS");
+                findings.add("Kafka", &settings.brokers, Err(advice));
+            }
         }
     }
     match redis.url() {
@@ -121,7 +139,8 @@ pub async fn check(
         Some(url) => ping(&url, &mut findings).await,
     }
     println!("{}", table(&findings));
-    Ok(findings.0.iter().all(|finding| finding.verdict.is_ok()))
+    let fails = |finding: &Finding| matches!(finding.verdict, Verdict::Fails(_));
+    Ok(!findings.0.iter().any(fails))
 }
 
 fn table(findings: &Findings) -> Table {
@@ -132,8 +151,9 @@ fn table(findings: &Findings) -> Table {
     table.set_header(["check", "found", "", "what to change"]);
     for finding in &findings.0 {
         let (word, advice) = match &finding.verdict {
-            Ok(()) => ("ok", ""),
-            Err(advice) => ("FAIL", advice.as_str()),
+            Verdict::Fits => ("ok", ""),
+            Verdict::Note(advice) => ("note", advice.as_str()),
+            Verdict::Fails(advice) => ("FAIL", advice.as_str()),
         };
         table.add_row([&finding.what, &finding.found, word, advice]);
     }
@@ -251,35 +271,73 @@ async fn privileges(
     Ok(())
 }
 
-async fn topics(
-    kafka: &Arc<Kafka>,
-    brokers: &str,
-    topics: &BTreeMap<String, Topic>,
-    client: Option<&Client>,
-    findings: &mut Findings,
-) {
-    for (topic, wanted) in topics {
-        let name = format!("topic {topic}");
-        match kafka.partition_count(topic).await {
-            Err(error) => {
-                findings.add("Kafka", brokers, Err(format!("{error}; see KAFKA_BROKERS")));
-                return;
-            }
-            Ok(None) => match wanted.setting {
-                Some(setting) => findings.add(
-                    name,
-                    "missing",
-                    Err(format!("create it or change {setting}")),
-                ),
-                None => findings.test(name, "not there yet", true, ""),
-            },
-            Ok(Some(count)) => {
-                findings.test(name, format!("{count} partitions at {brokers}"), true, "");
-                if let Some(client) = client {
-                    offsets(kafka, topic, client, findings).await;
+/// What the topics are looked at with.
+struct Look<'c> {
+    kafka: Arc<Kafka>,
+    brokers: &'c str,
+    client: Option<&'c Client>,
+}
+
+impl Look<'_> {
+    /// An error is one of Kafka as a whole.
+    async fn topics(
+        &self,
+        topics: &BTreeMap<String, Topic>,
+        settings: &KafkaSettings,
+        findings: &mut Findings,
+    ) -> Result<(), String> {
+        let mut awaited: Vec<&str> = Vec::new();
+        for (topic, wanted) in topics {
+            let name = format!("topic {topic}");
+            match (self.kafka.partition_count(topic).await?, wanted.setting) {
+                (Some(count), _) => {
+                    findings.test(name, self.partitions(count), true, "");
+                    if let Some(client) = self.client {
+                        offsets(&self.kafka, topic, client, findings).await;
+                    }
                 }
+                (None, Some(setting)) => {
+                    let advice = format!("create it or change {setting}");
+                    findings.add(name, "missing", Err(advice));
+                }
+                (None, None) => awaited.push(topic),
             }
         }
+        if !awaited.is_empty() {
+            let first = awaited[..awaited.len().min(3)].join(", ");
+            let more = if awaited.len() > 3 { ", …" } else { "" };
+            findings.test(
+                "topics of handlers",
+                format!("{} not there yet: {first}{more}", awaited.len()),
+                true,
+                "",
+            );
+        }
+        if settings.dlq_topic.is_none() {
+            findings.test("dead letter topic", "DLQ_TOPIC is empty: none", true, "");
+        }
+        for (what, setting, topic) in [
+            ("dead letter topic", "DLQ_TOPIC", &settings.dlq_topic),
+            ("results topic", "RESULTS_TOPIC", &settings.results_topic),
+        ] {
+            let Some(topic) = topic else { continue };
+            let name = format!("{what} {topic}");
+            match self.kafka.partition_count(topic).await? {
+                Some(count) => findings.test(name, self.partitions(count), true, ""),
+                None => findings.note(
+                    name,
+                    "missing",
+                    format!(
+                        "create it or change {setting}, unless the broker creates topics by itself"
+                    ),
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn partitions(&self, count: i32) -> String {
+        format!("{count} partitions at {}", self.brokers)
     }
 }
 

@@ -1,77 +1,147 @@
 //! `sluice dlq`: the dead letters, for people: look, replay, discard, export.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use futures_util::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+use tokio_util::sync::CancellationToken;
 
 use crate::commands::write_line;
 use crate::config::DatabaseArgs;
 use crate::error::describe;
 
-/// Letters of one transaction: what is lost when a replay is stopped.
+/// Letters of one transaction: what a stopped replay finishes, and a killed one loses.
 const CHUNK: usize = 500;
+/// As in sluice.find_dead_letters: that ends loops.
+const ATTEMPTS: i32 = 20;
+/// Longer texts are cut in tables.
+const CELL: usize = 100;
 
 #[derive(Subcommand)]
 pub enum Dlq {
     /// Dead letters, the latest first
-    List(Filter),
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        status: Status,
+        #[command(flatten)]
+        most: Most,
+        #[command(flatten)]
+        format: Format,
+    },
     /// One dead letter, with its payload and what was done with it
-    Show { id: i64 },
+    Show {
+        id: i64,
+        /// The payload only, byte for byte: to be corrected in a file
+        #[arg(long, conflicts_with = "output")]
+        payload: bool,
+        #[command(flatten)]
+        format: Format,
+    },
     /// How many there are, by topic, code and status
-    Stats(Filter),
+    Stats {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        status: Status,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Try parked ones again; a dry run unless --apply is given
     Replay {
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
+        most: Most,
+        #[command(flatten)]
         action: Action,
         /// File with a corrected payload, for the one letter that --id names
         #[arg(long, value_name = "FILE")]
         payload: Option<PathBuf>,
+        #[command(flatten)]
+        format: Format,
     },
     /// Give parked ones up; a dry run unless --apply is given
     Discard {
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
+        most: Most,
+        #[command(flatten)]
         action: Action,
+        #[command(flatten)]
+        format: Format,
     },
     /// Everything about them, payloads in base64, one JSON object a line
-    Export(Filter),
+    Export {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        status: Status,
+        /// How many at most; default: all
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+        limit: Option<i64>,
+    },
 }
 
+impl Dlq {
+    /// Whether it ends between two transactions when it is asked to stop; anything else may end at once.
+    pub fn works_in_chunks(&self) -> bool {
+        matches!(self, Self::Replay { .. } | Self::Discard { .. })
+    }
+}
+
+/// Which letters.
 #[derive(Args)]
 pub struct Filter {
     /// These letters only, comma separated
     #[arg(long, value_delimiter = ',')]
     id: Option<Vec<i64>>,
-    /// Of this topic (domain topics are named after their event type)
-    #[arg(long, visible_alias = "type")]
-    topic: Option<String>,
-    /// With this error code, for example HANDLER_FAILED
+    /// Of this topic
     #[arg(long)]
+    topic: Option<String>,
+    /// Of this event type: a domain topic's is its name, any other topic's is balance.changed
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// With this error code, for example HANDLER_FAILED
+    #[arg(long, value_parser = |code: &str| Ok::<_, String>(code.to_uppercase()))]
     code: Option<String>,
-    /// With this record key
+    /// With this record key, as `list` shows it
     #[arg(long)]
     key: Option<String>,
-    /// PARKED, REPLAYED or DISCARDED; replay and discard take parked ones only
-    #[arg(long)]
-    status: Option<String>,
     /// First failed at or after this time, as PostgreSQL reads it: 2026-11-21, "yesterday", …
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// First failed before this time
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     until: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Status {
+    /// With this status; default: any
+    #[arg(long, ignore_case = true, value_parser = PossibleValuesParser::new(["PARKED", "REPLAYED", "DISCARDED"]).map(|status| status.to_uppercase()))]
+    status: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Most {
     /// How many at most
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
+}
+
+#[derive(Args)]
+pub struct Format {
+    /// How it is shown on stdout
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
@@ -96,29 +166,72 @@ pub enum Output {
     Jsonl,
 }
 
+// A key is given as it is shown: as text, or as \x and hexadecimal digits.
 const WHERE: &str = "
     ($1::bigint[] IS NULL OR d.id = ANY ($1)) AND ($2::text IS NULL OR d.topic = $2)
-    AND ($3::text IS NULL OR d.error_code = $3) AND ($4::bytea IS NULL OR d.key = $4)
-    AND ($5::text IS NULL OR d.status = $5)
-    AND ($6::text IS NULL OR d.first_failed_at >= $6::text::timestamptz)
-    AND ($7::text IS NULL OR d.first_failed_at < $7::text::timestamptz)";
+    AND ($3::text IS NULL OR d.topic = $3
+        OR $3 = 'balance.changed' AND NOT EXISTS (SELECT FROM ledger.event_handlers h WHERE h.event_type = d.topic))
+    AND ($4::text IS NULL OR d.error_code = $4)
+    AND ($5::text IS NULL OR d.key = CASE left($5, 2) WHEN '\\x' THEN $5::text::bytea ELSE convert_to($5, 'UTF8') END)
+    AND ($6::text IS NULL OR d.status = $6)
+    AND ($7::text IS NULL OR d.first_failed_at >= $7::text::timestamptz)
+    AND ($8::text IS NULL OR d.first_failed_at < $8::text::timestamptz)";
 
-impl Filter {
-    fn key(&self) -> Option<&[u8]> {
-        self.key.as_deref().map(str::as_bytes)
+// Of two columns with one name the later one stands. encode() breaks lines.
+const EVERYTHING: &str = "
+    d.*, translate(encode(d.payload, 'base64'), E'\\n', '') AS payload";
+
+type Parameter<'a> = &'a (dyn ToSql + Sync);
+
+/// What a statement with `WHERE` and a `LIMIT $9` is given.
+struct Query<'f> {
+    filter: &'f Filter,
+    status: Option<&'f str>,
+    limit: Option<i64>,
+}
+
+impl Query<'_> {
+    fn parameters(&self) -> [Parameter<'_>; 9] {
+        let filter = self.filter;
+        [
+            &filter.id,
+            &filter.topic,
+            &filter.event_type,
+            &filter.code,
+            &filter.key,
+            &self.status,
+            &filter.since,
+            &filter.until,
+            &self.limit,
+        ]
     }
 
+    async fn rows(&self, client: &Client, statement: &str) -> Result<Vec<Value>, String> {
+        rows(client, statement, &self.parameters()).await
+    }
+}
+
+impl Filter {
     /// Whether it says which letters are meant.
     fn says_which(&self) -> bool {
-        self.id.is_some()
-            || [&self.topic, &self.code, &self.key, &self.since, &self.until]
-                .iter()
-                .any(|field| field.is_some())
+        let texts = [
+            &self.topic,
+            &self.event_type,
+            &self.code,
+            &self.key,
+            &self.since,
+            &self.until,
+        ];
+        self.id.is_some() || texts.iter().any(|text| text.is_some())
     }
 }
 
 /// Text for stdout, or one line that says what failed.
-pub async fn dlq(database: &DatabaseArgs, command: &Dlq) -> Result<(), String> {
+pub async fn dlq(
+    database: &DatabaseArgs,
+    command: &Dlq,
+    shutdown: &CancellationToken,
+) -> Result<(), String> {
     let target = database.admin("sluice dlq").map_err(|bad| bad.0)?;
     let client = target.connect(|_| ()).await;
     let client = client.map_err(|error| {
@@ -129,170 +242,351 @@ pub async fn dlq(database: &DatabaseArgs, command: &Dlq) -> Result<(), String> {
         )
     })?;
     match command {
-        Dlq::List(filter) => {
-            let columns = "d.id, d.topic, d.partition, d.kafka_offset AS offset, d.event_id, d.error_code AS code,
-                d.attempts, d.status, d.first_failed_at, left(d.error_message, 100) AS message";
-            let rows = find(&client, filter, columns, "d.id DESC").await?;
-            print(&rows, filter.output)
+        Dlq::List {
+            filter,
+            status,
+            most,
+            format,
+        } => {
+            let query = Query {
+                filter,
+                status: status.status.as_deref(),
+                limit: Some(most.limit),
+            };
+            list(&client, &query, format.output).await
         }
-        Dlq::Show { id } => show(&client, *id).await,
-        Dlq::Stats(filter) => {
+        Dlq::Show {
+            id,
+            payload,
+            format,
+        } => match payload {
+            true => show_payload(&client, *id).await,
+            false => show(&client, *id, format.output).await,
+        },
+        Dlq::Stats {
+            filter,
+            status,
+            format,
+        } => {
             let statement = format!(
                 "SELECT d.topic, d.error_code AS code, d.status, count(*) AS letters, min(d.first_failed_at) AS first,
                     max(d.updated_at) AS latest
-                 FROM ledger.dead_letters d WHERE {WHERE} GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT $8"
+                 FROM ledger.dead_letters d WHERE {WHERE} GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT $9"
             );
-            print(&filtered(&client, filter, &statement).await?, filter.output)
-        }
-        Dlq::Export(filter) => {
-            let columns =
-                "d.*, encode(d.key, 'base64') AS key, encode(d.payload, 'base64') AS payload";
-            let rows = find(
-                &client,
+            let (status, limit) = (status.status.as_deref(), None);
+            let query = Query {
                 filter,
-                columns,
-                "d.topic, d.partition, d.kafka_offset",
-            )
-            .await?;
-            print(&rows, Output::Jsonl)
+                status,
+                limit,
+            };
+            print(&query.rows(&client, &statement).await?, format.output)
+        }
+        Dlq::Export {
+            filter,
+            status,
+            limit,
+        } => {
+            let (status, limit) = (status.status.as_deref(), *limit);
+            let query = Query {
+                filter,
+                status,
+                limit,
+            };
+            export(&client, &query).await
         }
         Dlq::Replay {
             filter,
+            most,
             action,
             payload,
+            format,
         } => {
             let payload = payload.as_ref().map(|file| {
                 std::fs::read(file)
                     .map_err(|error| format!("--payload {}: {error}", file.display()))
             });
-            let payload = payload.transpose()?;
-            let statement = "SELECT * FROM sluice.replay_dead_letters(
-                ids => $1, why => $2, dry_run => $3, payload => $4, max_rows => 2147483647)";
-            act(&client, filter, action, statement, &[&payload]).await
+            let work = Work {
+                filter,
+                limit: most.limit,
+                action,
+                statement: "SELECT * FROM sluice.replay_dead_letters(
+                    ids => $1, why => $2, dry_run => $3, payload => $4, max_rows => 2147483647)",
+                payload: Some(payload.transpose()?),
+                output: format.output,
+            };
+            work.act(&client, shutdown).await
         }
-        Dlq::Discard { filter, action } => {
-            let statement = "SELECT * FROM sluice.discard_dead_letters(
-                ids => $1, why => $2, dry_run => $3, max_rows => 2147483647)";
-            act(&client, filter, action, statement, &[]).await
+        Dlq::Discard {
+            filter,
+            most,
+            action,
+            format,
+        } => {
+            let work = Work {
+                filter,
+                limit: most.limit,
+                action,
+                statement: "SELECT * FROM sluice.discard_dead_letters(
+                    ids => $1, why => $2, dry_run => $3, max_rows => 2147483647)",
+                payload: None,
+                output: format.output,
+            };
+            work.act(&client, shutdown).await
         }
     }
 }
 
-type Parameter<'a> = &'a (dyn ToSql + Sync);
+/// A replay or a discard.
+struct Work<'c> {
+    filter: &'c Filter,
+    limit: i64,
+    action: &'c Action,
+    statement: &'static str,
+    /// For a replay: the corrected payload, if there is one.
+    payload: Option<Option<Vec<u8>>>,
+    output: Output,
+}
 
-/// Chunk by chunk, each a transaction: what is done stays done, and the same command goes on with the rest.
-async fn act(
-    client: &Client,
-    filter: &Filter,
-    action: &Action,
-    statement: &str,
-    further: &[Parameter<'_>],
-) -> Result<(), String> {
-    if !filter.says_which() {
-        return Err(
-            "which dead letters? give --id, --topic, --code, --key, --since or --until".into(),
+impl Work<'_> {
+    /// Chunk by chunk, each a transaction: what is done stays done, and the same command goes on with the rest.
+    async fn act(&self, client: &Client, shutdown: &CancellationToken) -> Result<(), String> {
+        if !self.filter.says_which() {
+            return Err(
+                "which dead letters? give --id, --topic, --type, --code, --key, --since or --until"
+                    .into(),
+            );
+        }
+        let chosen = self.choose(client).await?;
+        let ids = &chosen.ids;
+        if matches!(self.payload, Some(Some(_))) && ids.len() != 1 {
+            let count = ids.len();
+            return Err(format!(
+                "--payload corrects one parked letter, and {count} match: name it with --id"
+            ));
+        }
+        let dry_run = !self.action.apply;
+        let bar = ProgressBar::new(ids.len() as u64).with_style(
+            ProgressStyle::with_template("{bar:40} {pos}/{len}, {eta} left")
+                .unwrap_or(ProgressStyle::default_bar()),
         );
-    }
-    let parked = format!(
-        "SELECT d.id FROM ledger.dead_letters d WHERE {WHERE} AND d.status = 'PARKED'
-            AND ($1 IS NOT NULL OR d.attempts < 20)
-         ORDER BY d.topic, d.partition, d.kafka_offset LIMIT $8"
-    );
-    let found = filtered(client, filter, &parked).await?;
-    let ids: Vec<i64> = found.iter().filter_map(|row| row["id"].as_i64()).collect();
-    let dry_run = !action.apply;
-    let bar = ProgressBar::new(ids.len() as u64).with_style(
-        ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}")
-            .unwrap_or(ProgressStyle::default_bar()),
-    );
-    let mut outcomes = Vec::new();
-    let mut failure = None;
-    for chunk in ids.chunks(CHUNK) {
-        let mut parameters: Vec<Parameter<'_>> = vec![&chunk, &action.why, &dry_run];
-        parameters.extend(further);
-        match rows(client, statement, &parameters).await {
-            Ok(mut some) => outcomes.append(&mut some),
-            Err(error) => {
-                failure = Some(error);
+        let mut outcomes = Vec::new();
+        let (mut stopped, mut failure) = (false, None);
+        for chunk in ids.chunks(CHUNK) {
+            stopped = shutdown.is_cancelled();
+            if stopped {
                 break;
             }
+            let mut parameters: Vec<Parameter<'_>> = vec![&chunk, &self.action.why, &dry_run];
+            parameters.extend(
+                self.payload
+                    .as_ref()
+                    .map(|payload| payload as Parameter<'_>),
+            );
+            match rows(client, self.statement, &parameters).await {
+                Ok(mut some) => outcomes.append(&mut some),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+            bar.inc(chunk.len() as u64);
         }
-        bar.inc(chunk.len() as u64);
+        bar.finish_and_clear();
+        match failure {
+            Some(error) if outcomes.is_empty() => return Err(error),
+            _ if outcomes.is_empty() && self.output == Output::Table => {}
+            _ => print(&outcomes, self.output)?,
+        }
+        let summary = self.summary(&outcomes, &chosen, stopped);
+        match failure {
+            None => {
+                eprintln!("{summary}");
+                Ok(())
+            }
+            Some(error) => Err(format!("{summary}; it failed there: {error}")),
+        }
     }
-    bar.finish_and_clear();
-    print(&outcomes, filter.output)?;
-    let what = if dry_run {
-        "dry run, nothing is changed; --apply does it"
-    } else {
-        "done"
-    };
-    match failure {
-        None => {
-            eprintln!("{} of {} letters: {what}", outcomes.len(), ids.len());
-            Ok(())
+
+    async fn choose(&self, client: &Client) -> Result<Chosen, String> {
+        let query = Query {
+            filter: self.filter,
+            status: Some("PARKED"),
+            limit: Some(self.limit),
+        };
+        // Discarding is what ends a letter that fails for ever.
+        let may_be_worn_out = self.filter.id.is_some() || self.payload.is_none();
+        let is_left_out = format!("(NOT {may_be_worn_out} AND d.attempts >= {ATTEMPTS})");
+        let parked = format!(
+            "SELECT d.id FROM ledger.dead_letters d WHERE {WHERE} AND NOT {is_left_out}
+             ORDER BY d.topic, d.partition, d.kafka_offset LIMIT $9"
+        );
+        let ids = query.rows(client, &parked).await?;
+        let counts = format!(
+            "SELECT count(*) FILTER (WHERE NOT {is_left_out}) AS matching, count(*) FILTER (WHERE {is_left_out}) AS worn_out
+             FROM ledger.dead_letters d WHERE {WHERE} LIMIT $9"
+        );
+        let counts = query.rows(client, &counts).await?;
+        let count = |name: &str| counts.first().and_then(|row| row[name].as_u64());
+        Ok(Chosen {
+            ids: ids.iter().filter_map(|row| row["id"].as_i64()).collect(),
+            matching: count("matching").unwrap_or_default() as usize,
+            worn_out: count("worn_out").unwrap_or_default() as usize,
+        })
+    }
+
+    /// One line about what was done and what was not.
+    fn summary(&self, outcomes: &[Value], chosen: &Chosen, stopped: bool) -> String {
+        let (done, all) = (outcomes.len(), chosen.ids.len());
+        let mut verdicts: Vec<(&str, usize)> = Vec::new();
+        for verdict in outcomes.iter().filter_map(|row| row["verdict"].as_str()) {
+            match verdicts.iter_mut().find(|(known, _)| *known == verdict) {
+                Some((_, count)) => *count += 1,
+                None => verdicts.push((verdict, 1)),
+            }
         }
-        Some(error) => Err(format!(
-            "{} of {} letters: {what}; then: {error}",
-            outcomes.len(),
-            ids.len()
+        let verb = match (self.action.apply, &self.payload) {
+            (false, _) => "",
+            (true, Some(_)) => " replayed",
+            (true, None) => " discarded",
+        };
+        let counts = verdicts.iter();
+        let counts: Vec<String> = counts
+            .map(|(verdict, count)| format!("{count} {verdict}"))
+            .collect();
+        let mut parts = vec![match (all, &self.payload) {
+            (0, _) => "no parked letter matches".to_owned(),
+            (_, Some(_)) if done > 0 => {
+                format!("{done} of {all} letters{verb}: {}", counts.join(", "))
+            }
+            _ => format!("{done} of {all} letters{verb}"),
+        }];
+        if let Some(ids) = &self.filter.id
+            && ids.len() > chosen.matching
+        {
+            let others = ids.len() - chosen.matching;
+            parts.push(format!(
+                "{others} of --id left out: not there, not parked, or another filter says no"
+            ));
+        }
+        if stopped {
+            parts.push("stopped, the same command goes on with the rest".to_owned());
+        }
+        if chosen.matching > all {
+            let more = chosen.matching - all;
+            parts.push(format!("{more} more match beyond --limit {}", self.limit));
+        }
+        if chosen.worn_out > 0 {
+            let count = chosen.worn_out;
+            parts.push(format!(
+                "{count} that failed {ATTEMPTS} times are left out, name them with --id"
+            ));
+        }
+        if all > 0 && !self.action.apply {
+            parts.push("dry run, nothing is changed: --apply does it".to_owned());
+        }
+        parts.join("; ")
+    }
+}
+
+/// Parked letters that a command is about.
+struct Chosen {
+    ids: Vec<i64>,
+    /// Without the limit.
+    matching: usize,
+    /// Failed too often to be meant by a filter.
+    worn_out: usize,
+}
+
+async fn list(client: &Client, query: &Query<'_>, output: Output) -> Result<(), String> {
+    let statement = format!(
+        "SELECT d.id, d.topic, d.partition, d.kafka_offset AS offset, d.key, d.event_id,
+            d.error_code AS code, d.attempts, d.status, d.first_failed_at, d.error_message AS message
+         FROM ledger.dead_letters d WHERE {WHERE} ORDER BY d.id DESC LIMIT $9"
+    );
+    let letters = query.rows(client, &statement).await?;
+    print(&letters, output)?;
+    let limit = query.limit.unwrap_or(i64::MAX);
+    if letters.len() as i64 == limit {
+        let count =
+            format!("SELECT count(*) AS all FROM ledger.dead_letters d WHERE {WHERE} LIMIT $9");
+        let count = query.rows(client, &count).await?;
+        match count.first().and_then(|row| row["all"].as_i64()) {
+            Some(all) if all > limit => {
+                eprintln!("the latest {limit} of {all}; --limit shows more");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Row by row: there may be more than fit into memory.
+async fn export(client: &Client, query: &Query<'_>) -> Result<(), String> {
+    let statement = format!(
+        "SELECT row_to_json(r)::text FROM (
+            SELECT {EVERYTHING} FROM ledger.dead_letters d WHERE {WHERE}
+            ORDER BY d.topic, d.partition, d.kafka_offset LIMIT $9) r"
+    );
+    let rows = client.query_raw(&statement, query.parameters()).await;
+    let mut rows = std::pin::pin!(rows.map_err(|error| failed(&error))?);
+    let mut count = 0;
+    while let Some(row) = rows.try_next().await.map_err(|error| failed(&error))? {
+        let letter = object(row.get(0))?;
+        write_line(&letter.to_string())?;
+        count += 1;
+    }
+    eprintln!("{count} letters");
+    Ok(())
+}
+
+async fn letter(client: &Client, id: i64) -> Result<Map<String, Value>, String> {
+    let letter = format!("SELECT {EVERYTHING} FROM ledger.dead_letters d WHERE d.id = $1");
+    match rows(client, &letter, &[&id]).await?.into_iter().next() {
+        Some(Value::Object(letter)) => Ok(letter),
+        _ => Err(format!(
+            "there is no dead letter {id}; see `sluice dlq list`"
         )),
     }
 }
 
-async fn show(client: &Client, id: i64) -> Result<(), String> {
-    let letter =
-        "SELECT d.*, encode(d.key, 'base64') AS key, encode(d.payload, 'base64') AS payload
-        FROM ledger.dead_letters d WHERE d.id = $1";
-    let letters = rows(client, letter, &[&id]).await?;
-    let Some(Value::Object(letter)) = letters.into_iter().next() else {
-        return Err(format!(
-            "there is no dead letter {id}; see `sluice dlq list`"
-        ));
+async fn show_payload(client: &Client, id: i64) -> Result<(), String> {
+    let letter = letter(client, id).await?;
+    let Some(base64) = letter["payload"].as_str() else {
+        return Err(format!("dead letter {id} has no payload"));
     };
+    let bytes = openssl::base64::decode_block(base64).map_err(|error| error.to_string())?;
+    let written = std::io::stdout().write_all(&bytes);
+    written.map_err(|error| error.to_string())
+}
+
+async fn show(client: &Client, id: i64, output: Output) -> Result<(), String> {
+    let mut letter = letter(client, id).await?;
+    let actions =
+        "SELECT acted_at, action, by_user, why, verdict, reason, payload IS NOT NULL AS corrected
+        FROM ledger.dead_letter_actions WHERE dead_letter_id = $1 ORDER BY id";
+    let actions = rows(client, actions, &[&id]).await?;
+    if output != Output::Table {
+        letter.insert("actions".to_owned(), Value::Array(actions));
+        let letter = Value::Object(letter);
+        return write_line(&match output {
+            Output::Json => serde_json::to_string_pretty(&letter).unwrap_or_default(),
+            _ => letter.to_string(),
+        });
+    }
     let mut table = new_table();
     for (name, value) in &letter {
         let text = match name.as_str() {
-            "key" | "payload" => readable(value),
+            "payload" => readable(value),
             _ => cell(value),
         };
         table.add_row([name.clone(), text]);
     }
     write_line(&table.trim_fmt())?;
-    let actions =
-        "SELECT acted_at, action, by_user, why, verdict, reason, payload IS NOT NULL AS corrected
-        FROM ledger.dead_letter_actions WHERE dead_letter_id = $1 ORDER BY id";
-    let actions = rows(client, actions, &[&id]).await?;
     if actions.is_empty() {
         return Ok(());
     }
     write_line("")?;
     print(&actions, Output::Table)
-}
-
-async fn find(
-    client: &Client,
-    filter: &Filter,
-    columns: &str,
-    order: &str,
-) -> Result<Vec<Value>, String> {
-    let statement = format!(
-        "SELECT {columns} FROM ledger.dead_letters d WHERE {WHERE} ORDER BY {order} LIMIT $8"
-    );
-    filtered(client, filter, &statement).await
-}
-
-async fn filtered(client: &Client, filter: &Filter, statement: &str) -> Result<Vec<Value>, String> {
-    let parameters: [Parameter<'_>; 8] = [
-        &filter.id,
-        &filter.topic,
-        &filter.code,
-        &filter.key(),
-        &filter.status,
-        &filter.since,
-        &filter.until,
-        &filter.limit,
-    ];
-    rows(client, statement, &parameters).await
 }
 
 /// Rows as JSON objects, columns in order; of two columns with one name the later one stands.
@@ -303,10 +597,35 @@ async fn rows(
 ) -> Result<Vec<Value>, String> {
     let statement = format!("SELECT row_to_json(r)::text FROM ({statement}) r");
     let rows = client.query(&statement, parameters).await;
-    let rows = rows.map_err(|error| describe(&error))?;
-    rows.iter()
-        .map(|row| serde_json::from_str(row.get(0)).map_err(|error| error.to_string()))
-        .collect()
+    let rows = rows.map_err(|error| failed(&error))?;
+    rows.iter().map(|row| object(row.get(0))).collect()
+}
+
+/// A row as a JSON object, its key as people know it.
+fn object(text: &str) -> Result<Value, String> {
+    let mut row: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if let Some(Value::String(key)) = row.get_mut("key")
+        && let Some(text) = key_text(key)
+    {
+        *key = text;
+    }
+    Ok(row)
+}
+
+/// PostgreSQL's `\x…` as the text that it is, if it is one and does not look like that itself.
+fn key_text(hex: &str) -> Option<String> {
+    let digits = hex.strip_prefix("\\x")?.as_bytes().chunks(2);
+    let bytes = digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    let text = String::from_utf8(bytes.collect::<Option<_>>()?).ok()?;
+    (!text.starts_with("\\x") && !text.chars().any(char::is_control)).then_some(text)
+}
+
+fn failed(error: &tokio_postgres::Error) -> String {
+    let advice = match error.code().map(|code| code.code()) {
+        Some("42501") => "; let ADMIN_DATABASE_URL name a member of sluice_admin",
+        _ => "",
+    };
+    format!("{}{advice}", describe(error))
 }
 
 fn print(rows: &[Value], output: Output) -> Result<(), String> {
@@ -321,7 +640,16 @@ fn print(rows: &[Value], output: Output) -> Result<(), String> {
             let mut table = new_table();
             table.set_header(first.keys());
             for row in rows.iter().filter_map(Value::as_object) {
-                table.add_row(row.values().map(cell));
+                table.add_row(row.values().map(|value| short(&cell(value))));
+            }
+            for (index, name) in first.keys().enumerate() {
+                let is_number = |row: &Value| row[name].is_number() || row[name].is_null();
+                if let (true, Some(column)) = (
+                    first[name].is_number() && rows.iter().all(is_number),
+                    table.column_mut(index),
+                ) {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
             }
             write_line(&table.trim_fmt())
         }
@@ -343,9 +671,32 @@ fn new_table() -> Table {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => time(text).unwrap_or_else(|| text.clone()),
         other => other.to_string(),
     }
+}
+
+/// A time as people read it, to the second: PostgreSQL's JSON has `2026-11-21T05:00:00.123456+00:00`.
+fn time(text: &str) -> Option<String> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let (time, rest) = rest.strip_prefix('T')?.split_at_checked(8)?;
+    let is_like = |text: &str, shape: &str| {
+        let mut both = text.chars().zip(shape.chars());
+        both.all(|(c, s)| c.is_ascii_digit() == (s == '0') && (s == '0' || c == s))
+    };
+    let fraction = |c: char| c == '.' || c.is_ascii_digit();
+    (is_like(date, "0000-00-00") && is_like(time, "00:00:00"))
+        .then(|| format!("{date} {time}{}", rest.trim_start_matches(fraction)))
+}
+
+/// On one line, and not too long for a table.
+fn short(text: &str) -> String {
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut short: String = chars.by_ref().take(CELL).collect();
+    if chars.next().is_some() {
+        short.push('…');
+    }
+    short
 }
 
 /// Base64 as the text that it is, if it is one.
@@ -353,7 +704,7 @@ fn readable(value: &Value) -> String {
     let Some(base64) = value.as_str() else {
         return cell(value);
     };
-    let bytes = openssl::base64::decode_block(&base64.replace('\n', "")).unwrap_or_default();
+    let bytes = openssl::base64::decode_block(base64).unwrap_or_default();
     match String::from_utf8(bytes) {
         Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text,
         _ => format!("base64 {base64}"),

@@ -5,24 +5,26 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use proofs::compare::Accounts;
+use proofs::dead_letters::from_base64;
 use proofs::ingester::UNSET;
 use proofs::rng::{Rng, seed};
 use proofs::scene::{STALL, Scene};
 use proofs::stack::{sluice_command, unique};
 use proofs::wait::wait_until;
 use proofs::workload::{Message, Workload};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A new event type has to be read within this time.
 const FOLLOWED: Duration = Duration::from_secs(10);
 
 /// A topic of notes of its own, and the function that a DBA would write for it: the last writer wins.
-struct Notes {
-    topic: String,
-    table: String,
+pub(super) struct Notes {
+    pub topic: String,
+    pub table: String,
 }
 
 impl Notes {
-    async fn new(scene: &Scene, partitions: i32) -> Self {
+    pub async fn new(scene: &Scene, partitions: i32) -> Self {
         let table = unique("notes");
         let notes = Self {
             topic: table.replace('_', "."),
@@ -72,7 +74,7 @@ impl Notes {
         self.execute(scene, &create).await;
     }
 
-    async fn register(&self, scene: &Scene) {
+    pub async fn register(&self, scene: &Scene) {
         let register = format!(
             "SELECT sluice.register_handler('{}', 'domain.on_{}')",
             self.topic, self.table
@@ -80,7 +82,7 @@ impl Notes {
         self.execute(scene, &register).await;
     }
 
-    fn message(&self, event_id: &str, id: &str, body: Option<&str>, second: u64) -> Message {
+    pub fn message(&self, event_id: &str, id: &str, body: Option<&str>, second: u64) -> Message {
         let body = body.map_or("null".to_owned(), |body| format!("\"{body}\""));
         let (minute, second) = (second / 60, second % 60);
         Message::of(format!(
@@ -91,7 +93,7 @@ impl Notes {
         ))
     }
 
-    async fn count(&self, scene: &Scene) -> i64 {
+    pub async fn count(&self, scene: &Scene) -> i64 {
         scene
             .database
             .count(&format!("SELECT count(*) FROM domain.{}", self.table))
@@ -279,7 +281,7 @@ async fn twenty_kills_leave_the_newest_news_and_every_verdict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_of_ten_thousand_that_is_killed_goes_on_and_applies_each_once() {
+async fn a_replay_of_ten_thousand_that_is_stopped_and_killed_goes_on_and_applies_each_once() {
     const LETTERS: usize = 10_000;
     let scene = Scene::new(1).await;
     let notes = Notes::new(&scene, 2).await;
@@ -351,12 +353,34 @@ async fn a_replay_of_ten_thousand_that_is_killed_goes_on_and_applies_each_once()
     assert_eq!(notes.count(&scene).await, 0, "a dry run by default");
 
     let applied = [replay.as_slice(), &["--apply", "--why", "mended"]].concat();
+    // Asked to stop it ends after a transaction, and tells of all that is done.
+    let stopped = dlq(&applied)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sluice dlq");
+    wait_until("the replay to be under way", STALL, async || {
+        scene.database.count(&letters("REPLAYED")).await > 0
+    })
+    .await;
+    let pid = Pid::from_raw(stopped.id() as i32).expect("a process id");
+    kill_process(pid, Signal::INT).expect("a child that was not waited for");
+    let stopped = stopped.wait_with_output().expect("a child of ours");
+    let told = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(stopped.status.success(), "{told}");
+    assert!(told.contains("stopped, the same command goes on"), "{told}");
+    let done = scene.database.count(&letters("REPLAYED")).await;
+    assert_eq!(
+        String::from_utf8_lossy(&stopped.stdout).lines().count() as i64,
+        done
+    );
+
     let mut killed = dlq(&applied)
         .stdout(Stdio::null())
         .spawn()
         .expect("sluice dlq");
     wait_until("the replay to be under way", STALL, async || {
-        scene.database.count(&letters("REPLAYED")).await > 0
+        scene.database.count(&letters("REPLAYED")).await > done
     })
     .await;
     killed.kill().expect("a child of ours");
@@ -375,18 +399,132 @@ async fn a_replay_of_ten_thousand_that_is_killed_goes_on_and_applies_each_once()
     let actions = "SELECT count(*) FROM ledger.dead_letter_actions WHERE verdict = 'APPLIED' AND why = 'mended'";
     assert_eq!(scene.database.count(actions).await, LETTERS as i64);
     let again = dlq(&applied).output().expect("sluice dlq");
-    assert!(String::from_utf8_lossy(&again.stderr).contains("0 of 0 letters"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("no parked letter matches"));
     scene.verify_invariants().await;
     ingester.stop().await;
 
-    let shown = dlq(&["list", "--limit", "1", "--output", "json"])
-        .output()
-        .expect("sluice dlq");
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("HANDLER_FAILED"));
     let unknown = dlq(&["show", "0"]).output().expect("sluice dlq");
     assert_eq!(unknown.status.code(), Some(1));
     let vague = dlq(&["discard", "--apply"]).output().expect("sluice dlq");
     assert!(String::from_utf8_lossy(&vague.stderr).contains("which dead letters?"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_found_by_every_filter_and_shown_in_every_form() {
+    let scene = Scene::new(1).await;
+    let notes = Notes::new(&scene, 1).await;
+    notes.register(&scene).await;
+    let keyed = |message: Message, key: &[u8]| Message {
+        key: Some(key.to_vec()),
+        ..message
+    };
+    let bytes = b"{\"eventId\":\"\xff\"".as_slice();
+    scene.kafka().produce(
+        &scene.topic,
+        0,
+        [
+            keyed(Message::of("{"), "ключ".as_bytes()),
+            keyed(Message::of(bytes), b"\x00\xff"),
+        ],
+    );
+    let broken = (0..3).map(|n| keyed(notes.message(&format!("e{n}"), "a", None, 0), b"a key"));
+    scene.kafka().produce(&notes.topic, 0, broken);
+    let settings = [
+        ("EVENT_TOPICS", notes.topic.as_str()),
+        ("MAX_RETRY_ATTEMPTS", "1"),
+    ];
+    let mut ingester = scene.ingester_with(&settings);
+    scene.caught_up().await;
+    scene
+        .database
+        .caught_up(scene.kafka(), &notes.topic, 1, STALL)
+        .await;
+    ingester.stop().await;
+
+    let dlq = |arguments: &[&str]| {
+        let all = [&["dlq"], arguments].concat();
+        let output = sluice_command(&all, &[("ADMIN_DATABASE_URL", &scene.database.admin_url)])
+            .output()
+            .expect("sluice dlq");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), output.stdout, errors)
+    };
+    let listed = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let all = [arguments, &["--output", "jsonl"]].concat();
+        let (status, stdout, errors) = dlq(&all);
+        assert_eq!(status, Some(0), "{arguments:?}: {errors}");
+        let lines = String::from_utf8(stdout).expect("text");
+        let objects = lines.lines().map(serde_json::from_str);
+        objects.collect::<Result<_, _>>().expect("JSON")
+    };
+    let binary = r"\x00ff";
+    for (filter, expected) in [
+        (&[][..], 5),
+        (&["--topic", &scene.topic], 2),
+        (&["--type", "balance.changed"], 2),
+        (&["--type", &notes.topic], 3),
+        (&["--code", "handler_failed"], 3),
+        (&["--key", "a key"], 3),
+        (&["--key", "ключ"], 1),
+        (&["--key", binary], 1),
+        (&["--status", "parked"], 5),
+        (&["--status", "DISCARDED"], 0),
+        (&["--since", "yesterday"], 5),
+        (&["--until", "yesterday"], 0),
+        (&["--limit", "4"], 4),
+        (&["--type", "balance.changed", "--key", "a key"], 0),
+    ] {
+        let found = listed(&[&["list"], filter].concat());
+        assert_eq!(found.len(), expected, "{filter:?}");
+    }
+    assert!(
+        dlq(&["list", "--limit", "4"])
+            .2
+            .contains("the latest 4 of 5")
+    );
+    let letter = &listed(&["list", "--key", binary])[0];
+    assert_eq!(letter["key"], binary);
+    let id = letter["id"].to_string();
+    assert_eq!(dlq(&["show", &id, "--payload"]).1, bytes);
+    let shown = &listed(&["show", &id])[0];
+    let payload = shown["payload"].as_str().expect("base64");
+    assert_eq!(from_base64(payload), bytes);
+    let stats = listed(&["stats", "--type", &notes.topic]);
+    assert_eq!(stats.len(), 1);
+    assert_eq!(stats[0]["letters"], 3);
+    let (_, exported, _) = dlq(&["export", "--status", "parked"]);
+    assert_eq!(String::from_utf8_lossy(&exported).lines().count(), 5);
+    let (_, table, _) = dlq(&["list", "--key", "a key"]);
+    let table = String::from_utf8(table).expect("text");
+    let columns: Vec<&str> = table
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    assert_eq!(columns[..4], ["id", "topic", "partition", "offset"]);
+    assert_eq!(table.lines().count(), 4, "{table}");
+
+    let (_, _, told) = dlq(&["replay", "--type", &notes.topic, "--limit", "2"]);
+    assert!(
+        told.starts_with("2 of 2 letters: 2 DEAD; 1 more match beyond --limit 2; dry run"),
+        "{told}"
+    );
+    let (_, _, told) = dlq(&["discard", "--id", &id, "--why", "noise", "--apply"]);
+    assert!(told.starts_with("1 of 1 letters discarded"), "{told}");
+    let (_, _, told) = dlq(&["discard", "--id", &id, "--apply"]);
+    assert!(
+        told.starts_with("no parked letter matches; 1 of --id left out"),
+        "{told}"
+    );
+    assert_eq!(listed(&["show", &id])[0]["actions"][0]["why"], "noise");
+    let (status, _, told) = dlq(&["list", "--status", "lost"]);
+    assert_eq!(status, Some(2));
+    assert!(told.contains("PARKED, REPLAYED, DISCARDED"), "{told}");
+    let stranger = sluice_command(&["dlq", "stats"], &[("DATABASE_URL", &scene.database.url)])
+        .output()
+        .expect("sluice dlq");
+    assert!(String::from_utf8_lossy(&stranger.stderr).contains("sluice_admin"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,4 +609,151 @@ async fn a_dead_letter_is_tried_three_times_and_then_produced_to_its_topic() {
     scene.verify_invariants().await;
     ingester.stop().await;
     assert_eq!(scene.kafka().ends(&dlq, 1), [4]);
+}
+
+/// The bodies of a key in the order in which the handler got them, and what is not a number breaks it.
+async fn append_in_order(notes: &Notes, scene: &Scene) {
+    let table = &notes.table;
+    let create = format!(
+        "CREATE OR REPLACE FUNCTION domain.on_{table}(events domain.event[]) RETURNS void LANGUAGE sql AS $$
+            INSERT INTO domain.{table} AS n
+            SELECT e.data->>'id', string_agg((e.data->>'body')::int::text, ' ' ORDER BY e.kafka_offset), ''
+            FROM unnest(events) e GROUP BY 1
+            ON CONFLICT (id) DO UPDATE SET body = n.body || ' ' || excluded.body
+        $$;
+        SELECT sluice.register_handler('{}', 'domain.on_{table}', parks_key => true)",
+        notes.topic
+    );
+    notes.execute(scene, &create).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_behind_a_key_follows_in_order_once_its_head_is_replayed_or_discarded() {
+    const KEYS: [&str; 4] = ["mended", "given up", "free", "as well"];
+    let scene = Scene::new(1).await;
+    let notes = Notes::new(&scene, 1).await;
+    append_in_order(&notes, &scene).await;
+    // No tries of its own: the heads wait for a person.
+    let settings = [
+        ("EVENT_TOPICS", notes.topic.as_str()),
+        ("MAX_RETRY_ATTEMPTS", "1"),
+        ("BATCH_SIZE", "50"),
+    ];
+    let mut ingester = scene.ingester_with(&settings);
+    // Each round is a record of each key; the one of "mended" breaks the handler in round 3, of "given up" in round 5.
+    let record = |key: &str, round: usize, body: &str| Message {
+        key: Some(key.as_bytes().to_vec()),
+        ..notes.message(&format!("{key} {round}"), key, Some(body), 0)
+    };
+    let send = |rounds: std::ops::Range<usize>| {
+        let messages = rounds.flat_map(|round| {
+            KEYS.map(|key| match (key, round) {
+                ("mended", 3) | ("given up", 5) => record(key, round, "poison"),
+                _ => record(key, round, &round.to_string()),
+            })
+        });
+        let messages: Vec<_> = messages.collect();
+        scene.kafka().produce(&notes.topic, 0, messages);
+    };
+    let caught_up = async || {
+        scene
+            .database
+            .caught_up(scene.kafka(), &notes.topic, 1, STALL)
+            .await;
+    };
+    let body = async |key: &str| -> String {
+        let select = format!("SELECT body FROM domain.{} WHERE id = $1", notes.table);
+        let row = scene.database.client.query_one(&select, &[&key]).await;
+        row.expect("a row").get(0)
+    };
+    let numbers = |rounds: std::ops::Range<usize>, without: Option<usize>| {
+        let kept = rounds.filter(|round| Some(*round) != without);
+        let texts: Vec<String> = kept.map(|round| round.to_string()).collect();
+        texts.join(" ")
+    };
+    // What stands in dead_letters of a key: how many parked as heads, and how many behind them.
+    let parked = async |key: &str| -> (i64, i64) {
+        let select = "SELECT count(*) FILTER (WHERE error_code = 'HANDLER_FAILED'),
+                count(*) FILTER (WHERE error_code = 'PARKED_BEHIND')
+            FROM ledger.dead_letters WHERE status = 'PARKED' AND key = convert_to($1, 'UTF8')";
+        let row = scene.database.client.query_one(select, &[&key]).await;
+        let row = row.expect("counts");
+        (row.get(0), row.get(1))
+    };
+    send(0..20);
+    caught_up().await;
+    send(20..30);
+    caught_up().await;
+    assert_eq!(body("mended").await, numbers(0..3, None));
+    assert_eq!(body("given up").await, numbers(0..5, None));
+    for free in ["free", "as well"] {
+        assert_eq!(body(free).await, numbers(0..30, None), "{free} never waits");
+    }
+    assert_eq!(parked("mended").await, (1, 26));
+    assert_eq!(parked("given up").await, (1, 24));
+
+    let head = async |key: &str| {
+        let select = format!(
+            "SELECT id FROM ledger.dead_letters WHERE error_code = 'HANDLER_FAILED' AND key = convert_to('{key}', 'UTF8')"
+        );
+        scene.database.count(&select).await.to_string()
+    };
+    let dlq = |arguments: &[&str]| {
+        let all = [&["dlq"], arguments].concat();
+        let output = sluice_command(&all, &[("ADMIN_DATABASE_URL", &scene.database.admin_url)])
+            .output()
+            .expect("sluice dlq");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        errors
+    };
+    let file = scene.stack.dir.join(format!("{}.json", notes.table));
+    let corrected = record("mended", 3, "3").payload.expect("a payload");
+    std::fs::write(&file, corrected).expect("the stack's folder is writable");
+    let (id, file) = (head("mended").await, file.display().to_string());
+    let replay = ["replay", "--id", &id, "--payload", &file, "--why", "a typo"];
+    assert!(dlq(&replay).contains("1 of 1 letters: 1 APPLIED; dry run"));
+    assert_eq!(body("mended").await, numbers(0..3, None), "a dry run");
+    dlq(&[&replay[..], &["--apply"]].concat());
+    let id = head("given up").await;
+    dlq(&["discard", "--id", &id, "--why", "hopeless", "--apply"]);
+    // News on all keys before those that wait have followed: they go behind them.
+    send(30..40);
+    wait_until("those that waited to follow", STALL, async || {
+        parked("mended").await == (0, 0) && parked("given up").await == (0, 0)
+    })
+    .await;
+    caught_up().await;
+    send(40..45);
+    caught_up().await;
+    wait_until("nothing to wait any more", STALL, async || {
+        parked("mended").await == (0, 0) && parked("given up").await == (0, 0)
+    })
+    .await;
+
+    // As if all had come in order: only what was given up is missing.
+    for (key, missing) in KEYS.map(|key| (key, (key == "given up").then_some(5))) {
+        assert_eq!(body(key).await, numbers(0..45, missing), "{key}");
+    }
+    for (verdict, expected) in [
+        ("verdict = 'APPLIED'", 4 * 45 - 1),
+        (
+            "verdict = 'DEAD' AND reason = 'HANDLER_FAILED' AND event_id = 'given up 5'",
+            1,
+        ),
+        ("true", 4 * 45),
+    ] {
+        let count = format!(
+            "SELECT count(*) FROM ledger.event_verdicts WHERE topic = '{}' AND {verdict}",
+            notes.topic
+        );
+        assert_eq!(scene.database.count(&count).await, expected, "{verdict}");
+    }
+    let actions = "SELECT count(*) FROM ledger.dead_letter_actions
+        WHERE (action, why, verdict, payload IS NULL) IN (('REPLAY', 'a typo', 'APPLIED', false), ('DISCARD', 'hopeless', 'DEAD', true))";
+    assert_eq!(scene.database.count(actions).await, 2);
+    let others = "SELECT count(*) FROM ledger.dead_letters WHERE key = ANY (ARRAY['free', 'as well']::bytea[])";
+    assert_eq!(scene.database.count(others).await, 0);
+    scene.verify_invariants().await;
+    ingester.stop().await;
 }

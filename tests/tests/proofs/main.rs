@@ -4,12 +4,14 @@
 mod bank;
 mod conformance;
 mod crashes;
+mod docs;
 mod domain;
 mod families;
 mod fence;
 mod harness;
 mod health;
 mod mixed;
+mod outages;
 mod service;
 mod sharing;
 mod topics;

@@ -218,32 +218,52 @@ async fn unreachable_services_are_retried_visibly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_what_fits_and_fails_where_something_does_not() {
     let scene = Scene::new(1).await;
+    let dlq = unique("dlq");
     let environment = [
         ("DATABASE_URL", scene.database.url.as_str()),
         ("KAFKA_BROKERS", &scene.kafka().brokers),
         ("BALANCE_TOPICS", &scene.topic),
+        ("DLQ_TOPIC", &dlq),
     ];
-    let output = sluice_command(&["check"], &environment)
-        .output()
-        .expect("sluice can be run");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(text.contains(&scene.topic), "{text}");
+    let check = |environment: &[(&str, &str)]| {
+        let output = sluice_command(&["check"], environment)
+            .output()
+            .expect("sluice can be run");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), text)
+    };
+    let line = |text: &str, name: &str| -> String {
+        let found: Vec<&str> = text.lines().filter(|line| line.contains(name)).collect();
+        assert_eq!(found.len(), 1, "{name}");
+        found[0].to_owned()
+    };
+    let (status, text) = check(&environment);
+    assert_eq!(status, Some(0));
+    assert!(line(&text, &format!("topic {}", scene.topic)).contains("1 partitions"));
+    // The handlers that come with Sluice, none of whose topics exist: one line for all.
+    let handlers = scene
+        .database
+        .count("SELECT count(*) FROM ledger.event_handlers")
+        .await;
+    let awaited = line(&text, "topics of handlers");
+    assert!(awaited.contains(&format!(
+        "{handlers} not there yet: content.comment.created, "
+    )));
+    assert!(!text.contains("wallet.updated"));
+    let missing = line(&text, &dlq);
+    assert!(missing.contains("missing") && missing.contains("create it or change DLQ_TOPIC"));
+
+    scene.kafka().create_topic(&dlq, 1, &[]).await;
+    assert!(line(&check(&environment).1, &dlq).contains("1 partitions"));
     let mut environment = environment;
+    environment[3].1 = "";
+    assert!(line(&check(&environment).1, "dead letter topic").contains("none"));
     environment[2].1 = "no.such.topic";
-    let output = sluice_command(&["check"], &environment)
-        .output()
-        .expect("sluice can be run");
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        text.contains("no.such.topic") && text.contains("FAIL"),
-        "{text}"
-    );
+    let (status, text) = check(&environment);
+    assert_eq!(status, Some(1));
+    let missing = line(&text, "topic no.such.topic");
+    assert!(missing.contains("FAIL") && missing.contains("BALANCE_TOPICS"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
