@@ -327,7 +327,7 @@ impl Look<'_> {
                 None => findings.note(
                     name,
                     "missing",
-                    format!(
+                    &format!(
                         "create it or change {setting}, unless the broker creates topics by itself"
                     ),
                 ),
