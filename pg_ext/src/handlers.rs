@@ -111,9 +111,10 @@ impl Handler {
 
     /// Hands over the events `news` (places in `records`), in order, as many at once as do not break it.
     ///
-    /// When a call fails, the longest part of it that succeeds is found by halving; the event behind
-    /// it is tried alone. What follows is tried as a whole once, and from the second failure on in
-    /// parts twice as long as failures have been apart.
+    /// When a call fails and names the event that it refuses, it is made again without that one.
+    /// Otherwise the longest part of it that succeeds is found by halving, and the event behind it is
+    /// tried alone. What follows is tried as a whole once, and from the second failure on in parts
+    /// twice as long as failures have been apart.
     pub fn run(
         &self,
         client: &mut SpiClient<'_>,
@@ -138,47 +139,41 @@ impl Handler {
             let call = |client: &mut SpiClient<'_>, from: usize, to: usize| {
                 self.call(client, records, decoded, &queue[from..to])
             };
-            let Err(mut message) = call(client, at, end) else {
+            let Err(message) = call(client, at, end) else {
                 at = end;
                 length = length.saturating_mul(2);
                 continue;
             };
-            let (mut good, mut bad, mut was_alone) = (at, end, end - at == 1);
-            while bad - good > 1 {
-                let middle = good + (bad - good) / 2;
-                match call(client, good, middle) {
-                    Ok(()) => good = middle,
-                    Err(words) => {
-                        was_alone = middle - good == 1;
-                        (bad, message) = (middle, words);
-                    }
+            let (culprit, failed) = match named(&message, decoded, &queue[at..end]) {
+                Some(place) => (at + place, Err(message)),
+                None => {
+                    let (culprit, failed) =
+                        first_culprit(at, end, message, |from, to| call(client, from, to));
+                    at = culprit + 1;
+                    (culprit, failed)
                 }
-            }
-            // Two events may break a handler together that it takes one by one.
-            let failed = if was_alone {
-                Err(message)
-            } else {
-                call(client, good, good + 1)
             };
-            at = good + 1;
-            if let Err(message) = failed {
-                let record = queue[good];
-                failures.in_batch += 1;
-                if let Task::Batch { from_offset } = task {
-                    let offset = records.offsets[record];
-                    failures.check(self, client, name, *from_offset, offset, &message);
-                }
-                outcomes.insert(record, Outcome::Failed(message));
-                if let (true, Some(key)) = (self.parks_key, records.keys[record].as_deref()) {
-                    park(&mut queue, at, records, &mut outcomes, |other, _| {
-                        other == key
-                    });
-                }
-                length = match failures.in_batch {
-                    1 => queue.len(),
-                    count => (2 * at / count).max(1),
-                };
+            let Err(message) = failed else { continue };
+            let record = queue[culprit];
+            failures.in_batch += 1;
+            if let Task::Batch { from_offset } = task {
+                let offset = records.offsets[record];
+                failures.check(self, client, name, *from_offset, offset, &message);
             }
+            outcomes.insert(record, Outcome::Failed(message));
+            if at <= culprit {
+                queue.remove(culprit);
+            }
+            if let (true, Some(key)) = (self.parks_key, records.keys[record].as_deref()) {
+                let later = culprit.max(at);
+                park(&mut queue, later, records, &mut outcomes, |other, _| {
+                    other == key
+                });
+            }
+            length = match failures.in_batch {
+                1 => queue.len(),
+                count => (2 * culprit / count).max(1),
+            };
         }
         if !session::commits_durably() {
             raise(
@@ -239,6 +234,48 @@ impl Handler {
             )),
         }
     }
+}
+
+/// The place in `part` of the event that a handler says it refuses, as `domain.refuse` does: "event <id>: …".
+fn named(message: &str, decoded: &[Result<Event, Defect>], part: &[usize]) -> Option<usize> {
+    let told = message.strip_prefix("event ")?;
+    let is_told = |record: &usize| {
+        decoded[*record].as_ref().is_ok_and(|event| {
+            told.strip_prefix(event.event_id.as_str())
+                .is_some_and(|rest| rest.starts_with(": "))
+        })
+    };
+    let place = part.iter().position(is_told)?;
+    // Two sources may use one event id.
+    let is_unique = !part[place + 1..].iter().any(is_told);
+    is_unique.then_some(place)
+}
+
+/// Of a part that fails with `message`, the first event that `call` does not take; all before it are handled.
+fn first_culprit(
+    from: usize,
+    to: usize,
+    mut message: String,
+    mut call: impl FnMut(usize, usize) -> Result<(), String>,
+) -> (usize, Result<(), String>) {
+    let (mut good, mut bad, mut was_alone) = (from, to, to - from == 1);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        match call(good, middle) {
+            Ok(()) => good = middle,
+            Err(words) => {
+                was_alone = middle - good == 1;
+                (bad, message) = (middle, words);
+            }
+        }
+    }
+    // Two events may break a handler together that it takes one by one.
+    let failed = if was_alone {
+        Err(message)
+    } else {
+        call(good, good + 1)
+    };
+    (good, failed)
 }
 
 /// Moves events from `queue[from..]` whose keys are parked to the outcomes.

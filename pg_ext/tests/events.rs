@@ -258,6 +258,39 @@ async fn many_poison_records_are_all_found() {
 }
 
 #[tokio::test]
+async fn a_handler_that_names_what_it_refuses_is_called_once_more_for_each() {
+    let (database, admin, mut writer) = notes(", true").await;
+    replace_handler(
+        &admin,
+        "PERFORM nextval('domain.calls');
+         PERFORM domain.refuse(e.event_id, 'body', 'is required') FROM unnest(events) e WHERE e.data->>'body' IS NULL;
+         INSERT INTO domain.notes SELECT e.data->>'id', e.data->>'body', e.version FROM unnest(events) e;",
+    )
+    .await;
+    let poison = [3, 500, 501, 999];
+    let batch: Vec<Note> = (0..1_000)
+        .map(|n| {
+            let body = (!poison.contains(&n)).then_some("text");
+            note(&format!("e{n}"), &n.to_string(), body)
+        })
+        .collect();
+    writer.send(&batch).await.expect("applied");
+    let tries = count(&admin, "SELECT last_value FROM domain.calls").await;
+    assert!(tries <= 1 + 2 * 4, "{tries} tries");
+    let letters = "SELECT kafka_offset, error_message FROM ledger.dead_letters ORDER BY 1";
+    let letters = admin.query(letters, &[]).await.expect("letters");
+    let found: Vec<(i64, String)> = letters.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let expected = poison.map(|n| {
+        let words = format!("event e{n}: field \"body\" is required (SQLSTATE 22023)");
+        (n as i64, words)
+    });
+    assert_eq!(found, expected);
+    let notes = "SELECT count(*) FROM domain.notes";
+    assert_eq!(count(&admin, notes).await, 996);
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
 async fn a_handler_can_write_no_money_and_change_no_setting() {
     let (database, admin, mut writer) = notes("").await;
     replace_handler(
