@@ -37,9 +37,11 @@ const LAST_HINT: Duration = Duration::from_millis(500);
 const STATISTICS_MS: &str = "1000";
 
 /// Defaults of the reading client.
-const READING: [(&str, &str); 4] = [
+const READING: [(&str, &str); 5] = [
     ("fetch.wait.max.ms", "50"),
     ("fetch.error.backoff.ms", "50"),
+    // After its queue was full librdkafka waits so long to fetch again: by default a second.
+    ("fetch.queue.backoff.ms", "5"),
     ("fetch.message.max.bytes", "1048576"),
     ("queued.max.messages.kbytes", "2048"),
 ];
