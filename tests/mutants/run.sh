@@ -22,6 +22,7 @@ identity-batch ~ pg_ext/src/identities.rs ~ s/self\.0\[record\]\.expect\(/self.0
 fold-order     ~ pg_ext/src/apply.rs ~ s/(for \(index, record\) in records\.iter\(\)\.enumerate\(\))( \{\s+let rows = record)/$1.rev()$2/ ~ conformance::cases
 key-order      ~ pg_ext/src/accounts.rs ~ s/(wanted\.sort_unstable\(\);)/let arrival = wanted.clone();\n$1/ and s/(let mut table = Balances::open\(\);)/$1\nfor key in &arrival { table.lock(key); }/ ~ bank::
 staged-count   ~ pg_ext/src/apply.rs ~ s/\n    check_promise\(staged, call\);// and s/\nfn check_promise/\n#[allow(dead_code)]\nfn check_promise/ ~ fence::an_emptied
+history-chain  ~ pg_ext/src/accounts.rs ~ s/self\.changed\[slot\]\.or\((self\.rows\[slot\]\.and_then\(\|row\| row\.last_change\))\)/$1/ ~ conformance::any_cutting
 durable-commit ~ pg_ext/src/fence.rs ~ s/if !session::commits_durably\(\)/if false/ ~ fence::a_commit_that_does_not_wait
 LIST
 }

@@ -226,7 +226,7 @@ fn log_rows(events: &[Event]) -> Bytes {
     const NOW_US: i64 = 1_795_237_200_000_000;
     let mut copy = Copy::new();
     for (kafka_offset, event) in (0..).zip(events) {
-        copy.row(13);
+        copy.row(17);
         copy.int8(kafka_offset);
         copy.int8(event.change.key.account_id);
         copy.time(NOW_US);
@@ -239,7 +239,12 @@ fn log_rows(events: &[Event]) -> Bytes {
         copy.amount(event.change.frozen_delta);
         copy.amount(event.after.available);
         copy.amount(event.after.frozen);
-        copy.null();
+        copy.null(); // reject_reason
+        copy.null(); // source
+        // The change before it: of the same width, whichever it is.
+        copy.int8(kafka_offset);
+        copy.int4(PARTITION_ID);
+        copy.int2(0);
     }
     copy.finish()
 }
