@@ -254,6 +254,49 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(|command| command.mut_args(heed))
 }
 
+/// Settings that may hold a password: each may stand in a file that `<NAME>_FILE` names, as secrets are mounted.
+const SECRETS: [&str; 4] = [
+    "DATABASE_URL",
+    "ADMIN_DATABASE_URL",
+    "DB_PASSWORD",
+    "REDIS_URL",
+];
+
+/// Takes secrets from the files that the environment names; a value given outright goes before.
+pub fn with_secret_files(command: clap::Command) -> Result<clap::Command, BadSetting> {
+    let mut secrets: BTreeMap<&str, String> = BTreeMap::new();
+    for name in SECRETS {
+        if let Some(secret) = secret_file(name)? {
+            secrets.insert(name, secret);
+        }
+    }
+    let heed = |argument: clap::Arg| {
+        let name = argument.get_env().and_then(|name| name.to_str());
+        match name.and_then(|name| secrets.get(name)) {
+            Some(secret) => argument
+                .default_value(secret.clone())
+                .hide_default_value(true),
+            None => argument,
+        }
+    };
+    Ok(command.mut_subcommands(|command| command.mut_args(heed)))
+}
+
+/// What the file says that `<NAME>_FILE` names, without the line end that editors leave.
+fn secret_file(name: &str) -> Result<Option<String>, BadSetting> {
+    let setting = format!("{name}_FILE");
+    let Some(path) = std::env::var_os(&setting).filter(|path| !path.is_empty()) else {
+        return Ok(None);
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(secret) => Ok(Some(secret.trim_end_matches(['\r', '\n']).to_owned())),
+        Err(error) => Err(bad(
+            &setting,
+            format!("cannot read {}: {error}", path.display()),
+        )),
+    }
+}
+
 /// Properties whose values Sluice's guarantees rest on.
 const FIXED: [&str; 11] = [
     "bootstrap.servers",
@@ -377,6 +420,10 @@ impl KafkaArgs {
         let results_topic = written("RESULTS_TOPIC", &self.results_topic)?;
         let mut properties = BTreeMap::new();
         for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
+            let (name, value) = match name.strip_suffix("_FILE") {
+                Some(plain) => (plain.to_owned(), secret_file(plain)?.unwrap_or_default()),
+                None => (name, value),
+            };
             let property = name["KAFKA_".len()..].to_lowercase().replace('_', ".");
             if name == "KAFKA_AUTO_COMMIT"
                 && !["false", "0", ""].contains(&value.to_lowercase().as_str())

@@ -102,6 +102,7 @@ fn describe(snapshot: &Snapshot, told: &Told) -> Value {
         },
         "redis": {"connected": snapshot.redis_is_connected},
         "lastProcessedEvent": last,
+        "missingTopics": snapshot.missing_topics,
         "partitions": partitions.collect::<Vec<_>>(),
     })
 }

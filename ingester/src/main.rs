@@ -7,7 +7,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
 use sluice::commands::{check, migrate, write_line};
-use sluice::config::{DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, without_empty_variables};
+use sluice::config::{
+    DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, with_secret_files, without_empty_variables,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -77,6 +79,10 @@ enum Command {
         #[command(subcommand)]
         command: Events,
     },
+    /// Print a completion script, for example: sluice completions bash >/etc/bash_completion.d/sluice
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages into a folder
+    Man { folder: std::path::PathBuf },
     /// Print the version
     Version,
 }
@@ -84,7 +90,11 @@ enum Command {
 const BAD_SETTING: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match without_empty_variables(Cli::command())
+    let command = match with_secret_files(without_empty_variables(Cli::command())) {
+        Ok(command) => command,
+        Err(bad) => return fail(BAD_SETTING, &bad.0),
+    };
+    let cli = match command
         .try_get_matches()
         .and_then(|matches| Cli::from_arg_matches(&matches))
     {
@@ -119,6 +129,14 @@ async fn execute(command: Command) -> ExitCode {
             println!("sluice {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Man { folder } => match clap_mangen::generate_to(Cli::command(), &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &format!("{}: {error}", folder.display())),
+        },
         Command::Dlq { database, command } => {
             let shutdown = CancellationToken::new();
             if command.works_in_chunks()

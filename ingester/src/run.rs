@@ -580,6 +580,15 @@ impl Conductor {
             return;
         }
         self.status.kafka_answers(count.is_ok());
+        let setting = self
+            .topics
+            .borrow()
+            .get(&topic)
+            .and_then(|found| found.setting);
+        if let Ok(count) = count {
+            self.status
+                .topic_is_missing(&topic, count.is_none() && setting.is_some());
+        }
         match count {
             Ok(Some(count)) => {
                 // A topic created anew with fewer partitions keeps its number: the lanes of those that are
@@ -593,11 +602,6 @@ impl Conductor {
                 }
             }
             Ok(None) => {
-                let setting = self
-                    .topics
-                    .borrow()
-                    .get(&topic)
-                    .and_then(|topic| topic.setting);
                 if let Some(setting) = setting {
                     let text =
                         format!("topic {topic} does not exist: create it or change {setting}");

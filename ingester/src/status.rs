@@ -1,6 +1,6 @@
 //! What this instance knows of itself now: kept in memory, so that it can always be told at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -76,6 +76,8 @@ pub struct Snapshot {
     pub kafka_is_connected: bool,
     /// `None` where no Redis is set.
     pub redis_is_connected: Option<bool>,
+    /// Topics that a setting names and Kafka does not have.
+    pub missing_topics: BTreeSet<String>,
     pub last_processed: Option<Processed>,
 }
 
@@ -103,6 +105,7 @@ impl Snapshot {
         if !self.database_is_connected || !self.kafka_is_connected {
             Health::Down
         } else if self.redis_is_connected == Some(false)
+            || !self.missing_topics.is_empty()
             || self.partitions.values().flatten().any(suffers)
         {
             Health::Degraded
@@ -128,6 +131,7 @@ struct Inner {
     brokers_are_up: bool,
     kafka_answers: bool,
     redis_is_connected: Option<bool>,
+    missing_topics: BTreeSet<String>,
     last_processed: Option<Processed>,
 }
 
@@ -204,6 +208,16 @@ impl Status {
         self.inner().counts.clone_from(counts);
     }
 
+    /// Whether Kafka lacks a topic that a setting names.
+    pub fn topic_is_missing(&self, topic: &str, is_missing: bool) {
+        let mut inner = self.inner();
+        if is_missing {
+            inner.missing_topics.insert(topic.to_owned());
+        } else {
+            inner.missing_topics.remove(topic);
+        }
+    }
+
     pub fn database_answered(&self) {
         self.inner().database_answered_at = Some(Instant::now());
     }
@@ -265,6 +279,7 @@ impl Status {
                 .is_some_and(|at| at.elapsed() < DATABASE_ANSWERS),
             kafka_is_connected: inner.brokers_are_up && inner.kafka_answers,
             redis_is_connected: inner.redis_is_connected,
+            missing_topics: inner.missing_topics.clone(),
             last_processed: inner.last_processed.clone(),
         }
     }
@@ -302,6 +317,10 @@ mod tests {
         status.redis_is_connected(false);
         assert_eq!(status.snapshot().health(), Health::Degraded);
         status.redis_is_connected(true);
+        assert_eq!(status.snapshot().health(), Health::Ok);
+        status.topic_is_missing("t", true);
+        assert_eq!(status.snapshot().health(), Health::Degraded);
+        status.topic_is_missing("t", false);
         assert_eq!(status.snapshot().health(), Health::Ok);
         status.kafka_answers(false);
         assert_eq!(status.snapshot().health(), Health::Down);

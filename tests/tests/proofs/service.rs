@@ -80,6 +80,9 @@ async fn a_bad_setting_stops_the_start_with_one_line_that_names_it() {
         ("KAFKA_NO_SUCH_PROPERTY", "1"),
         ("KAFKA_AUTO_COMMIT", "true"),
         ("EXPONENTIAL_BACKOFF", "perhaps"),
+        ("DLQ_TOPIC", "balance.changed"),
+        ("RESULTS_TOPIC", "one,another"),
+        ("DB_WRITER_SERVICE_PORT", "70000"),
     ];
     for (name, value) in bad {
         let mut environment: Vec<_> = good
@@ -93,6 +96,42 @@ async fn a_bad_setting_stops_the_start_with_one_line_that_names_it() {
     assert_names(&refused(&["run"], &good[1..]).await, "DATABASE_URL");
     let text = refused(&["run", "--no-such-flag"], &good).await;
     assert!(text.contains("--no-such-flag"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_may_stand_in_files() {
+    let scene = Scene::new(1).await;
+    let file = scene.stack.dir.join(unique("secret"));
+    std::fs::write(&file, format!("{}\n", scene.database.url)).expect("written");
+    let file = file.display().to_string();
+    let environment = [
+        ("DATABASE_URL_FILE", file.as_str()),
+        ("KAFKA_BROKERS", &scene.kafka().brokers),
+        ("BALANCE_TOPICS", &scene.topic),
+    ];
+    let checked = sluice_command(&["check"], &environment).output();
+    let checked = checked.expect("sluice check");
+    let (said, complained) = (
+        String::from_utf8_lossy(&checked.stdout),
+        String::from_utf8_lossy(&checked.stderr),
+    );
+    assert!(checked.status.success(), "{said}{complained}");
+    let password = &scene.stack.ingester.password;
+    assert!(!said.contains(password) && !complained.contains(password));
+    let help = sluice_command(&["run", "--help"], &environment).output();
+    let help = help.expect("sluice run --help").stdout;
+    assert!(!String::from_utf8_lossy(&help).contains(password));
+    let missing = [("DATABASE_URL_FILE", "/no/such/file"), environment[1]];
+    assert_names(&refused(&["run"], &missing).await, "DATABASE_URL_FILE");
+    let missing = [
+        environment[0],
+        environment[1],
+        ("KAFKA_SASL_PASSWORD_FILE", "/no/such/file"),
+    ];
+    assert_names(
+        &refused(&["run"], &missing).await,
+        "KAFKA_SASL_PASSWORD_FILE",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
