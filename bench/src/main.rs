@@ -6,6 +6,7 @@
 
 mod balances;
 mod domain;
+mod history;
 mod ingester;
 mod kafka;
 mod random;
@@ -21,15 +22,17 @@ use crate::stack::{Result, Stack};
 enum Part {
     Balances,
     Domain,
+    History,
 }
 
 impl Part {
-    const ALL: [Self; 2] = [Self::Balances, Self::Domain];
+    const ALL: [Self; 3] = [Self::Balances, Self::Domain, Self::History];
 
     fn name(self) -> &'static str {
         match self {
             Self::Balances => "balances",
             Self::Domain => "domain",
+            Self::History => "history",
         }
     }
 
@@ -39,6 +42,7 @@ impl Part {
                 balances::run(stack, rounds.unwrap_or(balances::DEFAULT_ROUNDS)).await
             }
             Self::Domain => domain::run(stack, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await,
+            Self::History => history::run(stack).await,
         }
     }
 }
@@ -81,7 +85,7 @@ fn parts() -> Result<Vec<Part>> {
     };
     match Part::ALL.into_iter().find(|part| part.name() == name) {
         Some(part) => Ok(vec![part]),
-        None => Err(format!("BENCH must be balances or domain, not {name}").into()),
+        None => Err(format!("BENCH must be balances, domain or history, not {name}").into()),
     }
 }
 

@@ -1,0 +1,131 @@
+//! The history of one account in a log of ten million rows: the last hundred changes, and the
+//! balance at a moment.
+
+use std::time::Instant;
+
+use tokio_postgres::Client;
+
+use crate::random::Random;
+use crate::report::{right_aligned, table};
+use crate::sample::Spread;
+use crate::stack::{Result, Stack};
+
+/// Times that each question is asked.
+const QUESTIONS: usize = 200;
+/// And one that walks through half a million changes.
+const LONG_QUESTIONS: usize = 3;
+const ROWS: usize = 10_000_000;
+/// Every tenth row is the busy account's, the others are spread over these, a hundred each.
+const ACCOUNTS: usize = 100_000;
+/// Rows are a millisecond apart.
+const BEGIN: &str = "timestamptz '2026-01-01'";
+/// Ids that no other part uses.
+const FIRST_ACCOUNT: usize = 1_000_000_000;
+
+/// Measures all, and answers with the table.
+pub async fn run(stack: &Stack) -> Result<String> {
+    let machine = stack.machine().await?;
+    let admin = stack.admin().await?;
+    fill(&admin).await?;
+    let mut random = Random(1);
+    let mut ordinary = || {
+        let account = 1 + random.below(ACCOUNTS - 1);
+        // Every tenth number is the busy account's.
+        FIRST_ACCOUNT + account + usize::from(account.is_multiple_of(10))
+    };
+    let mut table = table(&["question", "account", "time (ms)"]);
+    for (question, whose, statement) in [
+        (
+            "the last 100 changes",
+            "with 100 changes",
+            HISTORY.to_owned(),
+        ),
+        (
+            "the last 100 changes",
+            "with a million changes",
+            HISTORY.to_owned(),
+        ),
+        (
+            "the balance at half-time",
+            "with 100 changes",
+            as_of(ROWS / 2),
+        ),
+        (
+            "the balance 1,000 changes ago",
+            "with a million changes",
+            as_of(ROWS - 10_000),
+        ),
+        (
+            "the balance at half-time",
+            "with a million changes",
+            as_of(ROWS / 2),
+        ),
+    ] {
+        let statement = admin.prepare(&statement).await?;
+        let busy = whose.contains("million");
+        let questions = if busy && question.contains("half") {
+            LONG_QUESTIONS
+        } else {
+            QUESTIONS
+        };
+        let mut times = Vec::new();
+        for _ in 0..questions {
+            let account = if busy { FIRST_ACCOUNT } else { ordinary() } as i64;
+            let clock = Instant::now();
+            let rows = admin.query(&statement, &[&account]).await?;
+            times.push(clock.elapsed().as_secs_f64() * 1_000.0);
+            if rows.is_empty() {
+                return Err(format!("{question}: account {account} has no history").into());
+            }
+        }
+        let spread = Spread::of(times.into_iter());
+        eprintln!("{question}, account {whose}: {:.2} ms", spread.median);
+        let time = spread.show(|ms| format!("{ms:.2}"));
+        table.add_row([question, whose, &time]);
+    }
+    admin.batch_execute("TRUNCATE ledger.balance_log").await?;
+    Ok(format!(
+        "Measured on {}; minimum / median / maximum of {QUESTIONS} questions (the last line: {LONG_QUESTIONS}), the first of them cold.\n\n{}\n\n{}",
+        machine.date,
+        machine.list(),
+        right_aligned(table)
+    ))
+}
+
+const HISTORY: &str = "SELECT * FROM ledger.account_history WHERE account_id = $1 AND currency_code = 'USD' LIMIT 100";
+
+fn as_of(row: usize) -> String {
+    format!("SELECT * FROM sluice.balance_as_of($1, 0, 'USD', {BEGIN} + {row} * interval '1 ms')")
+}
+
+async fn fill(admin: &Client) -> Result<()> {
+    eprintln!("filling the log with {ROWS} rows");
+    admin
+        .batch_execute(&format!(
+            "TRUNCATE ledger.balance_log;
+             INSERT INTO ledger.partition_leases (topic, partition) VALUES ('bench.history', 0);
+             INSERT INTO ledger.balance_log (
+                kafka_offset, account_id, created_at, partition_id, shard_id, change_no, event_id, currency_code,
+                available_delta, frozen_delta, available_after, frozen_after,
+                previous_offset, previous_partition_id, previous_change_no)
+             SELECT n, {FIRST_ACCOUNT} + account, {BEGIN} + n * interval '1 ms', l.partition_id, 0, 0, 'event-' || n, 'USD',
+                1, 0, n / step + 1, 0,
+                CASE WHEN n >= step THEN n - step END, CASE WHEN n >= step THEN l.partition_id END, CASE WHEN n >= step THEN 0 END
+             FROM ledger.partition_leases l, (
+                SELECT n, CASE WHEN n % 10 = 0 THEN 0 ELSE n % {ACCOUNTS} END AS account,
+                    CASE WHEN n % 10 = 0 THEN 10 ELSE {ACCOUNTS} END AS step
+                FROM generate_series(0, {ROWS} - 1) n) s
+             WHERE l.topic = 'bench.history';
+             INSERT INTO ledger.account_balances (
+                account_id, shard_id, currency_code, available, frozen, updated_msec, last_offset, last_partition_id, last_change_no)
+             SELECT DISTINCT ON (account_id) account_id, 0, 'USD', available_after, 0, 0, kafka_offset, partition_id, 0
+             FROM ledger.balance_log WHERE kafka_offset >= {ROWS} - {ACCOUNTS} ORDER BY account_id, kafka_offset DESC"
+        ))
+        .await?;
+    for table in ["ledger.balance_log", "ledger.account_balances"] {
+        admin
+            .batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {table}"))
+            .await?;
+    }
+    Ok(())
+}
