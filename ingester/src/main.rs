@@ -133,7 +133,9 @@ async fn execute(command: Command) -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
-        Command::Man { folder } => match clap_mangen::generate_to(Cli::command(), &folder) {
+        Command::Man { folder } => match std::fs::create_dir_all(&folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+        {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &format!("{}: {error}", folder.display())),
         },
