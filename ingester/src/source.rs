@@ -34,7 +34,7 @@ const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
 const LAST_HINT: Duration = Duration::from_millis(500);
 
 /// How often librdkafka tells how far the partitions reach.
-const STATISTICS_MS: &str = "1000";
+const STATISTICS_MS: &str = "2000";
 
 /// Defaults of the reading client.
 const READING: [(&str, &str); 5] = [
