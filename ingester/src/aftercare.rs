@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::RetrySettings;
 use crate::error::{Consequence, chain, consequence, describe};
-use crate::lease::Held;
+use crate::lease::{Held, led_among};
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
 
@@ -81,23 +81,10 @@ impl Aftercare {
 
     /// Whether there is more to do soon.
     async fn look(&self, led: &[Held]) -> Result<bool, String> {
-        if led.is_empty() {
-            return Ok(false);
-        }
-        let client = self.pool.get().await.map_err(|error| chain(&error))?;
-        let rows = client.query(TO_CARE_FOR, &[]).await;
-        let rows = rows.map_err(|error| describe(&error))?;
-        drop(client);
         let (mut more, mut first) = (false, None);
-        for row in rows {
-            let partition = Partition {
-                topic: row.get(0),
-                number: row.get(1),
-            };
-            let Some(held) = led.iter().find(|held| held.0 == partition) else {
-                continue;
-            };
-            for work in [self.retry(held).await, self.publish(&partition).await] {
+        for held in &led_among(&self.pool, led, TO_CARE_FOR).await? {
+            let partition = &held.0;
+            for work in [self.retry(held).await, self.publish(partition).await] {
                 match work {
                     Ok(again) => more |= again,
                     Err(trouble) if trouble.passes => debug!(%partition, "{}", trouble.text),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use backon::BackoffBuilder;
@@ -266,8 +267,9 @@ const SECRETS: [&str; 4] = [
 pub fn with_secret_files(command: clap::Command) -> Result<clap::Command, BadSetting> {
     let mut secrets: BTreeMap<&str, String> = BTreeMap::new();
     for name in SECRETS {
-        if let Some(secret) = secret_file(name)? {
-            secrets.insert(name, secret);
+        let setting = format!("{name}_FILE");
+        if let Some(path) = std::env::var_os(&setting).filter(|path| !path.is_empty()) {
+            secrets.insert(name, read_secret(&setting, Path::new(&path))?);
         }
     }
     let heed = |argument: clap::Arg| {
@@ -282,19 +284,11 @@ pub fn with_secret_files(command: clap::Command) -> Result<clap::Command, BadSet
     Ok(command.mut_subcommands(|command| command.mut_args(heed)))
 }
 
-/// What the file says that `<NAME>_FILE` names, without the line end that editors leave.
-fn secret_file(name: &str) -> Result<Option<String>, BadSetting> {
-    let setting = format!("{name}_FILE");
-    let Some(path) = std::env::var_os(&setting).filter(|path| !path.is_empty()) else {
-        return Ok(None);
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(secret) => Ok(Some(secret.trim_end_matches(['\r', '\n']).to_owned())),
-        Err(error) => Err(bad(
-            &setting,
-            format!("cannot read {}: {error}", path.display()),
-        )),
-    }
+/// What the file says that `setting` names, without the line end that editors leave.
+fn read_secret(setting: &str, path: &Path) -> Result<String, BadSetting> {
+    let secret = std::fs::read_to_string(path)
+        .map_err(|error| bad(setting, format!("cannot read {}: {error}", path.display())))?;
+    Ok(secret.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Properties whose values Sluice's guarantees rest on.
@@ -421,8 +415,10 @@ impl KafkaArgs {
         let mut properties = BTreeMap::new();
         for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
             let (name, value) = match name.strip_suffix("_FILE") {
-                Some(plain) => (plain.to_owned(), secret_file(plain)?.unwrap_or_default()),
-                None => (name, value),
+                Some(plain) if !value.is_empty() => {
+                    (plain.to_owned(), read_secret(&name, Path::new(&value))?)
+                }
+                _ => (name, value),
             };
             let property = name["KAFKA_".len()..].to_lowercase().replace('_', ".");
             if name == "KAFKA_AUTO_COMMIT"

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use deadpool_postgres::Pool;
 use ledger::contract::RELEASED_CHANNEL;
 use tokio::sync::mpsc;
 use tokio_postgres::types::{ToSql, Type};
@@ -13,6 +14,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use crate::db::Database;
+use crate::error::{chain, describe};
 use crate::partition::Partition;
 use crate::share::Survey;
 
@@ -53,6 +55,22 @@ impl Leadership {
 
 /// A partition that is led.
 pub type Held = (Partition, Arc<Leadership>);
+
+/// Those of `led` that are among the partitions which `statement` answers.
+pub async fn led_among(pool: &Pool, led: &[Held], statement: &str) -> Result<Vec<Held>, String> {
+    if led.is_empty() {
+        return Ok(Vec::new());
+    }
+    let client = pool.get().await.map_err(|error| chain(&error))?;
+    let rows = client.query(statement, &[]).await;
+    let rows = rows.map_err(|error| describe(&error))?;
+    let held = rows.iter().filter_map(|row| {
+        let (topic, number) = (row.get(0), row.get(1));
+        let partition = Partition { topic, number };
+        led.iter().find(|held| held.0 == partition).cloned()
+    });
+    Ok(held.collect())
+}
 
 /// What became ours.
 pub struct Acquired {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -159,7 +159,7 @@ impl Metrics {
         self
     }
 
-    /// What the batch came to, and when its records were made, in milliseconds since 1970.
+    /// What a batch came to.
     pub fn committed(&self, topic: &str, counts: &Counts) {
         for (verdict, count) in [
             ("APPLIED", counts.applied),
@@ -173,6 +173,7 @@ impl Metrics {
         }
     }
 
+    /// How old the records of a batch were at its commit.
     pub fn delayed(&self, topic: &str, delays_ms: impl ExactSizeIterator<Item = i64>) {
         self.batch_records.observe(delays_ms.len() as f64);
         let topic = topic.to_owned();
@@ -232,11 +233,9 @@ impl Metrics {
         let build = prometheus_client::metrics::info::Info::new(version);
         now.register("build", "What runs here", build);
         let mut text = String::new();
-        let encoded = encode(&mut text, &self.registry);
-        // One text has one end.
-        text.truncate(text.len() - text.strip_suffix("# EOF\n").map_or(0, |_| "# EOF\n".len()));
-        encoded
-            .and_then(|()| encode(&mut text, &now))
+        encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &now))
+            .and_then(|()| encode_eof(&mut text))
             .expect("writing to a String cannot fail");
         text
     }

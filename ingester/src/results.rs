@@ -9,7 +9,7 @@ use deadpool_postgres::Pool;
 use tracing::warn;
 
 use crate::error::{back_off, chain, describe};
-use crate::lease::Held;
+use crate::lease::{Held, led_among};
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
 use crate::status::Status;
@@ -58,20 +58,9 @@ impl Results {
 
     /// Whether there was anything to tell.
     async fn look(&self, led: &[Held]) -> Result<bool, String> {
-        let client = self.pool.get().await.map_err(|error| chain(&error))?;
-        let rows = client.query(PARTITIONS, &[]).await;
-        let rows = rows.map_err(|error| describe(&error))?;
-        drop(client);
         let (mut told, mut first) = (false, None);
-        for row in rows {
-            let partition = Partition {
-                topic: row.get(0),
-                number: row.get(1),
-            };
-            if !led.iter().any(|held| held.0 == partition) {
-                continue;
-            }
-            match self.tell(&partition).await {
+        for (partition, _) in &led_among(&self.pool, led, PARTITIONS).await? {
+            match self.tell(partition).await {
                 Ok(()) => told = true,
                 // The others need not wait for it.
                 Err(trouble) => {
