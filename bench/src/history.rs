@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio_postgres::Client;
 
+use crate::Measured;
 use crate::random::Random;
 use crate::report::{right_aligned, table};
 use crate::sample::Spread;
@@ -23,7 +24,7 @@ const BEGIN: &str = "timestamptz '2026-01-01'";
 const FIRST_ACCOUNT: usize = 1_000_000_000;
 
 /// Measures all, and answers with the table.
-pub async fn run(stack: &Stack) -> Result<String> {
+pub async fn run(stack: &Stack) -> Result<Measured> {
     let machine = stack.machine().await?;
     let admin = stack.admin().await?;
     fill(&admin).await?;
@@ -34,6 +35,7 @@ pub async fn run(stack: &Stack) -> Result<String> {
         FIRST_ACCOUNT + account + usize::from(account.is_multiple_of(10))
     };
     let mut table = table(&["question", "account", "time (ms)"]);
+    let mut figures = Vec::new();
     for (question, whose, statement) in [
         (
             "the last 100 changes",
@@ -80,16 +82,22 @@ pub async fn run(stack: &Stack) -> Result<String> {
         }
         let spread = Spread::of(times.into_iter());
         eprintln!("{question}, account {whose}: {:.2} ms", spread.median);
+        match (question, busy) {
+            ("the last 100 changes", false) => figures.push(("history", spread)),
+            ("the balance at half-time", false) => figures.push(("balance-as-of", spread)),
+            _ => {}
+        }
         let time = spread.show(|ms| format!("{ms:.2}"));
         table.add_row([question, whose, &time]);
     }
     admin.batch_execute("TRUNCATE ledger.balance_log").await?;
-    Ok(format!(
+    let text = format!(
         "Measured on {}; minimum / median / maximum of {QUESTIONS} questions (the last line: {LONG_QUESTIONS}), the first of them cold.\n\n{}\n\n{}",
         machine.date,
         machine.list(),
         right_aligned(table)
-    ))
+    );
+    Ok(Measured { text, figures })
 }
 
 const HISTORY: &str = "SELECT * FROM ledger.account_history WHERE account_id = $1 AND currency_code = 'USD' LIMIT 100";

@@ -13,10 +13,12 @@ mod random;
 mod report;
 mod sample;
 mod stack;
+mod targets;
 
 use std::process::ExitCode;
 
 use crate::stack::{Result, Stack};
+use crate::targets::Figures;
 
 #[derive(Clone, Copy)]
 enum Part {
@@ -36,7 +38,7 @@ impl Part {
         }
     }
 
-    async fn run(self, stack: &Stack, rounds: Option<usize>) -> Result<String> {
+    async fn run(self, stack: &Stack, rounds: Option<usize>) -> Result<Measured> {
         match self {
             Self::Balances => {
                 balances::run(stack, rounds.unwrap_or(balances::DEFAULT_ROUNDS)).await
@@ -45,6 +47,12 @@ impl Part {
             Self::History => history::run(stack).await,
         }
     }
+}
+
+/// What a part found: its tables, and its figures for the targets.
+pub struct Measured {
+    pub text: String,
+    pub figures: Figures,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -68,11 +76,15 @@ async fn run() -> Result<()> {
     let stack = Stack::from_environment()?;
     eprintln!("migrating");
     stack.prepare().await?;
+    let write = variable("BENCH_WRITE").is_some_and(|value| value == "1");
+    let date = stack.machine().await?.date;
     for part in parts {
-        let text = part.run(&stack, rounds).await?;
-        println!("{text}\n");
-        if std::env::var("BENCH_WRITE").is_ok_and(|value| value == "1") {
+        let Measured { text, figures } = part.run(&stack, rounds).await?;
+        let targets = targets::update(&date, &figures, write)?.to_string();
+        println!("{text}\n\n{targets}\n");
+        if write {
             report::write(part.name(), &text)?;
+            report::write("targets", &targets)?;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ mod tables;
 mod whole_way;
 mod workload;
 
+use crate::Measured;
 use crate::kafka::Kafka;
 use crate::sample::{Sample, Spread};
 use crate::stack::{Result, Stack};
@@ -29,7 +30,7 @@ const WHOLE_WAY_ROUNDS: usize = 3;
 const SEED: u64 = 20_261_121;
 
 /// Measures all, and answers with the tables.
-pub async fn run(stack: &Stack, rounds: usize) -> Result<String> {
+pub async fn run(stack: &Stack, rounds: usize) -> Result<Measured> {
     let machine = stack.machine().await?;
     accounts::open(stack).await?;
     let mut apply = Apply::connect(stack).await?;
@@ -69,7 +70,11 @@ pub async fn run(stack: &Stack, rounds: usize) -> Result<String> {
         whole_way,
     };
     accounts::empty_logs(stack).await?;
-    Ok(report.text())
+    let figures = vec![("whole-way", report.whole_way.ratio)];
+    Ok(Measured {
+        text: report.text(),
+        figures,
+    })
 }
 
 /// All rounds of one workload at one batch size, the first one to warm up.

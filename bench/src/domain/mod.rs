@@ -10,6 +10,7 @@ mod tables;
 
 use std::ops::Range;
 
+use crate::Measured;
 use crate::kafka::Kafka;
 use crate::sample::{Sample, Spread};
 use crate::stack::{Result, Stack};
@@ -31,7 +32,7 @@ const MIXED_EVENTS_DOCUMENT2: usize = 3_000;
 const POISONED: &str = "payment.completed";
 
 /// Measures all, and answers with the tables.
-pub async fn run(stack: &Stack, rounds: usize) -> Result<String> {
+pub async fn run(stack: &Stack, rounds: usize) -> Result<Measured> {
     let machine = stack.machine().await?;
     let mut bench = Bench::new(stack, rounds).await?;
     let (mut by_type, mut steps) = (Vec::new(), Steps::default());
@@ -48,7 +49,10 @@ pub async fn run(stack: &Stack, rounds: usize) -> Result<String> {
         poison: bench.poison().await?,
         redis,
     };
-    Ok(report.text())
+    Ok(Measured {
+        text: report.text(),
+        figures: vec![("domain", report.mixed.ratio)],
+    })
 }
 
 struct Bench<'a> {

@@ -12,7 +12,7 @@ use super::document2::Steps;
 pub struct Rates {
     sluice: Spread,
     document2: Spread,
-    ratio: Spread,
+    pub ratio: Spread,
 }
 
 impl Rates {
