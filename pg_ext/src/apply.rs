@@ -99,7 +99,7 @@ fn apply_behind_fence(
             first.identity.zip(first.payload_hash)
         })
         .collect();
-    let ownership = Ownership::claim(client, &carried);
+    let ownership = Ownership::claim(&carried);
     let (counts, verdicts, letters) = decide(client, fenced, staged, &records, &ownership);
     assert_count(
         "verdicts",
@@ -181,7 +181,7 @@ pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decoda
         .iter()
         .map(|event| Some((event.identity, event.payload_hash)))
         .collect();
-    let ownership = Ownership::claim(client, &carried);
+    let ownership = Ownership::claim(&carried);
     let (counts, verdicts, _) = decide(client, fenced, &staged, &records, &ownership);
     assert_count("events", counts.events(), events.len() as i64);
     verdicts
