@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
 use futures_util::SinkExt;
-use ledger::contract::STAGING_COLUMNS;
+use ledger::contract::STAGING_TABLE;
 use tokio::sync::Notify;
 use tokio_postgres::{Row, Statement};
 use tracing::{debug, warn};
@@ -22,6 +22,8 @@ use crate::status::{State, Status};
 
 /// A batch that takes longer than this in the database is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
+/// Bytes in one message of the COPY: what the backend takes in at once, and keeps room for.
+const MESSAGE: usize = 64 << 10;
 /// Races that may be lost in a row before the tries are spaced out and said.
 const RACES: u32 = 5;
 /// Repeated troubles are said again after this time.
@@ -267,7 +269,10 @@ impl Applier {
                 client.copy_in(&statements.copy)
             )?;
             tokio::pin!(sink);
-            sink.send(rows.copy.clone()).await?;
+            for start in (0..rows.copy.len()).step_by(MESSAGE) {
+                let end = rows.copy.len().min(start + MESSAGE);
+                sink.feed(rows.copy.slice(start..end)).await?;
+            }
             sink.finish().await?;
         } else {
             client.batch_execute("BEGIN").await?;
@@ -356,12 +361,8 @@ enum Persisted {
     Refused(String),
 }
 
-static COPY: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "COPY ledger.staging_balance_changes ({}) FROM STDIN (FORMAT binary)",
-        STAGING_COLUMNS.join(", ")
-    )
-});
+static COPY: LazyLock<String> =
+    LazyLock::new(|| format!("COPY {STAGING_TABLE} FROM STDIN (FORMAT binary)"));
 
 /// A connection that is closed unless it was kept: after a failure or a cancelled wait
 /// nobody knows what is still under way on it.

@@ -26,9 +26,4 @@ impl Ownership {
     pub fn of(&self, record: usize) -> Claim {
         self.0[record].expect("only asked for decodable records")
     }
-
-    /// Whether the record's verdict or log needs balances: neither dead nor a duplicate.
-    pub fn is_decided_by_balance(&self, record: usize) -> bool {
-        self.0[record].is_some_and(|claim| claim != Claim::Duplicate)
-    }
 }

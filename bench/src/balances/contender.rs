@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use ledger::account::AccountKey;
-use ledger::contract::{self, Checksum, StagedRow};
+use ledger::contract::STAGING_TABLE;
+use ledger::staging;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
@@ -22,6 +23,9 @@ use super::workload::Event;
 /// A contender that has not finished by then is stopped after its batch.
 const ROUND_LIMIT: Duration = Duration::from_secs(2);
 const TOPIC: &str = "bench.apply";
+/// Bytes in one row of the staging COPY, and in one message of any COPY: as the ingester sends them.
+const PIECE: usize = 32 << 10;
+const MESSAGE: usize = 64 << 10;
 const PARTITION_ID: i32 = 1;
 
 /// A batch, ready to be sent.
@@ -41,7 +45,10 @@ async fn begin_copy(client: &Client, copy: &Statement, rows: &Bytes) -> Result<u
     );
     begun?;
     let mut sink = Box::pin(sink?);
-    sink.send(rows.clone()).await?;
+    for start in (0..rows.len()).step_by(MESSAGE) {
+        let end = rows.len().min(start + MESSAGE);
+        sink.feed(rows.slice(start..end)).await?;
+    }
     Ok(sink.as_mut().finish().await?)
 }
 
@@ -65,11 +72,7 @@ impl Apply {
                 &[&TOPIC],
             )
             .await?;
-        let columns = contract::STAGING_COLUMNS.join(", ");
-        let copy = format!(
-            "COPY {} ({columns}) FROM STDIN (FORMAT binary)",
-            contract::STAGING_TABLE
-        );
+        let copy = format!("COPY {STAGING_TABLE} FROM STDIN (FORMAT binary)");
         Ok(Self {
             copy: client.prepare(&copy).await?,
             call: client
@@ -144,29 +147,22 @@ fn expect(answer: &Row, column: &str, wanted: i64) -> Result<()> {
 
 /// A batch for the staging table of the extension.
 fn staged(events: &[Event], from_offset: i64) -> Batch {
-    let mut copy = Copy::new();
-    let mut checksum = Checksum::default();
+    let mut bytes = Vec::new();
     for (kafka_offset, event) in (from_offset..).zip(events) {
-        checksum.add(&StagedRow {
-            kafka_offset,
-            change_no: 0,
-            event_id: Some(event.id.as_bytes()),
+        let staged = staging::Event {
+            event_id: &event.id,
             source: None,
-            identity: Some(event.identity),
-            payload_hash: Some(event.payload_hash),
-            change: Some(event.change),
-            error_code: None,
-            payload: None,
-        });
-        copy.row(contract::STAGING_COLUMNS.len() as i16);
-        copy.int8(kafka_offset);
-        copy.int2(0);
-        staged_event(&mut copy, event);
-        for _unused_column in 10..contract::STAGING_COLUMNS.len() {
-            copy.null();
-        }
+            identity: event.identity,
+            payload_hash: event.payload_hash,
+        };
+        staging::put_event(&mut bytes, kafka_offset, &staged, &[event.change]);
     }
-    batch(copy, events, from_offset, checksum.as_i64())
+    let mut copy = Copy::new();
+    for piece in bytes.chunks(PIECE) {
+        copy.row(1);
+        copy.bytes(piece);
+    }
+    batch(copy, events, from_offset, staging::checksum(&bytes))
 }
 
 fn staged_event(copy: &mut Copy, event: &Event) {
