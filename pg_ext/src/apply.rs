@@ -23,6 +23,7 @@ use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
 use crate::pg::capture;
 use crate::pg::log::{Log, LogRow, Place};
 use crate::pg::session;
+use crate::steps::Steps;
 
 /// The arguments of `sluice.apply_balance_batch`.
 pub struct BatchCall<'a> {
@@ -73,12 +74,17 @@ impl Answer {
 /// Applies what this transaction has staged.
 pub fn balance_batch(call: &BatchCall<'_>) -> Answer {
     call.span.check();
+    let mut steps = Steps::begin();
     capture::take(|bytes| {
         Spi::connect_mut(|client| match fence::advance(client, &call.span) {
             Fence::AlreadyCommitted => Answer::already_committed(),
             Fence::Advanced(fenced) => {
+                steps.done("fence");
                 let staged = keep_promise(bytes, call);
-                Answer::applied(apply_behind_fence(client, call, &fenced, &staged))
+                steps.done("staged bytes");
+                let counts = apply_behind_fence(client, call, &fenced, &staged, &mut steps);
+                steps.keep();
+                Answer::applied(counts)
             }
         })
     })
@@ -89,10 +95,11 @@ fn apply_behind_fence(
     call: &BatchCall<'_>,
     fenced: &Fenced,
     staged: &Staged<'_>,
+    steps: &mut Steps,
 ) -> Counts {
     let offsets = staged.records.iter().map(|record| record.offset);
     Holes::between(&call.span, offsets).write(client, fenced);
-    let (counts, verdicts, letters) = decide(client, fenced, staged);
+    let (counts, verdicts, letters) = decide(client, fenced, staged, steps);
     assert_count(
         "verdicts",
         verdicts.write(client, fenced) as i64,
@@ -103,6 +110,7 @@ fn apply_behind_fence(
         letters.write(client, call.span.name) as i64,
         counts.dead,
     );
+    steps.done("verdicts and dead letters");
     counts
 }
 
@@ -111,6 +119,7 @@ fn decide(
     client: &mut SpiClient<'_>,
     fenced: &Fenced,
     staged: &Staged<'_>,
+    steps: &mut Steps,
 ) -> (Counts, Verdicts, DeadLetters) {
     let carried: Vec<_> = staged
         .records
@@ -121,7 +130,9 @@ fn decide(
         })
         .collect();
     let ownership = Ownership::claim(&carried);
+    steps.done("identities");
     let mut accounts = Accounts::lock(staged, &ownership);
+    steps.done("balances found and locked");
     let mut fold = Fold {
         counts: Counts::default(),
         verdicts: Verdicts::default(),
@@ -131,8 +142,10 @@ fn decide(
     let mut log = Log::open(fenced.partition_id, created_at);
     let logged = fold.run(staged, &ownership, &mut accounts, &mut log);
     assert_count("log rows", log.close() as i64, logged);
+    steps.done("fold and log");
     (fold.counts.updated_rows, fold.counts.inserted_rows) =
         accounts.write(client, session::unix_millis(created_at));
+    steps.done("balances written");
     assert_count("events", fold.counts.events(), staged.records.len() as i64);
     (fold.counts, fold.verdicts, fold.letters)
 }
@@ -164,7 +177,7 @@ pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decoda
             content: Content::Event(content, first..staged.changes.len()),
         });
     }
-    decide(client, fenced, &staged).1
+    decide(client, fenced, &staged, &mut Steps::begin()).1
 }
 
 /// Reads what was staged; an emptied or torn staging can never pass for a smaller batch.
