@@ -9,6 +9,7 @@ mod domain;
 mod history;
 mod ingester;
 mod kafka;
+mod plot;
 mod random;
 mod report;
 mod sample;
@@ -18,7 +19,7 @@ mod targets;
 use std::process::ExitCode;
 
 use crate::stack::{Result, Stack};
-use crate::targets::Figures;
+use crate::targets::{Curves, Figures};
 
 #[derive(Clone, Copy)]
 enum Part {
@@ -38,21 +39,31 @@ impl Part {
         }
     }
 
-    async fn run(self, stack: &Stack, rounds: Option<usize>) -> Result<Measured> {
+    async fn run(self, stack: &Stack, form: Form, rounds: Option<usize>) -> Result<Measured> {
         match self {
             Self::Balances => {
                 balances::run(stack, rounds.unwrap_or(balances::DEFAULT_ROUNDS)).await
             }
-            Self::Domain => domain::run(stack, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await,
+            Self::Domain => {
+                domain::run(stack, form, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await
+            }
             Self::History => history::run(stack).await,
         }
     }
 }
 
-/// What a part found: its tables, and its figures for the targets.
+/// How much of a part is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Short,
+    Full,
+}
+
+/// What a part found: its tables, its figures for the targets, and its curves for the plot.
 pub struct Measured {
     pub text: String,
     pub figures: Figures,
+    pub curves: Curves,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -72,33 +83,42 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<()> {
-    let (parts, rounds) = (parts()?, rounds()?);
+    let ((parts, form), rounds) = (parts()?, rounds()?);
     let stack = Stack::from_environment()?;
     eprintln!("migrating");
     stack.prepare().await?;
     let write = variable("BENCH_WRITE").is_some_and(|value| value == "1");
     let date = stack.machine().await?.date;
     for part in parts {
-        let Measured { text, figures } = part.run(&stack, rounds).await?;
-        let targets = targets::update(&date, &figures, write)?.to_string();
-        println!("{text}\n\n{targets}\n");
+        let measured = part.run(&stack, form, rounds).await?;
+        let targets = targets::update(&date, &measured, write)?.to_string();
+        println!("{}\n\n{targets}\n", measured.text);
         if write {
-            report::write(part.name(), &text)?;
+            report::write(part.name(), &measured.text)?;
             report::write("targets", &targets)?;
+            plot::draw()?;
         }
     }
     Ok(())
 }
 
-/// All, or the one that BENCH names.
-fn parts() -> Result<Vec<Part>> {
-    let Some(name) = variable("BENCH") else {
-        return Ok(Part::ALL.to_vec());
-    };
-    match Part::ALL.into_iter().find(|part| part.name() == name) {
-        Some(part) => Ok(vec![part]),
-        None => Err(format!("BENCH must be balances, domain or history, not {name}").into()),
+/// What BENCH names: parts, or all; in their long forms where `full` is among the words.
+fn parts() -> Result<(Vec<Part>, Form)> {
+    let (mut parts, mut form) = (Vec::new(), Form::Short);
+    for word in variable("BENCH").unwrap_or_default().split_whitespace() {
+        match Part::ALL.into_iter().find(|part| part.name() == word) {
+            Some(part) => parts.push(part),
+            None if word == "full" => form = Form::Full,
+            None => {
+                let names = Part::ALL.map(Part::name).join(", ");
+                return Err(format!("BENCH may name {names} or full, not {word}").into());
+            }
+        }
     }
+    if parts.is_empty() {
+        parts = Part::ALL.to_vec();
+    }
+    Ok((parts, form))
 }
 
 /// What BENCH_ROUNDS says, where it is set.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
+use crate::Measured;
 use crate::report::{grouped, ratio, right_aligned, table};
 use crate::sample::Spread;
 use crate::stack::Result;
@@ -209,13 +210,23 @@ const TARGETS: [Target; 21] = {
 /// Figures by the id of their target.
 pub type Figures = Vec<(&'static str, Spread)>;
 
-/// What is known of all targets, this run's figures included; kept when `write` says so.
-pub fn update(date: &str, figures: &Figures, write: bool) -> Result<Table> {
-    let mut known: BTreeMap<String, Value> = match std::fs::read_to_string(FIGURES) {
-        Ok(text) => serde_json::from_str(&text)?,
-        Err(_) => BTreeMap::new(),
-    };
-    for (id, spread) in figures {
+/// Curves by their name, each as points.
+pub type Curves = Vec<(&'static str, Vec<[f64; 2]>)>;
+
+type Known = BTreeMap<String, Value>;
+
+/// All that was ever measured and written.
+fn known() -> Result<Known> {
+    match std::fs::read_to_string(FIGURES) {
+        Ok(text) => Ok(serde_json::from_str(&text)?),
+        Err(_) => Ok(BTreeMap::new()),
+    }
+}
+
+/// What is known of all targets, this part's figures included; kept, and its curves with them, when `write` says so.
+pub fn update(date: &str, measured: &Measured, write: bool) -> Result<Table> {
+    let mut known = known()?;
+    for (id, spread) in &measured.figures {
         if !TARGETS.iter().any(|target| target.id == *id) {
             return Err(format!("no target is called {id}").into());
         }
@@ -223,13 +234,24 @@ pub fn update(date: &str, figures: &Figures, write: bool) -> Result<Table> {
             json!({ "min": spread.min, "median": spread.median, "max": spread.max, "date": date });
         known.insert((*id).to_owned(), figure);
     }
+    for (name, points) in &measured.curves {
+        known.insert((*name).to_owned(), json!(points));
+    }
     if write {
         std::fs::write(FIGURES, serde_json::to_string_pretty(&known)? + "\n")?;
     }
     Ok(show(&known))
 }
 
-fn show(known: &BTreeMap<String, Value>) -> Table {
+/// The points of a curve that was written, if it ever was.
+pub fn curve(name: &str) -> Result<Option<Vec<(f64, f64)>>> {
+    match known()?.remove(name) {
+        Some(points) => Ok(Some(serde_json::from_value(points)?)),
+        None => Ok(None),
+    }
+}
+
+fn show(known: &Known) -> Table {
     let mut table = table(&["what", "at least", "aim", "measured", "reached", "on"]);
     for target in &TARGETS {
         let figure = known.get(target.id);

@@ -41,3 +41,23 @@ pub async fn empty_logs(stack: &Stack) -> Result<()> {
         .await?;
     Ok(())
 }
+
+/// That the log has this many changes since it was emptied, none of them rejected.
+pub async fn expect_applied(stack: &Stack, changes: usize) -> Result<()> {
+    let admin = stack.admin().await?;
+    let row = admin
+        .query_one(
+            "SELECT count(*) FILTER (WHERE reject_reason IS NULL), count(*) FROM ledger.balance_log",
+            &[],
+        )
+        .await?;
+    let (applied, logged): (i64, i64) = (row.get(0), row.get(1));
+    if (applied, logged) == (changes as i64, changes as i64) {
+        Ok(())
+    } else {
+        Err(
+            format!("{logged} changes are logged, {applied} of them applied, expected {changes}")
+                .into(),
+        )
+    }
+}
