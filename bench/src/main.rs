@@ -26,16 +26,18 @@ enum Part {
     Balances,
     Domain,
     History,
+    Steps,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Balances, Self::Domain, Self::History];
+    const ALL: [Self; 4] = [Self::Balances, Self::Domain, Self::History, Self::Steps];
 
     fn name(self) -> &'static str {
         match self {
             Self::Balances => "balances",
             Self::Domain => "domain",
             Self::History => "history",
+            Self::Steps => "steps",
         }
     }
 
@@ -48,6 +50,7 @@ impl Part {
                 domain::run(stack, form, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await
             }
             Self::History => history::run(stack).await,
+            Self::Steps => balances::steps::run(stack).await,
         }
     }
 }

@@ -35,7 +35,6 @@ struct Mark {
     timestamp_ms: i64,
     rows_end: usize,
     staged_end: usize,
-    fingerprint: [u8; 16],
     key: Option<Range<usize>>,
     payload: Option<Range<usize>>,
     headers: Option<String>,
@@ -162,12 +161,6 @@ impl Batch {
 
     /// Decodes and encodes one record.
     pub fn push(&mut self, record: &Record<'_>) {
-        let fingerprint = record_fingerprint(
-            record.offset,
-            record.timestamp_ms,
-            record.key,
-            record.payload,
-        );
         if self.kind == Kind::Balance {
             self.stage(record);
         }
@@ -178,7 +171,6 @@ impl Batch {
             timestamp_ms: record.timestamp_ms,
             rows_end: self.rows,
             staged_end: self.staged.len(),
-            fingerprint,
             key,
             payload,
             headers: record.headers.clone(),
@@ -228,7 +220,7 @@ impl Batch {
             .end
             .checked_sub(1)
             .and_then(|last| self.marks.get(last))
-            .map(|mark| mark.fingerprint);
+            .map(|mark| self.fingerprint(mark));
         let content = match self.kind {
             Kind::Balance => Content::Balance(self.rows_of(range)),
             Kind::Domain => Content::Domain(self.records_of(range)),
@@ -251,6 +243,12 @@ impl Batch {
             records.headers.push(mark.headers.as_deref());
         }
         records
+    }
+
+    /// Taken only of records that end a batch.
+    fn fingerprint(&self, mark: &Mark) -> [u8; 16] {
+        let (key, payload) = (self.bytes_of(&mark.key), self.bytes_of(&mark.payload));
+        record_fingerprint(mark.offset, mark.timestamp_ms, key, payload)
     }
 
     fn bytes_of(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
@@ -304,7 +302,7 @@ impl Batch {
             from_offset,
             next_offset,
             content: Content::Balance(Rows::new(&staged, 1)),
-            last_record: Some(mark.fingerprint),
+            last_record: Some(self.fingerprint(mark)),
         }
     }
 
@@ -335,7 +333,7 @@ impl Batch {
     }
 
     pub fn last_fingerprint(&self) -> Option<[u8; 16]> {
-        self.marks.last().map(|mark| mark.fingerprint)
+        self.marks.last().map(|mark| self.fingerprint(mark))
     }
 
     /// Whether there is anything to commit: records, or offsets known to hold none.

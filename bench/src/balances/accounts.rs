@@ -4,10 +4,14 @@ use crate::stack::{Result, Stack};
 
 use super::workload::{ACCOUNTS, OPENING_WHOLE};
 
-/// Creates the baseline's tables, and fills both sides alike.
+/// Unless another part has done so: creates the baseline's tables, and fills both sides alike.
 pub async fn open(stack: &Stack) -> Result<()> {
-    eprintln!("opening {ACCOUNTS} accounts on either side");
     let admin = stack.admin().await?;
+    let exists = "SELECT to_regclass('baseline.progress') IS NOT NULL";
+    if admin.query_one(exists, &[]).await?.get(0) {
+        return Ok(());
+    }
+    eprintln!("opening {ACCOUNTS} accounts on either side");
     admin
         .batch_execute(include_str!("../../../sql/baseline_schema.sql"))
         .await?;

@@ -12,6 +12,7 @@ use ledger::account::AccountKey;
 use ledger::contract::STAGING_TABLE;
 use ledger::staging;
 use ledger::verdict::Verdict;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
@@ -117,26 +118,67 @@ impl Apply {
         Ok(sample)
     }
 
-    async fn apply(&self, batch: &Batch) -> Result<()> {
+    /// Where the next batch begins.
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// Applies a batch that is staged already; answers how long the COPY, the call and the COMMIT took.
+    pub async fn in_steps(
+        &mut self,
+        bytes: &[u8],
+        events: usize,
+        last_record: Option<[u8; 16]>,
+    ) -> Result<[Duration; 3]> {
+        let batch = Batch {
+            rows: staging_copy(bytes).finish(),
+            events,
+            applied: events as i64,
+            rejected: 0,
+            duplicates: 0,
+            from_offset: self.offset,
+            next_offset: self.offset + events as i64,
+            checksum: staging::checksum(bytes),
+        };
+        let begin = Instant::now();
+        begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        let copied = Instant::now();
+        let answer = self.call(&batch, last_record.map(Uuid::from_bytes)).await?;
+        let called = Instant::now();
+        self.client.batch_execute("COMMIT").await?;
+        let committed = Instant::now();
+        expect(&answer, "applied", batch.applied)?;
+        self.offset = batch.next_offset;
+        Ok([copied - begin, called - copied, committed - called])
+    }
+
+    /// The steps inside the last call.
+    pub async fn last_steps(&self) -> Result<Vec<(String, Duration)>> {
+        let steps = "SELECT step, microseconds FROM sluice.last_batch_steps()";
+        let rows = self.client.query(steps, &[]).await?;
+        let took = |row: &Row| Duration::from_micros(row.get::<_, i64>(1) as u64);
+        Ok(rows.iter().map(|row| (row.get(0), took(row))).collect())
+    }
+
+    async fn call(&self, batch: &Batch, last_record: Option<Uuid>) -> Result<Row> {
         let events = batch.events as i64;
+        let args: [&(dyn ToSql + Sync); 8] = [
+            &TOPIC,
+            &self.fencing_token,
+            &self.lease_id,
+            &batch.from_offset,
+            &batch.next_offset,
+            &events,
+            &batch.checksum,
+            &last_record,
+        ];
+        Ok(self.client.query_one(&self.call, &args).await?)
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<()> {
         begin_copy(&self.client, &self.copy, &batch.rows).await?;
         let last_record = Uuid::from_u128(batch.next_offset as u128);
-        let answer = self
-            .client
-            .query_one(
-                &self.call,
-                &[
-                    &TOPIC,
-                    &self.fencing_token,
-                    &self.lease_id,
-                    &batch.from_offset,
-                    &batch.next_offset,
-                    &events,
-                    &batch.checksum,
-                    &last_record,
-                ],
-            )
-            .await?;
+        let answer = self.call(batch, Some(last_record)).await?;
         self.client.batch_execute("COMMIT").await?;
         expect(&answer, "applied", batch.applied)?;
         expect(&answer, "rejected", batch.rejected)?;
@@ -165,12 +207,17 @@ fn staged(events: &[Event], from_offset: i64) -> Batch {
         };
         staging::put_event(&mut bytes, kafka_offset, &staged, &[event.change]);
     }
+    let copy = staging_copy(&bytes);
+    batch(copy, events, from_offset, staging::checksum(&bytes))
+}
+
+fn staging_copy(bytes: &[u8]) -> Copy {
     let mut copy = Copy::new();
     for piece in bytes.chunks(PIECE) {
         copy.row(1);
         copy.bytes(piece);
     }
-    batch(copy, events, from_offset, staging::checksum(&bytes))
+    copy
 }
 
 fn staged_event(copy: &mut Copy, event: &Event) {

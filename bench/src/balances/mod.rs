@@ -5,6 +5,7 @@
 mod accounts;
 mod contender;
 mod copy;
+pub mod steps;
 mod tables;
 mod transfer;
 mod whole_way;
@@ -18,8 +19,7 @@ use crate::stack::{Result, Stack};
 use self::contender::{Apply, Baseline, Floor};
 use self::tables::{Cell, Drained, Report, Unlike, best};
 use self::transfer::Transfers;
-use self::whole_way::{PARTITIONS, Waiting};
-use self::workload::{Event, Skew, Stream, payload, with_duplicates, with_rejects};
+use self::workload::{Event, Skew, Stream, with_duplicates, with_rejects};
 
 pub const DEFAULT_ROUNDS: usize = 5;
 /// Most events in a batch.
@@ -175,15 +175,7 @@ impl Bench<'_> {
     /// From a backlog in Kafka to the last COMMIT, against the apply alone.
     async fn whole_way(&mut self) -> Result<Drained> {
         let mut stream = Stream::new(Skew::Uniform, "whole".into(), SEED + 1);
-        let record = |event: &Event| {
-            let account_id = event.change.key.account_id;
-            Waiting {
-                // An account's events stay in one partition, as any producer would send them.
-                partition: account_id as usize % PARTITIONS,
-                key: account_id.to_string(),
-                payload: payload(event),
-            }
-        };
+        let record = Event::waiting;
         let (mut drained, mut beside) = (Vec::new(), Vec::new());
         for round in 0..=self.rounds.min(KAFKA_ROUNDS) {
             let topic = format!("bench.whole.{round}");

@@ -26,8 +26,7 @@ pub async fn measure<T>(
     changes_each: usize,
 ) -> Result<Sample> {
     accounts::empty_logs(stack).await?;
-    kafka.create_topics([topic], PARTITIONS as i32).await?;
-    tokio::task::block_in_place(|| produce(kafka, topic, backlog, record))?;
+    fill(kafka, topic, backlog, record).await?;
     let mut ingester = Ingester::start(stack, topic, "", None)?;
     let sample = ingester
         .drain(stack, &[topic], 0, backlog.len() as i64)
@@ -35,6 +34,17 @@ pub async fn measure<T>(
     ingester.stop();
     accounts::expect_applied(stack, backlog.len() * changes_each).await?;
     Ok(sample)
+}
+
+/// Creates a topic with a backlog.
+pub async fn fill<T>(
+    kafka: &Kafka,
+    topic: &str,
+    backlog: &[T],
+    record: impl Fn(&T) -> Waiting,
+) -> Result<()> {
+    kafka.create_topics([topic], PARTITIONS as i32).await?;
+    tokio::task::block_in_place(|| produce(kafka, topic, backlog, record))
 }
 
 fn produce<T>(

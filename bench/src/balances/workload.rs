@@ -11,6 +11,8 @@ use ledger::verdict::Verdict;
 
 use crate::random::Random;
 
+use super::whole_way::{PARTITIONS, Waiting};
+
 /// Accounts that are opened before the first measurement, numbered from 1.
 pub const ACCOUNTS: usize = 1_000_000;
 /// Available in each at first: enough that no event is rejected by chance.
@@ -178,6 +180,18 @@ pub fn with_duplicates(mut events: Vec<Event>, batch_size: usize, seen: &[Event]
         }
     }
     events
+}
+
+impl Event {
+    /// As it waits in a topic: an account's events stay in one partition, as any producer would send them.
+    pub fn waiting(&self) -> Waiting {
+        let account_id = self.change.key.account_id;
+        Waiting {
+            partition: account_id as usize % PARTITIONS,
+            key: account_id.to_string(),
+            payload: payload(self),
+        }
+    }
 }
 
 /// An event as a producer sends it.
