@@ -494,14 +494,16 @@ async fn second_claim(end: &str) -> Row {
             .event(1, &format!("other{account}"), &changes)
     };
     first.batch_execute("BEGIN").await.expect("begin");
-    event(1).stage(&first).await.expect("stage");
-    event(1).call(&first, a, 0, 2).await.expect("apply");
+    let mine = event(1);
+    mine.stage(&first).await.expect("stage");
+    mine.call(&first, a, 0, 2).await.expect("apply");
+    let theirs = event(2);
     let (ended, answer) = tokio::join!(
         async {
             database.wait_until_blocked(1).await;
             first.batch_execute(end).await
         },
-        event(2).apply(&second, b, 0, 2)
+        theirs.apply(&second, b, 0, 2)
     );
     ended.expect(end);
     let rows = database.admin().await;
