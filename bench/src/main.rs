@@ -9,6 +9,7 @@ mod domain;
 mod history;
 mod ingester;
 mod kafka;
+mod peers;
 mod random;
 mod report;
 mod sample;
@@ -25,9 +26,11 @@ enum Part {
     Balances,
     Domain,
     History,
+    Peers,
 }
 
 impl Part {
+    /// Those of `make bench`; what peers need is fetched by `make bench-peers`.
     const ALL: [Self; 3] = [Self::Balances, Self::Domain, Self::History];
 
     fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Part {
             Self::Balances => "balances",
             Self::Domain => "domain",
             Self::History => "history",
+            Self::Peers => "peers",
         }
     }
 
@@ -45,6 +49,7 @@ impl Part {
             }
             Self::Domain => domain::run(stack, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await,
             Self::History => history::run(stack).await,
+            Self::Peers => peers::run(stack, rounds.unwrap_or(peers::DEFAULT_ROUNDS)).await,
         }
     }
 }
@@ -95,9 +100,10 @@ fn parts() -> Result<Vec<Part>> {
     let Some(name) = variable("BENCH") else {
         return Ok(Part::ALL.to_vec());
     };
-    match Part::ALL.into_iter().find(|part| part.name() == name) {
+    let mut parts = Part::ALL.into_iter().chain([Part::Peers]);
+    match parts.find(|part| part.name() == name) {
         Some(part) => Ok(vec![part]),
-        None => Err(format!("BENCH must be balances, domain or history, not {name}").into()),
+        None => Err(format!("BENCH must be balances, domain, history or peers, not {name}").into()),
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod backlog;
 mod document2;
-mod event;
+pub mod event;
 mod redis_server;
 mod sluice;
 mod tables;
