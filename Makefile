@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench acceptance soak mutants lint fmt doc
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants lint fmt doc
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,10 @@ down: ## stop what make up started and remove its data
 
 bench: build ## ratios and times, written to bench/README.md (BENCH=balances, domain or history for one, full for all in long)
 	@BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
+
+bench-peers: build ## user.updated against the Debezium JDBC sink, fetched by Maven; written to bench/README.md
+	@scripts/setup.sh --peers
+	@BENCH=peers BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
 
 acceptance: build ## take-over times, latency, idle cost, memory: a table, exit status 1 on a miss
 	@scripts/with-stack.sh target/release/acceptance

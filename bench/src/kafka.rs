@@ -33,14 +33,18 @@ impl Kafka {
     pub fn connect(stack: &Stack) -> Result<Self> {
         Ok(Self {
             admin: client(stack).create()?,
-            producer: client(stack)
-                .set("linger.ms", "50")
-                .set("batch.size", "500000")
-                .set("queue.buffering.max.messages", "200000")
-                // What is sent again after a lost answer must not stand there twice.
-                .set("enable.idempotence", "true")
-                .create()?,
+            producer: producer(stack).create()?,
         })
+    }
+
+    /// For `at_once`.
+    pub fn transactional(stack: &Stack, id: &str) -> Result<Self> {
+        let kafka = Self {
+            admin: client(stack).create()?,
+            producer: producer(stack).set("transactional.id", id).create()?,
+        };
+        kafka.producer.init_transactions(TIMEOUT)?;
+        Ok(kafka)
     }
 
     pub async fn create_topics(
@@ -80,6 +84,13 @@ impl Kafka {
         Ok(self.producer.flush(TIMEOUT)?)
     }
 
+    /// What `fill` sends comes into sight all at once, for readers of what is committed.
+    pub fn at_once(&self, fill: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.producer.begin_transaction()?;
+        fill()?;
+        Ok(self.producer.commit_transaction(TIMEOUT)?)
+    }
+
     /// The offset behind the last record of a topic of one partition.
     pub fn end(&self, topic: &str) -> Result<i64> {
         let deadline = Instant::now() + ANSWER;
@@ -99,6 +110,17 @@ impl Kafka {
 fn client(stack: &Stack) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &stack.kafka_brokers);
+    config
+}
+
+fn producer(stack: &Stack) -> ClientConfig {
+    let mut config = client(stack);
+    config
+        .set("linger.ms", "50")
+        .set("batch.size", "500000")
+        .set("queue.buffering.max.messages", "200000")
+        // What is sent again after a lost answer must not stand there twice.
+        .set("enable.idempotence", "true");
     config
 }
 

@@ -9,6 +9,7 @@ mod domain;
 mod history;
 mod ingester;
 mod kafka;
+mod peers;
 mod plot;
 mod random;
 mod report;
@@ -27,9 +28,11 @@ enum Part {
     Domain,
     History,
     Steps,
+    Peers,
 }
 
 impl Part {
+    /// Those of `make bench`; what peers need is fetched by `make bench-peers`.
     const ALL: [Self; 4] = [Self::Balances, Self::Domain, Self::History, Self::Steps];
 
     fn name(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Part {
             Self::Domain => "domain",
             Self::History => "history",
             Self::Steps => "steps",
+            Self::Peers => "peers",
         }
     }
 
@@ -51,6 +55,7 @@ impl Part {
             }
             Self::History => history::run(stack).await,
             Self::Steps => balances::steps::run(stack).await,
+            Self::Peers => peers::run(stack, rounds.unwrap_or(peers::DEFAULT_ROUNDS)).await,
         }
     }
 }
@@ -67,6 +72,17 @@ pub struct Measured {
     pub text: String,
     pub figures: Figures,
     pub curves: Curves,
+}
+
+impl Measured {
+    /// Without a curve.
+    pub fn of(text: String, figures: Figures) -> Self {
+        Self {
+            text,
+            figures,
+            curves: Curves::default(),
+        }
+    }
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -109,7 +125,8 @@ async fn run() -> Result<()> {
 fn parts() -> Result<(Vec<Part>, Form)> {
     let (mut parts, mut form) = (Vec::new(), Form::Short);
     for word in variable("BENCH").unwrap_or_default().split_whitespace() {
-        match Part::ALL.into_iter().find(|part| part.name() == word) {
+        let mut known = Part::ALL.into_iter().chain([Part::Peers]);
+        match known.find(|part| part.name() == word) {
             Some(part) => parts.push(part),
             None if word == "full" => form = Form::Full,
             None => {
