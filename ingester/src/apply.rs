@@ -147,6 +147,8 @@ impl Applier {
                 Ok(()) => return Ok(Persisted::Committed),
                 Err(refusal) => refusal,
             };
+            let topic = &self.partition.topic;
+            self.metrics.failed(topic, refusal.consequence);
             match refusal.consequence {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
                 Consequence::Reacquire => {
@@ -160,11 +162,11 @@ impl Applier {
                 }
                 Consequence::RetryAtOnce if at_once < RACES => {
                     at_once += 1;
-                    self.metrics.retried(&self.partition.topic);
+                    self.metrics.retried(topic);
                     debug!(partition = %self.partition, "again: {}", refusal.text);
                 }
                 Consequence::RetryAtOnce | Consequence::Retry => {
-                    self.metrics.retried(&self.partition.topic);
+                    self.metrics.retried(topic);
                     self.status
                         .is(&self.partition, State::Retrying, Some(&refusal.text));
                     if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
@@ -258,7 +260,7 @@ impl Applier {
                         ],
                     )
                     .await?;
-                self.metrics.phase("apply", began);
+                self.metrics.phase("apply", began.elapsed());
                 return Ok(row);
             }
         };
@@ -277,7 +279,7 @@ impl Applier {
         } else {
             client.batch_execute("BEGIN").await?;
         }
-        self.metrics.phase("copy", began);
+        self.metrics.phase("copy", began.elapsed());
         let began = Instant::now();
         let row = client
             .query_one(
@@ -295,10 +297,10 @@ impl Applier {
                 ],
             )
             .await?;
-        self.metrics.phase("apply", began);
+        self.metrics.phase("apply", began.elapsed());
         let began = Instant::now();
         client.batch_execute("COMMIT").await?;
-        self.metrics.phase("commit", began);
+        self.metrics.phase("commit", began.elapsed());
         Ok(row)
     }
 
