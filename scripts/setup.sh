@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, and Apache Kafka's jars from Maven.
+# Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, Apache Kafka's jars from Maven, promtool.
 # Starts no service and creates no database cluster. Where nothing lacks it says nothing and takes a moment.
 #
 #   scripts/setup.sh [--build-only|--peers]
@@ -129,6 +129,29 @@ fetch() { # WHAT POM FOLDER
   trap - EXIT
 }
 
+# --- promtool ---
+
+# The one program of its package that a test runs: the rest, a service among it, is left out.
+# Without it no more than that test fails, so a machine that cannot have it is no reason to stop.
+fetch_promtool() {
+  local cache folder log
+  cache=$(dirname "$kafka_home")
+  mkdir -p "$cache"
+  folder=$(mktemp -d "$cache/fetching-XXXXXX")
+  log=$folder/log
+  # shellcheck disable=SC2064
+  trap "rm -rf '$folder'" EXIT
+  say "fetching promtool into $cache"
+  if { (cd "$folder" && apt-get -q download prometheus) || { apt update && (cd "$folder" && apt-get -q download prometheus); }; } >>"$log" 2>&1 \
+    && dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$folder" ./usr/bin/promtool; then
+    mv -T "$folder/usr/bin/promtool" "$cache/promtool"
+  else
+    say "promtool could not be fetched, its test will fail: $(grep '^E:' "$log" | tail -n 1)"
+  fi
+  rm -rf "$folder"
+  trap - EXIT
+}
+
 build_only=no peers=no
 case ${1:-} in
   "") ;;
@@ -147,3 +170,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 [ $build_only = yes ] || kafka_is_here || fetch "Apache Kafka $kafka_version" "$kafka_pom" "$kafka_home"
 [ $peers = no ] || connect_is_here || fetch "Kafka Connect and Debezium's JDBC sink" "$connect_pom" "$connect_home"
+[ $build_only = yes ] || "$here/promtool.sh" --version >/dev/null 2>&1 || fetch_promtool

@@ -147,6 +147,8 @@ impl Applier {
                 Ok(()) => return Ok(Persisted::Committed),
                 Err(refusal) => refusal,
             };
+            let topic = &self.partition.topic;
+            self.metrics.failed(topic, refusal.consequence);
             match refusal.consequence {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
                 Consequence::Reacquire => {
@@ -161,11 +163,11 @@ impl Applier {
                 }
                 Consequence::RetryAtOnce if at_once < RACES => {
                     at_once += 1;
-                    self.metrics.retried(&self.partition.topic);
+                    self.metrics.retried(topic);
                     debug!(partition = %self.partition, "again: {}", refusal.text);
                 }
                 Consequence::RetryAtOnce | Consequence::Retry => {
-                    self.metrics.retried(&self.partition.topic);
+                    self.metrics.retried(topic);
                     self.status
                         .is(&self.partition, State::Retrying, Some(&refusal.text));
                     if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
@@ -268,7 +270,8 @@ impl Applier {
                         ],
                     )
                     .await?;
-                took.apply = self.metrics.phase("apply", began);
+                took.apply = began.elapsed();
+                self.metrics.phase("apply", took.apply);
                 return Ok((row, took));
             }
         };
@@ -287,7 +290,8 @@ impl Applier {
         } else {
             client.batch_execute("BEGIN").await?;
         }
-        took.copy = self.metrics.phase("copy", began);
+        took.copy = began.elapsed();
+        self.metrics.phase("copy", took.copy);
         let began = Instant::now();
         let row = client
             .query_one(
@@ -305,10 +309,12 @@ impl Applier {
                 ],
             )
             .await?;
-        took.apply = self.metrics.phase("apply", began);
+        took.apply = began.elapsed();
+        self.metrics.phase("apply", took.apply);
         let began = Instant::now();
         client.batch_execute("COMMIT").await?;
-        took.commit = self.metrics.phase("commit", began);
+        took.commit = began.elapsed();
+        self.metrics.phase("commit", took.commit);
         Ok((row, took))
     }
 

@@ -24,6 +24,30 @@ pub enum Consequence {
     Halt,
 }
 
+impl Consequence {
+    pub const ALL: [Self; 7] = [
+        Self::Retry,
+        Self::RetryAtOnce,
+        Self::Reacquire,
+        Self::Reject,
+        Self::Pause,
+        Self::Wait,
+        Self::Halt,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::RetryAtOnce => "retry_at_once",
+            Self::Reacquire => "reacquire",
+            Self::Reject => "reject",
+            Self::Pause => "pause",
+            Self::Wait => "wait",
+            Self::Halt => "halt",
+        }
+    }
+}
+
 /// Sorts an error of tokio-postgres; what is no answer of the server is a connection that failed.
 pub fn consequence(error: &tokio_postgres::Error) -> Consequence {
     match error.as_db_error() {

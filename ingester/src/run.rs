@@ -125,6 +125,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         settings.lease,
         settings.renew_interval,
         leases.clone(),
+        status.clone(),
+        metrics.clone(),
     ));
     let outlet = |topic: &Option<String>| {
         let topic = topic.as_ref();
@@ -146,6 +148,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         retry: settings.retry.clone(),
         outlet: outlet(&settings.kafka.dlq_topic)?,
         wake: Arc::default(),
+        metrics: metrics.clone(),
     };
     let wake_aftercare = aftercare.wake.clone();
     let led = leases.clone();
@@ -240,6 +243,8 @@ async fn renew(
     lease: Duration,
     interval: Duration,
     leases: Arc<Leases>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
 ) {
     let mut session: Option<Session> = None;
     let mut ticks = tokio::time::interval(interval);
@@ -253,6 +258,7 @@ async fn renew(
         if held.is_empty() {
             continue;
         }
+        let sent = Instant::now();
         let work = async {
             let open = match session.take().filter(|session| !session.is_closed()) {
                 Some(session) => session,
@@ -263,12 +269,17 @@ async fn renew(
         };
         // Early enough for another connection to renew before the lease is over.
         match tokio::time::timeout(lease / 3, work).await {
-            Ok(Ok(open)) => session = Some(open),
+            Ok(Ok(open)) => {
+                session = Some(open);
+                status.leases_renewed(sent);
+            }
             Ok(Err(error)) => {
+                metrics.renewal_failed();
                 warn!("leases not renewed, trying again: {}", describe(&error));
                 ticks.reset_after(interval.min(Duration::from_millis(100)));
             }
             Err(_) => {
+                metrics.renewal_failed();
                 warn!("leases not renewed in time, trying again on another connection");
                 ticks.reset_after(Duration::from_millis(1));
             }
@@ -529,7 +540,7 @@ impl Conductor {
             stop: led.stop.clone(),
         };
         self.lanes.insert(partition.clone(), led);
-        self.metrics.acquired();
+        self.metrics.leads(&partition.topic);
         self.status.leads(&partition, leadership.commit_offset);
         // A former leader may have left something.
         self.aftercare.notify_one();
@@ -576,6 +587,7 @@ impl Conductor {
                 for ((partition, leadership), released) in drained.iter().zip(released) {
                     let fencing_token = leadership.fencing_token;
                     if released {
+                        self.metrics.released();
                         info!(%partition, fencing_token, "released partition");
                     } else {
                         debug!(%partition, fencing_token, "was not ours any more");

@@ -10,6 +10,7 @@ mod families;
 mod fence;
 mod harness;
 mod health;
+mod metrics;
 mod mixed;
 mod operate;
 mod outages;
