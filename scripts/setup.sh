@@ -2,7 +2,7 @@
 # Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, and Apache Kafka's jars from Maven.
 # Starts no service and creates no database cluster. Where nothing lacks it says nothing and takes a moment.
 #
-#   scripts/setup.sh [--build-only]     --build-only leaves out what only tests and the demo need (images use it)
+#   scripts/setup.sh [--package]     --package: what building Debian packages needs, without what only tests and the demo need
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -34,7 +34,10 @@ missing_packages() {
   have_file /usr/include/zlib.h || echo zlib1g-dev
   # librdkafka's build includes curl's header even where curl is switched off.
   have_file '/usr/include/*curl/curl.h' || have_file '/usr/include/*/curl/curl.h' || echo libcurl4-openssl-dev
-  [ $build_only = no ] || return 0
+  if [ $package = yes ]; then
+    have dh || echo debhelper
+    return
+  fi
   have redis-server || echo redis-server
   java_fits || echo openjdk-17-jre-headless
   kafka_is_here || have mvn || echo maven
@@ -126,9 +129,9 @@ fetch_kafka() {
 }
 
 case ${1:-} in
-  "") build_only=no ;;
-  --build-only) build_only=yes ;;
-  *) die "usage: scripts/setup.sh [--build-only]" ;;
+  "") package=no ;;
+  --package) package=yes ;;
+  *) die "usage: scripts/setup.sh [--package]" ;;
 esac
 
 check_rust
@@ -139,4 +142,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   mapfile -t missing < <(missing_packages)
   [ ${#missing[@]} = 0 ] || die "still missing after the installation, or an older one comes first in PATH: ${missing[*]}"
 fi
-[ $build_only = yes ] || kafka_is_here || fetch_kafka
+[ $package = yes ] || kafka_is_here || fetch_kafka
