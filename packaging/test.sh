@@ -21,12 +21,13 @@ until_true() { # SECONDS COMMAND…
 }
 
 # What systemd does for the unit, as far as it goes without systemd: user, settings, no privileges, a bare environment.
+# To be called in a subshell, which it replaces.
 as_service() { # COMMAND…; ExecStart of the unit where none is named
   local values
   # shellcheck disable=SC2046 # its words
   [ $# -gt 0 ] || set -- $(of_unit ExecStart)
   mapfile -t values < <(grep -Ev '^(#|$)' "$(of_unit EnvironmentFile)")
-  setpriv --reuid "$(of_unit User)" --regid "$(of_unit Group)" --clear-groups --no-new-privs --bounding-set=-all \
+  exec setpriv --reuid "$(of_unit User)" --regid "$(of_unit Group)" --clear-groups --no-new-privs --bounding-set=-all \
     env -i ${SLUICE_STACK_DIR:+"SLUICE_STACK_DIR=$SLUICE_STACK_DIR"} "${values[@]}" "$@"
 }
 
@@ -48,13 +49,11 @@ check_installed() {
 # The rest runs inside with-stack.sh, on its empty database.
 use() {
   in_database 'DROP ROLE sluice_ingester'
-  eval "$(sed -n 's|^ADMIN_DATABASE_URL=postgres://\(.*\):\(.*\)@\(.*\):\(.*\)/\(.*\)|export POSTGRES_USER=\1 PGPASSWORD=\2 PGHOST=\3 PGPORT=\4 POSTGRES_DB=\5|p' \
-    "$SLUICE_STACK_DIR/env")"
-  INGESTER_PASSWORD=secret docker/create-login.sh
-  ADMIN_DATABASE_URL=$ADMIN_DATABASE_URL sluice migrate >/dev/null
+  POSTGRES_USER=postgres POSTGRES_DB=$ADMIN_DATABASE_URL INGESTER_PASSWORD=secret docker/create-login.sh >/dev/null
+  sluice migrate >/dev/null
 
   cat >>$settings <<SETTINGS
-DATABASE_URL=postgres://sluice_ingester:secret@$PGHOST:$PGPORT/$POSTGRES_DB
+DATABASE_URL=postgres://sluice_ingester:secret@${DATABASE_URL#*@}
 KAFKA_BROKERS=$KAFKA_BROKERS
 REDIS_URL=$REDIS_URL
 DB_WRITER_SERVICE_PORT=0
@@ -65,16 +64,17 @@ SETTINGS
   cmp $settings "$SLUICE_STACK_DIR/settings.before" || die "an upgrade changed $settings"
 
   local log=$SLUICE_STACK_DIR/service.log port
-  as_service sluice check >/dev/null || die "sluice check: $(as_service sluice check)"
-  as_service 2>"$log" &
-  local service=$! began=$SECONDS
   target/release/produce balance.changed <<EVENTS
 {"eventId":"1","eventType":"balance.changed","data":{"accountId":42,"changes":[{"currencyCode":"USD","availableDelta":"12.50"}]}}
 {"eventId":"2","eventType":"balance.changed","data":{"accountId":42,"changes":[{"currencyCode":"USD","availableDelta":"-20"}]}}
 EVENTS
+  local said
+  said=$(as_service sluice check) || die "sluice check: $said"
+  as_service 2>"$log" &
+  local service=$!
   has_verdicts() { [ "$(in_database "SELECT string_agg(verdict, ' ' ORDER BY kafka_offset) FROM ledger.event_verdicts")" = "APPLIED REJECTED" ]; }
   until_true 30 has_verdicts || die "no verdicts; the log: $(tail -n 5 "$log")"
-  say "two verdicts $((SECONDS - began)) s after the start"
+  say "the service has committed two verdicts"
   port=$(sed -n 's/.*"address":"127.0.0.1:\([0-9]*\)".*/\1/p' "$log" | head -n 1)
   DB_WRITER_SERVICE_PORT=$port docker/healthcheck.sh || die "the health check fails"
   kill -TERM $service
