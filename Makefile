@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants lint fmt doc
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants lint fmt doc package test-package
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -58,14 +58,21 @@ acceptance: build ## take-over times, latency, idle cost, memory: a table, exit 
 soak: build ## the demo with 20 kills
 	@KILLS=20 scripts/with-stack.sh target/release/demo
 
+package: ## Debian packages of the ingester and the extension: target/package/*.deb
+	@scripts/setup.sh --package
+	@packaging/build.sh
+
+test-package: build package ## install the packages here, use them beside a private stack, remove them (as root)
+	@packaging/test.sh
+
 mutants: build ## remove one safeguard at a time from a copy of the sources; the tests must notice each
 	@tests/mutants/run.sh
 
 lint: setup ## formatting, clippy and, where installed, shellcheck
 	cargo fmt --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
-	@for script in scripts/*.sh .ci/run docker/*.sh; do test ! -e $$script || bash -n $$script || exit 1; done
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning -x -P scripts scripts/*.sh .ci/run; fi
+	@for script in scripts/*.sh .ci/run docker/*.sh packaging/*.sh; do test ! -e $$script || bash -n $$script || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning -x -P scripts scripts/*.sh .ci/run docker/*.sh packaging/*.sh; fi
 
 fmt: ## format the sources
 	cargo fmt

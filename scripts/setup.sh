@@ -2,9 +2,9 @@
 # Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, Apache Kafka's jars from Maven, promtool.
 # Starts no service and creates no database cluster. Where nothing lacks it says nothing and takes a moment.
 #
-#   scripts/setup.sh [--build-only|--peers]
+#   scripts/setup.sh [--package|--peers]
 #
-# --build-only leaves out what only tests and the demo need (images use it);
+# --package: what building Debian packages needs, without what only tests and the demo need;
 # --peers adds what `make bench-peers` measures Sluice against: Kafka Connect with Debezium's JDBC sink.
 set -euo pipefail
 
@@ -39,7 +39,10 @@ missing_packages() {
   have_file /usr/include/zlib.h || echo zlib1g-dev
   # librdkafka's build includes curl's header even where curl is switched off.
   have_file '/usr/include/*curl/curl.h' || have_file '/usr/include/*/curl/curl.h' || echo libcurl4-openssl-dev
-  [ $build_only = no ] || return 0
+  if [ $package = yes ]; then
+    have dh || echo debhelper
+    return
+  fi
   have redis-server || echo redis-server
   java_fits || echo openjdk-17-jre-headless
   jars_are_here || have mvn || echo maven
@@ -152,12 +155,12 @@ fetch_promtool() {
   trap - EXIT
 }
 
-build_only=no peers=no
+package=no peers=no
 case ${1:-} in
   "") ;;
-  --build-only) build_only=yes ;;
+  --package) package=yes ;;
   --peers) peers=yes ;;
-  *) die "usage: scripts/setup.sh [--build-only|--peers]" ;;
+  *) die "usage: scripts/setup.sh [--package|--peers]" ;;
 esac
 
 check_rust
@@ -168,6 +171,6 @@ if [ ${#missing[@]} -gt 0 ]; then
   mapfile -t missing < <(missing_packages)
   [ ${#missing[@]} = 0 ] || die "still missing after the installation, or an older one comes first in PATH: ${missing[*]}"
 fi
-[ $build_only = yes ] || kafka_is_here || fetch "Apache Kafka $kafka_version" "$kafka_pom" "$kafka_home"
+[ $package = yes ] || kafka_is_here || fetch "Apache Kafka $kafka_version" "$kafka_pom" "$kafka_home"
 [ $peers = no ] || connect_is_here || fetch "Kafka Connect and Debezium's JDBC sink" "$connect_pom" "$connect_home"
-[ $build_only = yes ] || "$here/promtool.sh" --version >/dev/null 2>&1 || fetch_promtool
+[ $package = yes ] || "$here/promtool.sh" --version >/dev/null 2>&1 || fetch_promtool
