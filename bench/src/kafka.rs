@@ -30,11 +30,17 @@ pub struct Record<'a> {
 }
 
 impl Kafka {
+    /// With a producer that gathers.
     pub fn connect(stack: &Stack) -> Result<Self> {
+        Self::with_linger(stack, "50")
+    }
+
+    /// With a producer that waits so long for company.
+    pub fn with_linger(stack: &Stack, linger_ms: &str) -> Result<Self> {
         Ok(Self {
             admin: client(stack).create()?,
             producer: client(stack)
-                .set("linger.ms", "50")
+                .set("linger.ms", linger_ms)
                 .set("batch.size", "500000")
                 .set("queue.buffering.max.messages", "200000")
                 // What is sent again after a lost answer must not stand there twice.
@@ -62,22 +68,29 @@ impl Kafka {
     /// Sends all, and waits until Kafka has them.
     pub fn produce<'a>(&self, records: impl IntoIterator<Item = Record<'a>>) -> Result<()> {
         for record in records {
-            let mut unsent = BaseRecord::to(record.topic)
-                .partition(record.partition)
-                .key(record.key)
-                .payload(record.payload);
-            loop {
-                match self.producer.send(unsent) {
-                    Ok(()) => break,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
-                        self.producer.poll(Duration::from_millis(10));
-                        unsent = again;
-                    }
-                    Err((error, _)) => return Err(error.into()),
-                }
-            }
+            self.send(&record)?;
         }
         Ok(self.producer.flush(TIMEOUT)?)
+    }
+
+    /// Hands one record over, and does not wait until Kafka has it.
+    pub fn send(&self, record: &Record<'_>) -> Result<()> {
+        let mut unsent = BaseRecord::to(record.topic)
+            .partition(record.partition)
+            .key(record.key)
+            .payload(record.payload);
+        loop {
+            match self.producer.send(unsent) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                    self.producer.poll(Duration::from_millis(10));
+                    unsent = again;
+                }
+                Err((error, _)) => return Err(error.into()),
+            }
+        }
+        self.producer.poll(Duration::ZERO);
+        Ok(())
     }
 
     /// The offset behind the last record of a topic of one partition.

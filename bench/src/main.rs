@@ -6,9 +6,12 @@
 
 mod balances;
 mod domain;
+mod endurance;
+mod fill;
 mod history;
 mod ingester;
 mod kafka;
+mod latency;
 mod random;
 mod report;
 mod sample;
@@ -18,41 +21,74 @@ mod targets;
 use std::process::ExitCode;
 
 use crate::stack::{Result, Stack};
-use crate::targets::Figures;
+use crate::targets::{Curve, Figures};
 
 #[derive(Clone, Copy)]
 enum Part {
     Balances,
     Domain,
     History,
+    Latency,
+    Memory,
+    OpenTransaction,
+    LogRows,
+}
+
+/// How long the measuring takes: minutes, or as long as some effects need to show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Short,
+    Full,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Balances, Self::Domain, Self::History];
+    const ALL: [Self; 7] = [
+        Self::Balances,
+        Self::Domain,
+        Self::History,
+        Self::Latency,
+        Self::Memory,
+        Self::OpenTransaction,
+        Self::LogRows,
+    ];
+
+    fn is_in(self, form: Form) -> bool {
+        form == Form::Full || !matches!(self, Self::OpenTransaction | Self::LogRows)
+    }
 
     fn name(self) -> &'static str {
         match self {
             Self::Balances => "balances",
             Self::Domain => "domain",
             Self::History => "history",
+            Self::Latency => "latency",
+            Self::Memory => "memory",
+            Self::OpenTransaction => "open-transaction",
+            Self::LogRows => "log-rows",
         }
     }
 
-    async fn run(self, stack: &Stack, rounds: Option<usize>) -> Result<Measured> {
+    async fn run(self, stack: &Stack, form: Form, rounds: Option<usize>) -> Result<Measured> {
         match self {
             Self::Balances => {
                 balances::run(stack, rounds.unwrap_or(balances::DEFAULT_ROUNDS)).await
             }
             Self::Domain => domain::run(stack, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await,
             Self::History => history::run(stack).await,
+            Self::Latency => latency::run(stack, form).await,
+            Self::Memory => endurance::memory::run(stack, form).await,
+            Self::OpenTransaction => endurance::open_transaction::run(stack).await,
+            Self::LogRows => endurance::log_rows::run(stack).await,
         }
     }
 }
 
-/// What a part found: its tables, and its figures for the targets.
+/// What a part found: its tables, its figures for the targets, and curves to be drawn.
+#[derive(Default)]
 pub struct Measured {
     pub text: String,
     pub figures: Figures,
+    pub curve: Option<Curve>,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -72,15 +108,16 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<()> {
-    let (parts, rounds) = (parts()?, rounds()?);
+    let ((parts, form), rounds) = (choice()?, rounds()?);
     let stack = Stack::from_environment()?;
     eprintln!("migrating");
     stack.prepare().await?;
     let write = variable("BENCH_WRITE").is_some_and(|value| value == "1");
     let date = stack.machine().await?.date;
     for part in parts {
-        let Measured { text, figures } = part.run(&stack, rounds).await?;
-        let targets = targets::update(&date, &figures, write)?.to_string();
+        let measured = part.run(&stack, form, rounds).await?;
+        let targets = targets::update(&date, &measured, write)?.to_string();
+        let text = measured.text;
         println!("{text}\n\n{targets}\n");
         if write {
             report::write(part.name(), &text)?;
@@ -90,29 +127,42 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
-/// All, or the one that BENCH names.
-fn parts() -> Result<Vec<Part>> {
-    let Some(name) = variable("BENCH") else {
-        return Ok(Part::ALL.to_vec());
-    };
-    match Part::ALL.into_iter().find(|part| part.name() == name) {
-        Some(part) => Ok(vec![part]),
-        None => Err(format!("BENCH must be balances, domain or history, not {name}").into()),
+/// The parts that BENCH names, or all of the form; `full` among them makes it the full one.
+fn choice() -> Result<(Vec<Part>, Form)> {
+    let (mut parts, mut form) = (Vec::new(), Form::Short);
+    for word in variable("BENCH").unwrap_or_default().split_whitespace() {
+        match Part::ALL.into_iter().find(|part| part.name() == word) {
+            Some(part) => parts.push(part),
+            None if word == "full" => form = Form::Full,
+            None => {
+                let names = Part::ALL.map(Part::name).join(", ");
+                return Err(format!("BENCH must be full or some of {names}, not {word}").into());
+            }
+        }
     }
+    if parts.is_empty() {
+        parts.extend(Part::ALL.into_iter().filter(|part| part.is_in(form)));
+    }
+    Ok((parts, form))
 }
 
 /// What BENCH_ROUNDS says, where it is set.
 fn rounds() -> Result<Option<usize>> {
-    let Some(text) = variable("BENCH_ROUNDS") else {
+    number("BENCH_ROUNDS", 100)
+}
+
+/// A variable that is a whole number from 1, where it is set.
+pub fn number(name: &str, most: usize) -> Result<Option<usize>> {
+    let Some(text) = variable(name) else {
         return Ok(None);
     };
-    let rounds = text
+    let number = text
         .parse()
         .ok()
-        .filter(|rounds| (1..=100).contains(rounds));
-    match rounds {
-        Some(rounds) => Ok(Some(rounds)),
-        None => Err(format!("BENCH_ROUNDS must be 1 to 100, not {text}").into()),
+        .filter(|number| (1..=most).contains(number));
+    match number {
+        Some(number) => Ok(Some(number)),
+        None => Err(format!("{name} must be 1 to {most}, not {text}").into()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
+use crate::Measured;
 use crate::report::{grouped, ratio, right_aligned, table};
 use crate::sample::Spread;
 use crate::stack::Result;
@@ -209,19 +210,25 @@ const TARGETS: [Target; 21] = {
 /// Figures by the id of their target.
 pub type Figures = Vec<(&'static str, Spread)>;
 
+/// Points to be drawn, by name.
+pub type Curve = (&'static str, Vec<[f64; 2]>);
+
 /// What is known of all targets, this run's figures included; kept when `write` says so.
-pub fn update(date: &str, figures: &Figures, write: bool) -> Result<Table> {
+pub fn update(date: &str, measured: &Measured, write: bool) -> Result<Table> {
     let mut known: BTreeMap<String, Value> = match std::fs::read_to_string(FIGURES) {
         Ok(text) => serde_json::from_str(&text)?,
         Err(_) => BTreeMap::new(),
     };
-    for (id, spread) in figures {
+    for (id, spread) in &measured.figures {
         if !TARGETS.iter().any(|target| target.id == *id) {
             return Err(format!("no target is called {id}").into());
         }
         let figure =
             json!({ "min": spread.min, "median": spread.median, "max": spread.max, "date": date });
         known.insert((*id).to_owned(), figure);
+    }
+    if let Some((name, points)) = &measured.curve {
+        known.insert((*name).to_owned(), json!(points));
     }
     if write {
         std::fs::write(FIGURES, serde_json::to_string_pretty(&known)? + "\n")?;

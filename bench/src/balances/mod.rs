@@ -2,11 +2,11 @@
 //! same job in plain SQL, and the whole way from Kafka against the apply alone.
 
 mod accounts;
-mod contender;
+pub mod contender;
 mod copy;
 mod tables;
-mod whole_way;
-mod workload;
+pub mod whole_way;
+pub mod workload;
 
 use crate::Measured;
 use crate::kafka::Kafka;
@@ -74,6 +74,7 @@ pub async fn run(stack: &Stack, rounds: usize) -> Result<Measured> {
     Ok(Measured {
         text: report.text(),
         figures,
+        ..Measured::default()
     })
 }
 

@@ -9,7 +9,7 @@ use super::workload::{Event, payload};
 
 /// Events that wait in the topic when the ingester starts.
 pub const BACKLOG: usize = 400_000;
-const PARTITIONS: i32 = 8;
+pub const PARTITIONS: i32 = 8;
 
 /// Fills a new topic, starts an ingester, and measures from its first COMMIT to its last.
 pub async fn measure(
@@ -29,7 +29,8 @@ pub async fn measure(
     Ok(sample)
 }
 
-fn produce(kafka: &Kafka, topic: &str, backlog: &[Event]) -> Result<()> {
+/// Sends the events, each to the partition of its account.
+pub fn produce(kafka: &Kafka, topic: &str, backlog: &[Event]) -> Result<()> {
     // In parts, for the payloads take room.
     for events in backlog.chunks(10_000) {
         let sent: Vec<(i32, String, Vec<u8>)> = events

@@ -51,6 +51,8 @@ pub struct Event {
 /// An endless stream of events.
 pub struct Stream {
     skew: Skew,
+    /// How many the uniform workload uses.
+    accounts: usize,
     random: Random,
     /// Which stream an event id belongs to, so that no two streams share one.
     label: String,
@@ -69,6 +71,7 @@ impl Stream {
         };
         Self {
             skew,
+            accounts: ACCOUNTS,
             random: Random(seed),
             label,
             produced: 0,
@@ -77,13 +80,19 @@ impl Stream {
         }
     }
 
+    /// Uses fewer accounts.
+    pub fn over(mut self, accounts: usize) -> Self {
+        self.accounts = accounts;
+        self
+    }
+
     pub fn take(&mut self, count: usize) -> Vec<Event> {
         (0..count).map(|_| self.next_event()).collect()
     }
 
     fn account(&mut self) -> i64 {
         let index = match self.skew {
-            Skew::Uniform => self.random.below(ACCOUNTS),
+            Skew::Uniform => self.random.below(self.accounts),
             Skew::Hot => 0,
             Skew::Zipf => {
                 let point = self.random.fraction() * self.zipf[ZIPF_ACCOUNTS - 1];
@@ -95,7 +104,7 @@ impl Stream {
         index as i64 + 1
     }
 
-    fn next_event(&mut self) -> Event {
+    pub fn next_event(&mut self) -> Event {
         // As long as a UUID, which is what most producers send.
         let id = format!("{:>20}-{:015x}", self.label, self.produced).replace(' ', "0");
         self.produced += 1;

@@ -52,6 +52,7 @@ pub async fn run(stack: &Stack, rounds: usize) -> Result<Measured> {
     Ok(Measured {
         text: report.text(),
         figures: vec![("domain", report.mixed.ratio)],
+        ..Measured::default()
     })
 }
 
