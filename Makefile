@@ -45,7 +45,7 @@ down: ## stop what make up started and remove its data
 	else echo "nothing is up"; fi
 	@rm -rf .stack
 
-bench: build ## ratios for balances and domain events, written to bench/README.md (BENCH=balances or domain for one)
+bench: build ## ratios and times, written to bench/README.md (BENCH=domain for one part, BENCH=full for the long ones, too)
 	@BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
 
 acceptance: build ## take-over times, latency, idle cost, memory: a table, exit status 1 on a miss

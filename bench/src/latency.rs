@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::balances::contender::Apply;
 use crate::balances::whole_way::PARTITIONS;
 use crate::balances::workload::{ACCOUNTS, Event, Skew, Stream, payload};
 use crate::ingester::Ingester;
@@ -12,9 +13,13 @@ use crate::stack::{Result, Stack};
 use crate::{Form, Measured, fill, number};
 
 const EVENTS_PER_SECOND: u32 = 2_000;
+/// Of Kafka, before all: a broker that runs for long has compiled its code.
+const BROKER_WARM_UP: Duration = Duration::from_secs(30);
 /// Events before the first that counts: connections, statements, caches.
 const WARM_UP: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_secs(30);
+/// Of 100,000 events each.
+const TOUCH_ROUNDS: usize = 4;
 const LONG_MINUTES: usize = 10;
 /// Between two looks at what is committed.
 const LOOK: Duration = Duration::from_millis(1);
@@ -33,6 +38,8 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
     let machine = stack.machine().await?;
     let admin = stack.admin().await?;
     fill::anew(&admin, ACCOUNTS, KNOWN_IDENTITIES).await?;
+    touch(stack).await?;
+    measure(stack, "bench.latency.first", "30", BROKER_WARM_UP).await?;
     let mut loads = Vec::from(["30", "0"].map(short));
     if form == Form::Full {
         loads.push(long()?);
@@ -54,7 +61,13 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
             disturb(stack).await?;
         }
         let before = disturbances(stack).await?;
-        let times = measure(stack, &format!("bench.latency.{number}"), load).await?;
+        let times = measure(
+            stack,
+            &format!("bench.latency.{number}"),
+            load.delay_ms,
+            load.time,
+        )
+        .await?;
         let after = disturbances(stack).await?;
         if long {
             leave_alone(stack).await?;
@@ -83,6 +96,16 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
         figures,
         ..Measured::default()
     })
+}
+
+/// Changes every page once after the checkpoint, which logs it as a whole.
+async fn touch(stack: &Stack) -> Result<()> {
+    let mut apply = Apply::connect(stack).await?;
+    let mut stream = Stream::new(Skew::Uniform, "touch".into(), 1);
+    for _ in 0..TOUCH_ROUNDS {
+        apply.measure(&stream.take(100_000), 2_000).await?;
+    }
+    Ok(())
 }
 
 fn short(delay_ms: &'static str) -> Load {
@@ -143,18 +166,18 @@ async fn disturbances(stack: &Stack) -> Result<Disturbances> {
 }
 
 /// How long each event took, in milliseconds, sorted.
-async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
+async fn measure(stack: &Stack, topic: &str, delay_ms: &str, time: Duration) -> Result<Vec<f64>> {
     let kafka = Kafka::with_linger(stack, "0")?;
     kafka.create_topics([topic], PARTITIONS).await?;
     let settings = [
         ("BALANCE_TOPICS", topic),
         ("EVENT_TOPICS", ""),
-        ("BATCHING_DELAY_MS", load.delay_ms),
+        ("BATCHING_DELAY_MS", delay_ms),
     ];
     let mut ingester = Ingester::start_with(stack, &settings)?;
     all_led(stack, topic, &mut ingester).await?;
 
-    let events = EVENTS_PER_SECOND * (WARM_UP + load.time).as_secs() as u32;
+    let events = EVENTS_PER_SECOND * (WARM_UP + time).as_secs() as u32;
     let start = Instant::now();
     let to = topic.to_owned();
     let sending = std::thread::spawn(move || send(&kafka, &to, start, events));
@@ -164,8 +187,8 @@ async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
     times.sort_by(f64::total_cmp);
     eprintln!(
         "delay {} ms, {} s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
-        load.delay_ms,
-        load.time.as_secs(),
+        delay_ms,
+        time.as_secs(),
         at(&times, 0.5),
         at(&times, 0.99),
         at(&times, 0.999)
