@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::sample::Sample;
+use crate::sample::{Clock, Sample};
 use crate::stack::{Result, Stack};
 
 /// Without any COMMIT.
@@ -69,25 +69,12 @@ impl Ingester {
                 "SELECT coalesce(sum(commit_offset), 0)::bigint FROM ledger.partition_leader_locks WHERE topic = ANY ($1)",
             )
             .await?;
-        let started = Instant::now();
-        let mut last_commit = (started, from_offset);
-        let mut first: Option<(Instant, i64)> = None;
+        let mut last_commit = (Instant::now(), from_offset);
+        let mut clock = Clock::new(from_offset, to_offset);
         loop {
             let offset: i64 = admin.query_one(&committed, &[&topics]).await?.get(0);
-            let (since, before) = match first {
-                Some(first) => first,
-                None if offset > from_offset => *first.insert((Instant::now(), offset)),
-                None => (started, from_offset),
-            };
-            if offset >= to_offset {
-                if before == to_offset {
-                    return Err("all events came in one COMMIT: too few to be measured".into());
-                }
-                return Ok(Sample {
-                    events: (to_offset - before) as usize,
-                    batches: 1,
-                    seconds: since.elapsed().as_secs_f64(),
-                });
+            if let Some(sample) = clock.see(offset)? {
+                return Ok(sample);
             }
             let missing = to_offset - offset;
             if offset > last_commit.1 {

@@ -30,23 +30,29 @@ pub struct Record<'a> {
 }
 
 impl Kafka {
-    /// With a producer that gathers.
     pub fn connect(stack: &Stack) -> Result<Self> {
-        Self::with_linger(stack, "50")
-    }
-
-    /// With a producer that waits so long for company.
-    pub fn with_linger(stack: &Stack, linger_ms: &str) -> Result<Self> {
         Ok(Self {
             admin: client(stack).create()?,
-            producer: client(stack)
-                .set("linger.ms", linger_ms)
-                .set("batch.size", "500000")
-                .set("queue.buffering.max.messages", "200000")
-                // What is sent again after a lost answer must not stand there twice.
-                .set("enable.idempotence", "true")
-                .create()?,
+            producer: producer(stack).create()?,
         })
+    }
+
+    /// For `send`: with a producer that waits for no company.
+    pub fn prompt(stack: &Stack) -> Result<Self> {
+        Ok(Self {
+            admin: client(stack).create()?,
+            producer: producer(stack).set("linger.ms", "0").create()?,
+        })
+    }
+
+    /// For `at_once`.
+    pub fn transactional(stack: &Stack, id: &str) -> Result<Self> {
+        let kafka = Self {
+            admin: client(stack).create()?,
+            producer: producer(stack).set("transactional.id", id).create()?,
+        };
+        kafka.producer.init_transactions(TIMEOUT)?;
+        Ok(kafka)
     }
 
     pub async fn create_topics(
@@ -70,7 +76,7 @@ impl Kafka {
         for record in records {
             self.send(&record)?;
         }
-        Ok(self.producer.flush(TIMEOUT)?)
+        self.flush()
     }
 
     /// Hands one record over, and does not wait until Kafka has it.
@@ -93,6 +99,17 @@ impl Kafka {
         Ok(())
     }
 
+    pub fn flush(&self) -> Result<()> {
+        Ok(self.producer.flush(TIMEOUT)?)
+    }
+
+    /// What `fill` sends comes into sight all at once, for readers of what is committed.
+    pub fn at_once(&self, fill: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.producer.begin_transaction()?;
+        fill()?;
+        Ok(self.producer.commit_transaction(TIMEOUT)?)
+    }
+
     /// The offset behind the last record of a topic of one partition.
     pub fn end(&self, topic: &str) -> Result<i64> {
         let deadline = Instant::now() + ANSWER;
@@ -112,6 +129,17 @@ impl Kafka {
 fn client(stack: &Stack) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &stack.kafka_brokers);
+    config
+}
+
+fn producer(stack: &Stack) -> ClientConfig {
+    let mut config = client(stack);
+    config
+        .set("linger.ms", "50")
+        .set("batch.size", "500000")
+        .set("queue.buffering.max.messages", "200000")
+        // What is sent again after a lost answer must not stand there twice.
+        .set("enable.idempotence", "true");
     config
 }
 

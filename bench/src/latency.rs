@@ -91,11 +91,7 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
         machine.list(),
         right_aligned(table)
     );
-    Ok(Measured {
-        text,
-        figures,
-        ..Measured::default()
-    })
+    Ok(Measured::of(text, figures))
 }
 
 /// Changes every page once after the checkpoint, which logs it as a whole.
@@ -167,8 +163,8 @@ async fn disturbances(stack: &Stack) -> Result<Disturbances> {
 
 /// How long each event took, in milliseconds, sorted.
 async fn measure(stack: &Stack, topic: &str, delay_ms: &str, time: Duration) -> Result<Vec<f64>> {
-    let kafka = Kafka::with_linger(stack, "0")?;
-    kafka.create_topics([topic], PARTITIONS).await?;
+    let kafka = Kafka::prompt(stack)?;
+    kafka.create_topics([topic], PARTITIONS as i32).await?;
     let settings = [
         ("BALANCE_TOPICS", topic),
         ("EVENT_TOPICS", ""),
@@ -207,7 +203,7 @@ async fn all_led(stack: &Stack, topic: &str, ingester: &mut Ingester) -> Result<
             )
             .await?
             .get(0);
-        if led == i64::from(PARTITIONS) {
+        if led == PARTITIONS as i64 {
             return Ok(());
         }
         ingester.check(0, since)?;
@@ -224,7 +220,7 @@ fn send(kafka: &Kafka, topic: &str, start: Instant, events: u32) -> Result<()> {
     let mut stream = Stream::new(Skew::Uniform, topic.replace('.', "-"), 1);
     for number in 0..events {
         // Partitions take turns, so that an event's number follows from its offset.
-        let partition = number as i32 % PARTITIONS;
+        let partition = number as i32 % PARTITIONS as i32;
         let event = of_partition(stream.next_event(), partition);
         let payload = payload(&event);
         let key = event.change.key.account_id.to_string();
@@ -236,12 +232,12 @@ fn send(kafka: &Kafka, topic: &str, start: Instant, events: u32) -> Result<()> {
             payload: &payload,
         })?;
     }
-    kafka.produce([])
+    kafka.flush()
 }
 
 /// An account's events stay in one partition, as any producer would send them.
 fn of_partition(mut event: Event, partition: i32) -> Event {
-    let partitions = i64::from(PARTITIONS);
+    let partitions = PARTITIONS as i64;
     let account_id = &mut event.change.key.account_id;
     *account_id = (*account_id - 1) / partitions * partitions + i64::from(partition) + 1;
     event
@@ -262,7 +258,7 @@ async fn watch(
         )
         .await?;
     let mut times = Vec::with_capacity(events as usize);
-    let mut next_offsets = [0; PARTITIONS as usize];
+    let mut next_offsets = [0; PARTITIONS];
     let (mut last_commit, mut looks) = (start, 0);
     loop {
         let rows = admin.query(&committed, &[&topic]).await?;

@@ -12,6 +12,8 @@ mod history;
 mod ingester;
 mod kafka;
 mod latency;
+mod peers;
+mod plot;
 mod random;
 mod report;
 mod sample;
@@ -21,37 +23,36 @@ mod targets;
 use std::process::ExitCode;
 
 use crate::stack::{Result, Stack};
-use crate::targets::{Curve, Figures};
+use crate::targets::{Curves, Figures};
 
-#[derive(Clone, Copy)]
+/// In the order in which they are measured: the later ones empty and fill the ledger anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Balances,
     Domain,
     History,
+    Steps,
     Latency,
     Memory,
     OpenTransaction,
     LogRows,
-}
-
-/// How long the measuring takes: minutes, or as long as some effects need to show.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    Short,
-    Full,
+    Peers,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    /// Those of `make bench`; what peers need is fetched by `make bench-peers`.
+    const ALL: [Self; 8] = [
         Self::Balances,
         Self::Domain,
         Self::History,
+        Self::Steps,
         Self::Latency,
         Self::Memory,
         Self::OpenTransaction,
         Self::LogRows,
     ];
 
+    /// The others take too long, in whichever form.
     fn is_in(self, form: Form) -> bool {
         form == Form::Full || !matches!(self, Self::OpenTransaction | Self::LogRows)
     }
@@ -61,10 +62,12 @@ impl Part {
             Self::Balances => "balances",
             Self::Domain => "domain",
             Self::History => "history",
+            Self::Steps => "steps",
             Self::Latency => "latency",
             Self::Memory => "memory",
             Self::OpenTransaction => "open-transaction",
             Self::LogRows => "log-rows",
+            Self::Peers => "peers",
         }
     }
 
@@ -73,22 +76,43 @@ impl Part {
             Self::Balances => {
                 balances::run(stack, rounds.unwrap_or(balances::DEFAULT_ROUNDS)).await
             }
-            Self::Domain => domain::run(stack, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await,
+            Self::Domain => {
+                domain::run(stack, form, rounds.unwrap_or(domain::DEFAULT_ROUNDS)).await
+            }
             Self::History => history::run(stack).await,
+            Self::Steps => balances::steps::run(stack).await,
             Self::Latency => latency::run(stack, form).await,
             Self::Memory => endurance::memory::run(stack, form).await,
             Self::OpenTransaction => endurance::open_transaction::run(stack).await,
             Self::LogRows => endurance::log_rows::run(stack).await,
+            Self::Peers => peers::run(stack, rounds.unwrap_or(peers::DEFAULT_ROUNDS)).await,
         }
     }
 }
 
-/// What a part found: its tables, its figures for the targets, and curves to be drawn.
-#[derive(Default)]
+/// How much of a part is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Short,
+    Full,
+}
+
+/// What a part found: its tables, its figures for the targets, and its curves for the plot.
 pub struct Measured {
     pub text: String,
     pub figures: Figures,
-    pub curve: Option<Curve>,
+    pub curves: Curves,
+}
+
+impl Measured {
+    /// Without a curve.
+    pub fn of(text: String, figures: Figures) -> Self {
+        Self {
+            text,
+            figures,
+            curves: Curves::default(),
+        }
+    }
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -108,7 +132,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<()> {
-    let ((parts, form), rounds) = (choice()?, rounds()?);
+    let ((parts, form), rounds) = (parts()?, rounds()?);
     let stack = Stack::from_environment()?;
     eprintln!("migrating");
     stack.prepare().await?;
@@ -117,32 +141,34 @@ async fn run() -> Result<()> {
     for part in parts {
         let measured = part.run(&stack, form, rounds).await?;
         let targets = targets::update(&date, &measured, write)?.to_string();
-        let text = measured.text;
-        println!("{text}\n\n{targets}\n");
+        println!("{}\n\n{targets}\n", measured.text);
         if write {
-            report::write(part.name(), &text)?;
+            report::write(part.name(), &measured.text)?;
             report::write("targets", &targets)?;
+            plot::draw()?;
         }
     }
     Ok(())
 }
 
-/// The parts that BENCH names, or all of the form; `full` among them makes it the full one.
-fn choice() -> Result<(Vec<Part>, Form)> {
+/// What BENCH names: parts, or all; in their long forms where `full` is among the words.
+fn parts() -> Result<(Vec<Part>, Form)> {
     let (mut parts, mut form) = (Vec::new(), Form::Short);
     for word in variable("BENCH").unwrap_or_default().split_whitespace() {
-        match Part::ALL.into_iter().find(|part| part.name() == word) {
+        let mut known = Part::ALL.into_iter().chain([Part::Peers]);
+        match known.find(|part| part.name() == word) {
             Some(part) => parts.push(part),
             None if word == "full" => form = Form::Full,
             None => {
                 let names = Part::ALL.map(Part::name).join(", ");
-                return Err(format!("BENCH must be full or some of {names}, not {word}").into());
+                return Err(format!("BENCH may name {names} or full, not {word}").into());
             }
         }
     }
     if parts.is_empty() {
         parts.extend(Part::ALL.into_iter().filter(|part| part.is_in(form)));
     }
+    parts.sort();
     Ok((parts, form))
 }
 

@@ -6,16 +6,18 @@ use comfy_table::{CellAlignment, Table};
 use crate::stack::Result;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+const PERFORMANCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md");
 
-/// Puts a part's text between its markers in `bench/README.md`.
+/// Puts a part's text between its markers, which are in `bench/README.md` unless they are the steps'.
 pub fn write(part: &str, text: &str) -> Result<()> {
-    let readme = std::fs::read_to_string(README)?;
+    let file = if part == "steps" { PERFORMANCE } else { README };
+    let readme = std::fs::read_to_string(file)?;
     let begin = format!("<!-- {part}: written by `make bench` -->\n");
     let end = format!("<!-- end of {part} -->");
-    let lost = |marker: &str| format!("{README} has lost its marker {marker}");
+    let lost = |marker: &str| format!("{file} has lost its marker {marker}");
     let (before, rest) = readme.split_once(&begin).ok_or_else(|| lost(&begin))?;
     let (_, after) = rest.split_once(&end).ok_or_else(|| lost(&end))?;
-    std::fs::write(README, format!("{before}{begin}\n{text}\n\n{end}{after}"))?;
+    std::fs::write(file, format!("{before}{begin}\n{text}\n\n{end}{after}"))?;
     Ok(())
 }
 

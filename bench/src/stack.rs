@@ -60,6 +60,11 @@ impl Stack {
         connect(&self.admin_database_url).await
     }
 
+    /// Where a superuser connects to.
+    pub fn admin_config(&self) -> Result<tokio_postgres::Config> {
+        Ok(self.admin_database_url.parse()?)
+    }
+
     /// `target/release/sluice`, which lies beside this program.
     pub fn sluice(&self) -> Result<PathBuf> {
         let path = std::env::current_exe()?.with_file_name("sluice");

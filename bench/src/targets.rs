@@ -210,15 +210,22 @@ const TARGETS: [Target; 21] = {
 /// Figures by the id of their target.
 pub type Figures = Vec<(&'static str, Spread)>;
 
-/// Points to be drawn, by name.
-pub type Curve = (&'static str, Vec<[f64; 2]>);
+/// Curves by their name, each as points.
+pub type Curves = Vec<(&'static str, Vec<[f64; 2]>)>;
 
-/// What is known of all targets, this run's figures included; kept when `write` says so.
+type Known = BTreeMap<String, Value>;
+
+/// All that was ever measured and written.
+fn known() -> Result<Known> {
+    match std::fs::read_to_string(FIGURES) {
+        Ok(text) => Ok(serde_json::from_str(&text)?),
+        Err(_) => Ok(BTreeMap::new()),
+    }
+}
+
+/// What is known of all targets, this part's figures included; kept, and its curves with them, when `write` says so.
 pub fn update(date: &str, measured: &Measured, write: bool) -> Result<Table> {
-    let mut known: BTreeMap<String, Value> = match std::fs::read_to_string(FIGURES) {
-        Ok(text) => serde_json::from_str(&text)?,
-        Err(_) => BTreeMap::new(),
-    };
+    let mut known = known()?;
     for (id, spread) in &measured.figures {
         if !TARGETS.iter().any(|target| target.id == *id) {
             return Err(format!("no target is called {id}").into());
@@ -227,7 +234,7 @@ pub fn update(date: &str, measured: &Measured, write: bool) -> Result<Table> {
             json!({ "min": spread.min, "median": spread.median, "max": spread.max, "date": date });
         known.insert((*id).to_owned(), figure);
     }
-    if let Some((name, points)) = &measured.curve {
+    for (name, points) in &measured.curves {
         known.insert((*name).to_owned(), json!(points));
     }
     if write {
@@ -236,7 +243,15 @@ pub fn update(date: &str, measured: &Measured, write: bool) -> Result<Table> {
     Ok(show(&known))
 }
 
-fn show(known: &BTreeMap<String, Value>) -> Table {
+/// The points of a curve that was written, if it ever was.
+pub fn curve(name: &str) -> Result<Option<Vec<(f64, f64)>>> {
+    match known()?.remove(name) {
+        Some(points) => Ok(Some(serde_json::from_value(points)?)),
+        None => Ok(None),
+    }
+}
+
+fn show(known: &Known) -> Table {
     let mut table = table(&["what", "at least", "aim", "measured", "reached", "on"]);
     for target in &TARGETS {
         let figure = known.get(target.id);

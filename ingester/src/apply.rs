@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
 use futures_util::SinkExt;
-use ledger::contract::STAGING_COLUMNS;
+use ledger::contract::STAGING_TABLE;
 use tokio::sync::Notify;
 use tokio_postgres::{Row, Statement};
 use tracing::{debug, warn};
@@ -18,10 +18,12 @@ use crate::lease::Leadership;
 use crate::metrics::{Counts, Metrics};
 use crate::partition::Partition;
 use crate::staging::{Batch, Content, Kind, Slice};
-use crate::status::{State, Status};
+use crate::status::{LastBatch, State, Status};
 
 /// A batch that takes longer than this in the database is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
+/// Bytes in one message of the COPY: what the backend takes in at once, and keeps room for.
+const MESSAGE: usize = 64 << 10;
 /// Races that may be lost in a row before the tries are spaced out and said.
 const RACES: u32 = 5;
 /// Repeated troubles are said again after this time.
@@ -42,7 +44,7 @@ pub enum Failure {
     Lost(String),
     /// Someone has to change something first.
     Halt(String),
-    /// The topic's handler breaks on too much, or is paused.
+    /// The topic's handler breaks on too much, or somebody has paused it or the partition.
     Paused(String),
 }
 
@@ -152,6 +154,7 @@ impl Applier {
                     return Err(Failure::Lost(refusal.text));
                 }
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
+                Consequence::Wait => return Err(Failure::Paused(refusal.text)),
                 Consequence::Pause => {
                     self.pause_handler(&refusal.text).await;
                     return Err(Failure::Paused(refusal.text));
@@ -206,11 +209,12 @@ impl Applier {
                 .await
                 .map_err(|error| Refusal::of_pool(&error))?,
         ));
-        let row = self
+        let (row, took) = self
             .run(connection.client(), slice)
             .await
             .map_err(|error| Refusal::of(&error))?;
         connection.keep();
+        self.status.batch_took(&self.partition, took);
         let counts = Counts {
             applied: row.get("applied"),
             rejected: row.get("rejected"),
@@ -227,7 +231,15 @@ impl Applier {
         Ok(())
     }
 
-    async fn run(&self, client: &Object, slice: &Slice<'_>) -> Result<Row, tokio_postgres::Error> {
+    async fn run(
+        &self,
+        client: &Object,
+        slice: &Slice<'_>,
+    ) -> Result<(Row, LastBatch), tokio_postgres::Error> {
+        let mut took = LastBatch {
+            rows: slice.rows(),
+            ..LastBatch::default()
+        };
         let statements = Statements::prepare(client).await?;
         let Partition { topic, number } = &self.partition;
         let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
@@ -256,8 +268,8 @@ impl Applier {
                         ],
                     )
                     .await?;
-                self.metrics.phase("apply", began);
-                return Ok(row);
+                took.apply = self.metrics.phase("apply", began);
+                return Ok((row, took));
             }
         };
         if rows.count > 0 {
@@ -267,12 +279,15 @@ impl Applier {
                 client.copy_in(&statements.copy)
             )?;
             tokio::pin!(sink);
-            sink.send(rows.copy.clone()).await?;
+            for start in (0..rows.copy.len()).step_by(MESSAGE) {
+                let end = rows.copy.len().min(start + MESSAGE);
+                sink.feed(rows.copy.slice(start..end)).await?;
+            }
             sink.finish().await?;
         } else {
             client.batch_execute("BEGIN").await?;
         }
-        self.metrics.phase("copy", began);
+        took.copy = self.metrics.phase("copy", began);
         let began = Instant::now();
         let row = client
             .query_one(
@@ -290,11 +305,11 @@ impl Applier {
                 ],
             )
             .await?;
-        self.metrics.phase("apply", began);
+        took.apply = self.metrics.phase("apply", began);
         let began = Instant::now();
         client.batch_execute("COMMIT").await?;
-        self.metrics.phase("commit", began);
-        Ok(row)
+        took.commit = self.metrics.phase("commit", began);
+        Ok((row, took))
     }
 
     /// Stops the topic on all instances; a handler that is paused already stays as it is.
@@ -356,12 +371,8 @@ enum Persisted {
     Refused(String),
 }
 
-static COPY: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "COPY ledger.staging_balance_changes ({}) FROM STDIN (FORMAT binary)",
-        STAGING_COLUMNS.join(", ")
-    )
-});
+static COPY: LazyLock<String> =
+    LazyLock::new(|| format!("COPY {STAGING_TABLE} FROM STDIN (FORMAT binary)"));
 
 /// A connection that is closed unless it was kept: after a failure or a cancelled wait
 /// nobody knows what is still under way on it.

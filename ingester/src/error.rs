@@ -18,6 +18,8 @@ pub enum Consequence {
     Reject,
     /// A handler breaks on too much, or is paused: somebody has to mend it.
     Pause,
+    /// The partition is paused by hand: somebody has to resume it.
+    Wait,
     /// Configuration, schema or privileges are wrong; trying alone does not mend that.
     Halt,
 }
@@ -40,6 +42,7 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
         // Read-only: connected to a standby during a failover.
         ("55P03" | "25006" | "25P03" | "XX001" | "XX002", _) => Consequence::Retry,
         (ledger::contract::sqlstate::HANDLER_BROKEN, _) => Consequence::Pause,
+        (ledger::contract::sqlstate::PARTITION_PAUSED, _) => Consequence::Wait,
         ("22023" | "22004", _) => Consequence::Halt,
         (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
         (_, "0A" | "28" | "3D" | "3F" | "42" | "54" | "55") => Consequence::Halt,
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_its_consequence() {
-        use Consequence::{Halt, Pause, Reacquire, Reject, Retry, RetryAtOnce};
+        use Consequence::{Halt, Pause, Reacquire, Reject, Retry, RetryAtOnce, Wait};
         for (code, constraint, expected) in [
             ("08006", None, Retry),
             ("40001", None, RetryAtOnce),
@@ -122,6 +125,7 @@ mod tests {
             ("XX000", None, Reject),
             ("55000", None, Reacquire),
             ("38000", None, Pause),
+            ("55006", None, Wait),
             ("42P01", None, Halt),
             ("42501", None, Halt),
             ("42883", None, Halt),

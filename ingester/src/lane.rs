@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,8 @@ pub struct Lane {
     pub hint: Option<Hint>,
     /// Kafka may not have the topic any more: look again.
     pub doubt: Arc<Notify>,
+    /// Why somebody has paused the partition, as long as it is.
+    pub paused: watch::Receiver<Option<String>>,
     /// Asked to stop: finish what is in flight, then return.
     pub stop: CancellationToken,
 }
@@ -66,8 +68,10 @@ enum Pause {
     /// Kafka says that offset or topic are not what we took them for.
     Revalidate,
     Halt(String),
-    /// The topic's handler is paused.
+    /// The database takes nothing for now: the topic's handler is paused, or the partition is.
     Paused(String),
+    /// Somebody pauses the partition.
+    Told,
 }
 
 /// Where to read from, and what must be found there.
@@ -86,6 +90,9 @@ impl Lane {
         // Kafka itself refuses an offset that it does not have, so a take-over need not ask first.
         let mut start = self.position.started.then(|| self.resume(next_offset));
         loop {
+            if let Some(end) = self.wait_while_paused().await {
+                return end;
+            }
             let valid = match start.take() {
                 Some(start) => Ok(start),
                 None => self.validate(next_offset).await,
@@ -101,6 +108,7 @@ impl Lane {
             };
             match pause {
                 Pause::End(end) => return end,
+                Pause::Told => {}
                 Pause::Revalidate => {
                     looks = 0;
                     // Twice at the same offset: Kafka contradicts itself, which passes.
@@ -132,6 +140,23 @@ impl Lane {
                         return end;
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits for somebody to resume the partition, unless the lane is to end.
+    async fn wait_while_paused(&mut self) -> Option<End> {
+        loop {
+            let reason = self.paused.borrow_and_update().clone()?;
+            info!(partition = %self.partition, "paused by hand: {reason}");
+            let reason = format!("paused by hand: {reason}");
+            self.status
+                .is(&self.partition, State::Paused, Some(&reason));
+            tokio::select! {
+                biased;
+                () = self.leadership.ended() => return Some(End::Lost),
+                () = self.stop.cancelled() => return Some(End::Drained),
+                _ = self.paused.changed() => {}
             }
         }
     }
@@ -340,6 +365,7 @@ impl Lane {
                     }
                 }
                 () = self.doubt.notified() => return Pause::Revalidate,
+                Ok(()) = self.paused.changed() => return Pause::Told,
             }
         }
     }

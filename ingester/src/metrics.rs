@@ -181,9 +181,12 @@ impl Metrics {
         delays_ms.for_each(|ms| delay.observe(ms.max(0) as f64 / 1_000.0));
     }
 
-    pub fn phase(&self, phase: &'static str, since: Instant) {
-        let took = since.elapsed().as_secs_f64();
-        self.phases.get_or_create(&Phase { phase }).observe(took);
+    /// Answers how long it took.
+    pub fn phase(&self, phase: &'static str, since: Instant) -> Duration {
+        let took = since.elapsed();
+        let phases = self.phases.get_or_create(&Phase { phase });
+        phases.observe(took.as_secs_f64());
+        took
     }
 
     pub fn retried(&self, topic: &str) {

@@ -23,6 +23,7 @@ use crate::lease::{Acquired, Held, Leadership, Session};
 use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::partition::Partition;
+use crate::report::{self, Report};
 use crate::results::Results;
 use crate::schema;
 use crate::share;
@@ -76,6 +77,8 @@ type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
 
 /// A lane that runs.
 struct Led {
+    /// Why somebody has paused the partition.
+    paused: watch::Sender<Option<String>>,
     stop: CancellationToken,
     doubt: Arc<Notify>,
 }
@@ -173,6 +176,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         counts: BTreeMap::new(),
         status,
         metrics,
+        report: Report::default(),
+        reported_at: None,
         said: HashMap::new(),
         settings,
     };
@@ -293,6 +298,8 @@ struct Conductor {
     counts: BTreeMap<String, i32>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
+    report: Report,
+    reported_at: Option<Instant>,
     /// When a trouble was last said.
     said: HashMap<String, Instant>,
 }
@@ -411,6 +418,19 @@ impl Conductor {
             );
             return Ok(());
         }
+        for (partition, led) in &self.lanes {
+            let reason = survey.paused.get(partition);
+            led.paused.send_if_modified(|now| {
+                let is_news = now.as_ref() != reason;
+                *now = reason.cloned();
+                is_news
+            });
+        }
+        let last = self.reported_at;
+        if last.is_none_or(|at| at.elapsed() >= report::INTERVAL) {
+            self.reported_at = Some(Instant::now());
+            self.report.send(&session, &name, &self.status).await?;
+        }
         let mine: BTreeSet<Partition> = self.lanes.keys().cloned().collect();
         let plan = share::plan(&name, &mine, &self.counts, &survey);
         // One at a time; the next round follows as soon as it is released.
@@ -481,6 +501,7 @@ impl Conductor {
         );
         self.leases.insert((partition.clone(), leadership.clone()));
         let led = Led {
+            paused: watch::Sender::new(None),
             stop: CancellationToken::new(),
             doubt: Arc::default(),
         };
@@ -504,6 +525,7 @@ impl Conductor {
             status: self.status.clone(),
             hint: self.hint.clone(),
             doubt: led.doubt.clone(),
+            paused: led.paused.subscribe(),
             stop: led.stop.clone(),
         };
         self.lanes.insert(partition.clone(), led);

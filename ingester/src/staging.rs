@@ -1,30 +1,28 @@
-//! A batch on its way to the database. A balance event becomes rows of the binary COPY as it
-//! arrives, so that nothing is left to do when the gate opens; a domain event travels raw.
+//! A batch on its way to the database. A balance event is decoded and staged as it arrives,
+//! so that nothing is left to do when the gate opens; a domain event travels raw.
 //!
-//! A batch keeps what splitting needs: where each record's rows end, the digest of each
-//! row, and the raw record, in case it has to become a dead letter after all.
+//! A batch keeps what splitting needs: where each record ends, and the raw record, in case it
+//! has to become a dead letter after all.
 
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use ledger::amount::Amount;
-use ledger::contract::{Checksum, STAGING_COLUMNS, StagedRow, record_fingerprint, row_digest};
-use ledger::event::{Change, EventHead, decode_balance_event, decode_domain_event};
+use ledger::contract::record_fingerprint;
+use ledger::event::{Change, decode_balance_event, decode_domain_event};
 use ledger::identity::PayloadHash;
+use ledger::staging::{self, Dead, Event};
 use ledger::verdict::DeadReason;
 
 use crate::source::Record;
 
 const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const NULL: i32 = -1;
-/// Base-10000 digits of an amount in units of 10^-20.
-const MAX_DIGITS: usize = 10;
-const FRACTION_DIGITS: i16 = 5;
+/// Bytes in one row of the COPY: the backend takes in one such piece at a time.
+const PIECE: usize = 32 << 10;
 
 /// What the records of a topic are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Balance events, staged as rows.
+    /// Balance events, staged by COPY.
     Balance,
     /// Domain events, handed over raw.
     Domain,
@@ -36,8 +34,7 @@ struct Mark {
     offset: i64,
     timestamp_ms: i64,
     rows_end: usize,
-    bytes_end: usize,
-    fingerprint: [u8; 16],
+    staged_end: usize,
     key: Option<Range<usize>>,
     payload: Option<Range<usize>>,
     headers: Option<String>,
@@ -49,8 +46,9 @@ pub struct Batch {
     kind: Kind,
     pub from_offset: i64,
     pub next_offset: i64,
-    rows: BytesMut,
-    digests: Vec<u64>,
+    /// Balance events as they are staged.
+    staged: Vec<u8>,
+    rows: usize,
     marks: Vec<Mark>,
     arena: Vec<u8>,
     changes: Vec<Change>,
@@ -71,12 +69,36 @@ pub enum Content<'b> {
     Domain(Records<'b>),
 }
 
-/// Rows for the COPY, and what is promised of them.
+/// What is sent by COPY, and what is promised of it.
 #[derive(Debug)]
 pub struct Rows {
     pub copy: Bytes,
     pub count: i64,
     pub checksum: i64,
+}
+
+impl Rows {
+    fn new(staged: &[u8], count: usize) -> Self {
+        Self {
+            copy: copy_of(staged),
+            count: count as i64,
+            checksum: staging::checksum(staged),
+        }
+    }
+}
+
+/// A binary COPY of one column, each piece a row.
+fn copy_of(staged: &[u8]) -> Bytes {
+    let pieces = staged.len().div_ceil(PIECE);
+    let mut copy = BytesMut::with_capacity(COPY_HEADER.len() + staged.len() + 6 * pieces + 2);
+    copy.extend_from_slice(COPY_HEADER);
+    for piece in staged.chunks(PIECE) {
+        copy.put_i16(1);
+        copy.put_i32(piece.len() as i32);
+        copy.extend_from_slice(piece);
+    }
+    copy.put_i16(-1);
+    copy.freeze()
 }
 
 /// Raw records, column by column.
@@ -105,8 +127,8 @@ impl Batch {
             kind,
             from_offset,
             next_offset: from_offset,
-            rows: BytesMut::new(),
-            digests: Vec::new(),
+            staged: Vec::new(),
+            rows: 0,
             marks: Vec::new(),
             arena: Vec::new(),
             changes: Vec::new(),
@@ -117,8 +139,8 @@ impl Batch {
     pub fn restart(&mut self, from_offset: i64) {
         self.from_offset = from_offset;
         self.next_offset = from_offset;
-        self.rows.clear();
-        self.digests.clear();
+        self.staged.clear();
+        self.rows = 0;
         self.marks.clear();
         self.arena.clear();
     }
@@ -127,34 +149,28 @@ impl Batch {
         self.marks.len()
     }
 
+    /// Changes and dead records.
     pub fn rows(&self) -> usize {
-        self.digests.len()
+        self.rows
     }
 
-    /// Bytes of the records and of their rows.
+    /// Bytes of the records, raw and staged.
     pub fn bytes(&self) -> usize {
-        self.arena.len() + self.rows.len()
+        self.arena.len() + self.staged.len()
     }
 
     /// Decodes and encodes one record.
     pub fn push(&mut self, record: &Record<'_>) {
-        let fingerprint = record_fingerprint(
-            record.offset,
-            record.timestamp_ms,
-            record.key,
-            record.payload,
-        );
         if self.kind == Kind::Balance {
-            self.push_rows(record);
+            self.stage(record);
         }
         let key = keep(&mut self.arena, record.key);
         let payload = keep(&mut self.arena, record.payload);
         self.marks.push(Mark {
             offset: record.offset,
             timestamp_ms: record.timestamp_ms,
-            rows_end: self.digests.len(),
-            bytes_end: self.rows.len(),
-            fingerprint,
+            rows_end: self.rows,
+            staged_end: self.staged.len(),
             key,
             payload,
             headers: record.headers.clone(),
@@ -162,67 +178,38 @@ impl Batch {
         self.next_offset = record.offset + 1;
     }
 
-    fn push_rows(&mut self, record: &Record<'_>) {
-        let mut changes = std::mem::take(&mut self.changes);
-        match decode_balance_event(record.payload, &mut changes) {
-            Ok(head) => self.push_event(record, &head, &changes),
-            Err(defect) => push_dead(
-                &mut self.rows,
-                &mut self.digests,
-                &DeadRow {
-                    offset: record.offset,
-                    event_id: defect.event_id.as_deref(),
-                    source: defect.source.as_deref(),
-                    reason: defect.reason,
+    fn stage(&mut self, record: &Record<'_>) {
+        match decode_balance_event(record.payload, &mut self.changes) {
+            Ok(head) => {
+                let event = Event {
+                    event_id: &head.event_id,
+                    source: head.source.as_deref(),
+                    identity: head.identity(),
+                    payload_hash: PayloadHash::of(record.payload.unwrap_or_default()),
+                };
+                staging::put_event(&mut self.staged, record.offset, &event, &self.changes);
+                self.rows += self.changes.len();
+            }
+            Err(defect) => {
+                let dead = Dead {
+                    reason: defect.reason.as_str(),
                     message: &defect.detail,
                     attempts: 1,
+                    event_id: defect.event_id.as_deref(),
+                    source: defect.source.as_deref(),
                     key: record.key,
                     payload: record.payload,
                     headers: record.headers.as_deref(),
-                },
-            ),
+                };
+                staging::put_dead(&mut self.staged, record.offset, &dead);
+                self.rows += 1;
+            }
         }
-        self.changes = changes;
     }
 
     /// Takes in that there is no record below `position`.
     pub fn extend_to(&mut self, position: i64) {
         self.next_offset = self.next_offset.max(position);
-    }
-
-    fn push_event(&mut self, record: &Record<'_>, head: &EventHead<'_>, changes: &[Change]) {
-        let identity = head.identity();
-        let payload_hash = PayloadHash::of(record.payload.unwrap_or_default());
-        let source = head.source.as_deref().map(str::as_bytes);
-        let rows = &mut self.rows;
-        for (change_no, change) in changes.iter().enumerate() {
-            rows.put_i16(STAGING_COLUMNS.len() as i16);
-            put_i64(rows, record.offset);
-            put_i16(rows, change_no as i16);
-            put_bytes(rows, Some(head.event_id.as_bytes()));
-            put_bytes(rows, Some(identity.as_bytes()));
-            put_bytes(rows, Some(payload_hash.as_bytes()));
-            put_i64(rows, change.key.account_id);
-            put_i32(rows, change.key.shard_id);
-            put_bytes(rows, Some(change.key.currency.as_str().as_bytes()));
-            put_amount(rows, change.available_delta);
-            put_amount(rows, change.frozen_delta);
-            for _ in 10..16 {
-                rows.put_i32(NULL);
-            }
-            put_bytes(rows, source);
-            self.digests.push(row_digest(&StagedRow {
-                kafka_offset: record.offset,
-                change_no: change_no as i16,
-                event_id: Some(head.event_id.as_bytes()),
-                source,
-                identity: Some(identity),
-                payload_hash: Some(payload_hash),
-                change: Some(*change),
-                error_code: None,
-                payload: None,
-            }));
-        }
     }
 
     /// The records `range` (by their place in the batch) as a batch of their own. The spans
@@ -233,7 +220,7 @@ impl Batch {
             .end
             .checked_sub(1)
             .and_then(|last| self.marks.get(last))
-            .map(|mark| mark.fingerprint);
+            .map(|mark| self.fingerprint(mark));
         let content = match self.kind {
             Kind::Balance => Content::Balance(self.rows_of(range)),
             Kind::Domain => Content::Domain(self.records_of(range)),
@@ -258,29 +245,24 @@ impl Batch {
         records
     }
 
+    /// Taken only of records that end a batch.
+    fn fingerprint(&self, mark: &Mark) -> [u8; 16] {
+        let (key, payload) = (self.bytes_of(&mark.key), self.bytes_of(&mark.payload));
+        record_fingerprint(mark.offset, mark.timestamp_ms, key, payload)
+    }
+
     fn bytes_of(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
         range.clone().map(|range| &self.arena[range])
     }
 
     fn rows_of(&self, range: Range<usize>) -> Rows {
-        let (first_row, first_byte) = match range.start {
-            0 => (0, 0),
-            start => (
-                self.marks[start - 1].rows_end,
-                self.marks[start - 1].bytes_end,
-            ),
+        let end_of = |count: usize| {
+            let last = count.checked_sub(1).map(|last| &self.marks[last]);
+            last.map_or((0, 0), |mark| (mark.rows_end, mark.staged_end))
         };
-        let last = range
-            .end
-            .checked_sub(1)
-            .and_then(|last| self.marks.get(last));
-        let (rows_end, bytes_end) = last.map_or((first_row, first_byte), |mark| {
-            (mark.rows_end, mark.bytes_end)
-        });
-        finish(
-            &self.rows[first_byte..bytes_end],
-            &self.digests[first_row..rows_end],
-        )
+        let (first_row, first_byte) = end_of(range.start);
+        let (rows_end, staged_end) = end_of(range.end);
+        Rows::new(&self.staged[first_byte..staged_end], rows_end - first_row)
     }
 
     fn span(&self, range: &Range<usize>) -> (i64, i64) {
@@ -303,28 +285,24 @@ impl Batch {
         let mut changes = Vec::new();
         let head = decode_balance_event(payload, &mut changes).ok();
         let head = head.as_ref();
-        let (mut rows, mut digests) = (BytesMut::new(), Vec::new());
-        push_dead(
-            &mut rows,
-            &mut digests,
-            &DeadRow {
-                offset: mark.offset,
-                event_id: head.map(|head| &*head.event_id),
-                source: head.and_then(|head| head.source.as_deref()),
-                reason: DeadReason::ApplyFailed,
-                message,
-                attempts,
-                key: self.bytes_of(&mark.key),
-                payload,
-                headers: mark.headers.as_deref(),
-            },
-        );
+        let dead = Dead {
+            reason: DeadReason::ApplyFailed.as_str(),
+            message,
+            attempts,
+            event_id: head.map(|head| &*head.event_id),
+            source: head.and_then(|head| head.source.as_deref()),
+            key: self.bytes_of(&mark.key),
+            payload,
+            headers: mark.headers.as_deref(),
+        };
+        let mut staged = Vec::new();
+        staging::put_dead(&mut staged, mark.offset, &dead);
         let (from_offset, next_offset) = self.span(&(index..index + 1));
         Slice {
             from_offset,
             next_offset,
-            content: Content::Balance(finish(&rows, &digests)),
-            last_record: Some(mark.fingerprint),
+            content: Content::Balance(Rows::new(&staged, 1)),
+            last_record: Some(self.fingerprint(mark)),
         }
     }
 
@@ -355,7 +333,7 @@ impl Batch {
     }
 
     pub fn last_fingerprint(&self) -> Option<[u8; 16]> {
-        self.marks.last().map(|mark| mark.fingerprint)
+        self.marks.last().map(|mark| self.fingerprint(mark))
     }
 
     /// Whether there is anything to commit: records, or offsets known to hold none.
@@ -368,112 +346,11 @@ impl Batch {
     }
 }
 
-fn finish(rows: &[u8], digests: &[u64]) -> Rows {
-    let mut checksum = Checksum::default();
-    digests
-        .iter()
-        .for_each(|digest| checksum.add_digest(*digest));
-    let mut copy = BytesMut::with_capacity(COPY_HEADER.len() + rows.len() + 2);
-    copy.extend_from_slice(COPY_HEADER);
-    copy.extend_from_slice(rows);
-    copy.put_i16(-1);
-    Rows {
-        copy: copy.freeze(),
-        count: digests.len() as i64,
-        checksum: checksum.as_i64(),
-    }
-}
-
-struct DeadRow<'a> {
-    offset: i64,
-    event_id: Option<&'a str>,
-    source: Option<&'a str>,
-    reason: DeadReason,
-    message: &'a str,
-    attempts: i32,
-    key: Option<&'a [u8]>,
-    payload: Option<&'a [u8]>,
-    headers: Option<&'a str>,
-}
-
-fn push_dead(rows: &mut BytesMut, digests: &mut Vec<u64>, dead: &DeadRow<'_>) {
-    rows.put_i16(STAGING_COLUMNS.len() as i16);
-    put_i64(rows, dead.offset);
-    put_i16(rows, 0);
-    put_bytes(rows, dead.event_id.map(str::as_bytes));
-    for _ in 3..10 {
-        rows.put_i32(NULL);
-    }
-    put_bytes(rows, Some(dead.reason.as_str().as_bytes()));
-    put_bytes(rows, Some(dead.message.as_bytes()));
-    put_i32(rows, dead.attempts);
-    put_bytes(rows, dead.key);
-    put_bytes(rows, dead.payload);
-    put_bytes(rows, dead.headers.map(str::as_bytes));
-    put_bytes(rows, dead.source.map(str::as_bytes));
-    digests.push(row_digest(&StagedRow {
-        kafka_offset: dead.offset,
-        change_no: 0,
-        event_id: dead.event_id.map(str::as_bytes),
-        source: dead.source.map(str::as_bytes),
-        identity: None,
-        payload_hash: None,
-        change: None,
-        error_code: Some(dead.reason.as_str().as_bytes()),
-        payload: dead.payload,
-    }));
-}
-
 fn keep(arena: &mut Vec<u8>, bytes: Option<&[u8]>) -> Option<Range<usize>> {
     let bytes = bytes?;
     let start = arena.len();
     arena.extend_from_slice(bytes);
     Some(start..arena.len())
-}
-
-fn put_i64(rows: &mut BytesMut, value: i64) {
-    rows.put_i32(8);
-    rows.put_i64(value);
-}
-
-fn put_i32(rows: &mut BytesMut, value: i32) {
-    rows.put_i32(4);
-    rows.put_i32(value);
-}
-
-fn put_i16(rows: &mut BytesMut, value: i16) {
-    rows.put_i32(2);
-    rows.put_i16(value);
-}
-
-fn put_bytes(rows: &mut BytesMut, value: Option<&[u8]>) {
-    match value {
-        Some(bytes) => {
-            rows.put_i32(bytes.len() as i32);
-            rows.extend_from_slice(bytes);
-        }
-        None => rows.put_i32(NULL),
-    }
-}
-
-/// `numeric` on the wire: digit count, weight, sign and scale, then base-10000 digits.
-fn put_amount(rows: &mut BytesMut, amount: Amount) {
-    // 18 decimals are no multiple of 4; 20 are, and still fit 128 bits.
-    let mut rest = amount.units().unsigned_abs() * 100;
-    let mut digits = [0i16; MAX_DIGITS];
-    for digit in &mut digits {
-        *digit = (rest % 10_000) as i16;
-        rest /= 10_000;
-    }
-    let highest = digits.iter().rposition(|digit| *digit != 0);
-    let lowest = digits.iter().position(|digit| *digit != 0).unwrap_or(0);
-    let used = highest.map_or(&[][..], |highest| &digits[lowest..=highest]);
-    rows.put_i32(8 + 2 * used.len() as i32);
-    rows.put_i16(used.len() as i16);
-    rows.put_i16(highest.map_or(0, |highest| highest as i16 - FRACTION_DIGITS));
-    rows.put_u16(if amount.units() < 0 { 0x4000 } else { 0 });
-    rows.put_i16(Amount::SCALE as i16);
-    used.iter().rev().for_each(|digit| rows.put_i16(*digit));
 }
 
 #[cfg(test)]
@@ -512,9 +389,22 @@ mod tests {
         }
     }
 
-    fn rows<'s>(slice: &'s Slice<'_>) -> &'s [u8] {
-        let copy = &content(slice).copy;
-        &copy[COPY_HEADER.len()..copy.len() - 2]
+    /// What the COPY of a slice leaves in the backend.
+    fn staged(slice: &Slice<'_>) -> Vec<u8> {
+        let mut rest = content(slice)
+            .copy
+            .strip_prefix(COPY_HEADER)
+            .expect("a header");
+        let mut staged = Vec::new();
+        while let Some(row) = rest.strip_prefix(&[0, 1]) {
+            let (length, row) = row.split_first_chunk::<4>().expect("a length");
+            let (piece, next) = row.split_at(u32::from_be_bytes(*length) as usize);
+            assert!(!piece.is_empty() && piece.len() <= PIECE);
+            staged.extend_from_slice(piece);
+            rest = next;
+        }
+        assert_eq!(rest, [0xff, 0xff], "the end");
+        staged
     }
 
     proptest! {
@@ -534,11 +424,13 @@ mod tests {
             prop_assert_eq!(left.next_offset, right.from_offset);
             prop_assert_eq!(right.next_offset, whole.next_offset);
             prop_assert_eq!(left.rows() + right.rows(), whole.rows());
-            prop_assert_eq!([rows(&left), rows(&right)].concat(), rows(&whole));
+            prop_assert_eq!([staged(&left), staged(&right)].concat(), staged(&whole));
             prop_assert_eq!(right.last_record, whole.last_record);
-            let mut checksum = Checksum::default();
-            batch.digests.iter().for_each(|digest| checksum.add_digest(*digest));
-            prop_assert_eq!(checksum.as_i64(), content(&whole).checksum);
+            for slice in [&whole, &left, &right] {
+                let staged = staged(slice);
+                prop_assert_eq!(staging::checksum(&staged), content(slice).checksum);
+                prop_assert!(staging::read(&staged, slice.rows() as usize).is_ok());
+            }
         }
     }
 
@@ -551,12 +443,8 @@ mod tests {
             (12, 13, 1)
         );
         assert_eq!(dead.last_record, batch.slice(1..2).last_record);
-        let has = |part: &[u8]| {
-            content(&dead)
-                .copy
-                .windows(part.len())
-                .any(|window| window == part)
-        };
+        let staged = staged(&dead);
+        let has = |part: &[u8]| staged.windows(part.len()).any(|window| window == part);
         assert!(has(b"APPLY_FAILED") && has(br#""eventId":"e12""#));
     }
 

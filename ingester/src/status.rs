@@ -56,8 +56,18 @@ pub struct Led {
     pub commit_offset: i64,
     /// Records that wait in Kafka, as far as Kafka has told.
     pub lag: Option<i64>,
+    pub last_batch: Option<LastBatch>,
     /// Since when nothing waits, or the last commit.
     progressed_at: Instant,
+}
+
+/// How long the last transaction of a partition took, phase by phase.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastBatch {
+    pub rows: i64,
+    pub copy: Duration,
+    pub apply: Duration,
+    pub commit: Duration,
 }
 
 /// The record below the offset that was committed last.
@@ -152,6 +162,7 @@ impl Status {
             reason: None,
             commit_offset,
             lag: None,
+            last_batch: None,
             progressed_at: Instant::now(),
         };
         self.inner().led.insert(partition.clone(), led);
@@ -186,6 +197,12 @@ impl Status {
         }
         drop(inner);
         self.moved.notify_one();
+    }
+
+    pub fn batch_took(&self, partition: &Partition, batch: LastBatch) {
+        if let Some(led) = self.inner().led.get_mut(partition) {
+            led.last_batch = Some(batch);
+        }
     }
 
     /// Waits for something to be committed since the last call.

@@ -23,6 +23,8 @@ pub mod identity;
 
 pub mod contract;
 
+pub mod staging;
+
 pub mod fold;
 
 pub mod verdict;

@@ -1,16 +1,16 @@
 //! The balances that a batch touches: locked in key order, folded in memory, written once.
 
 use ledger::account::AccountKey;
-use ledger::fold::Balance;
+use ledger::fold::{Balance, Claim};
+use ledger::staging::{Content, Staged};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 
-use crate::apply::{Record, assert_count, keys};
+use crate::apply::assert_count;
 use crate::error::raise;
 use crate::identities::Ownership;
 use crate::leader::run;
 use crate::pg::balances::{Balances, LockedRow};
-use crate::pg::capture::Staged;
 use crate::pg::log::Place;
 
 // In key order, so that two partitions that open the same accounts cannot deadlock: the
@@ -46,11 +46,14 @@ pub struct Accounts {
 impl Accounts {
     /// Locks every balance that a record other than a duplicate names. All batches lock
     /// in the same order, so that no two can wait for each other.
-    pub fn lock(staged: &Staged, records: &[Record], ownership: &Ownership) -> Self {
-        let mut wanted: Vec<AccountKey> = Vec::with_capacity(staged.rows.len());
-        for (index, record) in records.iter().enumerate() {
-            if ownership.is_decided_by_balance(index) {
-                wanted.extend(keys(staged, record));
+    pub fn lock(staged: &Staged<'_>, ownership: &Ownership) -> Self {
+        let mut wanted: Vec<AccountKey> = Vec::with_capacity(staged.changes.len());
+        for (index, record) in staged.records.iter().enumerate() {
+            if let Content::Event(_, changes) = &record.content
+                && ownership.of(index) != Claim::Duplicate
+            {
+                let changes = &staged.changes[changes.clone()];
+                wanted.extend(changes.iter().map(|change| change.key));
             }
         }
         wanted.sort_unstable();

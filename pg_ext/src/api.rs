@@ -12,6 +12,7 @@ use crate::fence::Span;
 use crate::instances;
 use crate::leader::{self, Leadership, PartitionName};
 use crate::replay;
+use crate::steps;
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
@@ -219,6 +220,13 @@ fn apply_event_batch(
         headers: given("headers", headers),
     };
     row(&events::event_batch(&span, &records), span.next_offset)
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn last_batch_steps()
+-> TableIterator<'static, (name!(step, &'static str), name!(microseconds, i64))> {
+    let last = steps::last().into_iter();
+    TableIterator::new(last.map(|(step, took)| (step, took.as_micros() as i64)))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]

@@ -5,11 +5,11 @@
 //! order, the fold in offset order, and only then writes: once per account, log and
 //! verdicts in bulk. The fold itself is the `ledger` crate's.
 
-use ledger::account::AccountKey;
-use ledger::contract::Checksum;
+use ledger::contract::MAX_BATCH_ROWS;
 use ledger::event::Change;
 use ledger::fold::{self, Balance, Leg};
 use ledger::identity::{Identity, PayloadHash};
+use ledger::staging::{self, Content, Record, Staged};
 use ledger::verdict::Verdict;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
@@ -20,9 +20,10 @@ use crate::error::raise;
 use crate::fence::{self, Fence, Fenced, Span};
 use crate::identities::Ownership;
 use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
-use crate::pg::capture::{self, DeadRow, Row, Staged};
+use crate::pg::capture;
 use crate::pg::log::{Log, LogRow, Place};
 use crate::pg::session;
+use crate::steps::Steps;
 
 /// The arguments of `sluice.apply_balance_batch`.
 pub struct BatchCall<'a> {
@@ -73,12 +74,19 @@ impl Answer {
 /// Applies what this transaction has staged.
 pub fn balance_batch(call: &BatchCall<'_>) -> Answer {
     call.span.check();
-    let staged = capture::take();
-    Spi::connect_mut(|client| match fence::advance(client, &call.span) {
-        Fence::AlreadyCommitted => Answer::already_committed(),
-        Fence::Advanced(fenced) => {
-            Answer::applied(apply_behind_fence(client, call, &fenced, &staged))
-        }
+    let mut steps = Steps::begin();
+    capture::take(|bytes| {
+        Spi::connect_mut(|client| match fence::advance(client, &call.span) {
+            Fence::AlreadyCommitted => Answer::already_committed(),
+            Fence::Advanced(fenced) => {
+                steps.done("fence");
+                let staged = keep_promise(bytes, call);
+                steps.done("staged bytes");
+                let counts = apply_behind_fence(client, call, &fenced, &staged, &mut steps);
+                steps.keep();
+                Answer::applied(counts)
+            }
+        })
     })
 }
 
@@ -86,21 +94,12 @@ fn apply_behind_fence(
     client: &mut SpiClient<'_>,
     call: &BatchCall<'_>,
     fenced: &Fenced,
-    staged: &Staged,
+    staged: &Staged<'_>,
+    steps: &mut Steps,
 ) -> Counts {
-    check_promise(staged, call);
-    let records = records(staged, call);
-    Holes::between(&call.span, records.iter().map(|record| record.offset)).write(client, fenced);
-
-    let carried: Vec<_> = records
-        .iter()
-        .map(|record| {
-            let first = &record.rows(staged)[0];
-            first.identity.zip(first.payload_hash)
-        })
-        .collect();
-    let ownership = Ownership::claim(client, &carried);
-    let (counts, verdicts, letters) = decide(client, fenced, staged, &records, &ownership);
+    let offsets = staged.records.iter().map(|record| record.offset);
+    Holes::between(&call.span, offsets).write(client, fenced);
+    let (counts, verdicts, letters) = decide(client, fenced, staged, steps);
     assert_count(
         "verdicts",
         verdicts.write(client, fenced) as i64,
@@ -111,19 +110,29 @@ fn apply_behind_fence(
         letters.write(client, call.span.name) as i64,
         counts.dead,
     );
-    assert_count("events", counts.events(), records.len() as i64);
+    steps.done("verdicts and dead letters");
     counts
 }
 
-/// Locks balances, folds, writes balances and log; what has no row there is the caller's to write.
+/// Identities, balances locked, the fold, balances and log written; what has no row there is the caller's to write.
 fn decide(
     client: &mut SpiClient<'_>,
     fenced: &Fenced,
-    staged: &Staged,
-    records: &[Record],
-    ownership: &Ownership,
+    staged: &Staged<'_>,
+    steps: &mut Steps,
 ) -> (Counts, Verdicts, DeadLetters) {
-    let mut accounts = Accounts::lock(staged, records, ownership);
+    let carried: Vec<_> = staged
+        .records
+        .iter()
+        .map(|record| match &record.content {
+            Content::Event(event, _) => Some((event.identity, event.payload_hash)),
+            Content::Dead(_) => None,
+        })
+        .collect();
+    let ownership = Ownership::claim(&carried);
+    steps.done("identities");
+    let mut accounts = Accounts::lock(staged, &ownership);
+    steps.done("balances found and locked");
     let mut fold = Fold {
         counts: Counts::default(),
         verdicts: Verdicts::default(),
@@ -131,10 +140,13 @@ fn decide(
     };
     let created_at = session::now();
     let mut log = Log::open(fenced.partition_id, created_at);
-    let logged = fold.run(staged, records, ownership, &mut accounts, &mut log);
+    let logged = fold.run(staged, &ownership, &mut accounts, &mut log);
     assert_count("log rows", log.close() as i64, logged);
+    steps.done("fold and log");
     (fold.counts.updated_rows, fold.counts.inserted_rows) =
         accounts.write(client, session::unix_millis(created_at));
+    steps.done("balances written");
+    assert_count("events", fold.counts.events(), staged.records.len() as i64);
     (fold.counts, fold.verdicts, fold.letters)
 }
 
@@ -151,118 +163,54 @@ pub struct Decodable {
 /// Applies events that were dead letters until now; answers the verdicts of duplicates among them.
 pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decodable]) -> Verdicts {
     let mut staged = Staged::default();
-    let mut records = Vec::new();
     for event in events {
-        let first_row = staged.rows.len();
-        let event_id = staged.keep(event.event_id.as_bytes());
-        let source = event
-            .source
-            .as_ref()
-            .map(|source| staged.keep(source.as_bytes()));
-        for (change_no, change) in event.changes.iter().enumerate() {
-            staged.rows.push(Row {
-                kafka_offset: event.offset,
-                change_no: change_no as i16,
-                event_id: Some(event_id.clone()),
-                source: source.clone(),
-                identity: Some(event.identity),
-                payload_hash: Some(event.payload_hash),
-                change: Some(*change),
-                dead: None,
-            });
-        }
-        records.push(Record {
+        let first = staged.changes.len();
+        staged.changes.extend_from_slice(&event.changes);
+        let content = staging::Event {
+            event_id: &event.event_id,
+            source: event.source.as_deref(),
+            identity: event.identity,
+            payload_hash: event.payload_hash,
+        };
+        staged.records.push(Record {
             offset: event.offset,
-            first_row,
-            next_row: staged.rows.len(),
+            content: Content::Event(content, first..staged.changes.len()),
         });
     }
-    let carried: Vec<_> = events
-        .iter()
-        .map(|event| Some((event.identity, event.payload_hash)))
-        .collect();
-    let ownership = Ownership::claim(client, &carried);
-    let (counts, verdicts, _) = decide(client, fenced, &staged, &records, &ownership);
-    assert_count("events", counts.events(), events.len() as i64);
-    verdicts
+    decide(client, fenced, &staged, &mut Steps::begin()).1
 }
 
-/// All staged rows of one Kafka record.
-pub struct Record {
-    pub offset: i64,
-    first_row: usize,
-    next_row: usize,
-}
-
-impl Record {
-    pub fn rows<'s>(&self, staged: &'s Staged) -> &'s [Row] {
-        &staged.rows[self.first_row..self.next_row]
-    }
-}
-
-/// An emptied or torn staging can never pass for a smaller batch.
-fn check_promise(staged: &Staged, call: &BatchCall<'_>) {
-    let mut checksum = Checksum::default();
-    for row in &staged.rows {
-        checksum.add(&staged.contract_row(row));
-    }
-    if staged.rows.len() as i64 != call.row_count || checksum.as_i64() != call.checksum {
+/// Reads what was staged; an emptied or torn staging can never pass for a smaller batch.
+fn keep_promise<'b>(bytes: &'b [u8], call: &BatchCall<'_>) -> Staged<'b> {
+    let refuse = |what: String| -> ! {
         raise(
             Code::ERRCODE_DATA_CORRUPTED,
-            format!(
-                "staged rows do not match the promise: {} rows, promised {}; checksum {}, promised {}",
-                staged.rows.len(),
-                call.row_count,
-                checksum.as_i64(),
-                call.checksum
-            ),
+            format!("staged rows do not match the promise: {what}"),
+        )
+    };
+    let checksum = staging::checksum(bytes);
+    if checksum != call.checksum {
+        refuse(format!("checksum {checksum}, promised {}", call.checksum));
+    }
+    if call.row_count > MAX_BATCH_ROWS as i64 {
+        raise(
+            Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("a batch may stage at most {MAX_BATCH_ROWS} rows: lower BATCH_SIZE"),
         );
     }
-}
-
-/// Groups rows into records; they must stand in offset order, changes counted from 0.
-fn records(staged: &Staged, call: &BatchCall<'_>) -> Vec<Record> {
-    let mut records: Vec<Record> = Vec::with_capacity(staged.rows.len());
-    for (index, row) in staged.rows.iter().enumerate() {
-        match records.last_mut() {
-            Some(last) if last.offset == row.kafka_offset => {
-                let first = &staged.rows[last.first_row];
-                let continues = row.change_no as usize == index - last.first_row
-                    && row.dead.is_none()
-                    && row.identity == first.identity
-                    && row.payload_hash == first.payload_hash;
-                if !continues {
-                    out_of_order(row);
-                }
-                last.next_row = index + 1;
-            }
-            last => {
-                let floor = last.map_or(call.span.from_offset, |last| last.offset + 1);
-                if row.change_no != 0
-                    || row.kafka_offset < floor
-                    || row.kafka_offset >= call.span.next_offset
-                {
-                    out_of_order(row);
-                }
-                records.push(Record {
-                    offset: row.kafka_offset,
-                    first_row: index,
-                    next_row: index + 1,
-                });
-            }
+    let staged = staging::read(bytes, call.row_count.max(0) as usize)
+        .unwrap_or_else(|malformed| refuse(format!("there is {malformed}")));
+    let mut floor = call.span.from_offset;
+    for record in &staged.records {
+        if record.offset < floor || record.offset >= call.span.next_offset {
+            refuse(format!(
+                "offset {} is out of order or outside the batch",
+                record.offset
+            ));
         }
+        floor = record.offset + 1;
     }
-    records
-}
-
-fn out_of_order(row: &Row) -> ! {
-    raise(
-        Code::ERRCODE_DATA_CORRUPTED,
-        format!(
-            "staged change {} of offset {} is out of order or outside the batch",
-            row.change_no, row.kafka_offset
-        ),
-    )
+    staged
 }
 
 /// The walk over the records in offset order, and what it finds.
@@ -276,8 +224,7 @@ impl Fold {
     /// Answers how many rows it logged.
     fn run(
         &mut self,
-        staged: &Staged,
-        records: &[Record],
+        staged: &Staged<'_>,
         ownership: &Ownership,
         accounts: &mut Accounts,
         log: &mut Log,
@@ -285,22 +232,24 @@ impl Fold {
         let mut logged = 0;
         let mut legs: Vec<Leg> = Vec::new();
         let mut after: Vec<Balance> = Vec::new();
-        for (index, record) in records.iter().enumerate() {
-            let rows = record.rows(staged);
-            if let Some(dead) = &rows[0].dead {
-                self.bury(staged, record, &rows[0], dead);
-                continue;
-            }
+        for (index, record) in staged.records.iter().enumerate() {
+            let (event, changes) = match &record.content {
+                Content::Event(event, changes) => (event, &staged.changes[changes.clone()]),
+                Content::Dead(dead) => {
+                    self.bury(record.offset, dead);
+                    continue;
+                }
+            };
             let claim = ownership.of(index);
             if claim == fold::Claim::Duplicate {
                 self.counts.duplicates += 1;
-                let verdict = Verdict::Duplicate.as_str();
+                let name = event_name(Some(event.event_id), event.source);
                 self.verdicts
-                    .push(record.offset, event_name(staged, &rows[0]), verdict, None);
+                    .push(record.offset, name, Verdict::Duplicate.as_str(), None);
                 continue;
             }
             legs.clear();
-            legs.extend(rows.iter().filter_map(|row| row.change).map(|change| Leg {
+            legs.extend(changes.iter().map(|change| Leg {
                 slot: accounts.slot(&change.key),
                 available_delta: change.available_delta,
                 frozen_delta: change.frozen_delta,
@@ -311,23 +260,22 @@ impl Fold {
                 None => self.counts.applied += 1,
                 Some(_) => {
                     self.counts.rejected += 1;
-                    self.counts.error_rows += rows.len() as i64;
+                    self.counts.error_rows += changes.len() as i64;
                 }
             }
-            for ((row, leg), after) in rows.iter().zip(&legs).zip(&after) {
-                let (Some(change), Some(event_id)) = (row.change, &row.event_id) else {
-                    continue;
-                };
+            for (change_no, ((change, leg), after)) in
+                changes.iter().zip(&legs).zip(&after).enumerate()
+            {
                 let place = Place {
                     partition_id: log.partition_id(),
                     kafka_offset: record.offset,
-                    change_no: row.change_no,
+                    change_no: change_no as i16,
                 };
                 log.append(&LogRow {
                     place,
-                    event_id: staged.slice(event_id),
-                    source: row.source.as_ref().map(|source| staged.slice(source)),
-                    change,
+                    event_id: event.event_id.as_bytes(),
+                    source: event.source.map(str::as_bytes),
+                    change: *change,
                     after: *after,
                     reject_reason,
                     previous: accounts.last_change(leg.slot),
@@ -336,49 +284,34 @@ impl Fold {
                     accounts.changed(leg.slot, place);
                 }
             }
-            logged += rows.len() as i64;
+            logged += changes.len() as i64;
         }
         logged
     }
 
-    fn bury(&mut self, staged: &Staged, record: &Record, row: &Row, dead: &DeadRow) {
-        let string = |range| String::from_utf8_lossy(staged.slice(range)).into_owned();
-        let bytes = |range: &Option<_>| range.as_ref().map(|range| staged.slice(range).to_vec());
-        let event = event_name(staged, row);
-        let code = string(&dead.error_code);
+    fn bury(&mut self, offset: i64, dead: &staging::Dead<'_>) {
+        let name = event_name(dead.event_id, dead.source);
+        let code = dead.reason.to_owned();
         self.counts.dead += 1;
-        self.verdicts.push(
-            record.offset,
-            event.clone(),
-            Verdict::Dead.as_str(),
-            Some(code.clone()),
-        );
-        self.letters.offsets.push(record.offset);
-        self.letters.event_ids.push(event.event_id);
+        self.letters.offsets.push(offset);
+        self.letters.event_ids.push(name.event_id.clone());
+        self.verdicts
+            .push(offset, name, Verdict::Dead.as_str(), Some(code.clone()));
         self.letters.codes.push(code);
-        self.letters.messages.push(string(&dead.error_message));
+        self.letters.messages.push(dead.message.to_owned());
         self.letters.attempts.push(dead.attempts);
-        self.letters.keys.push(bytes(&dead.key));
-        self.letters.payloads.push(bytes(&dead.payload));
-        self.letters.headers.push(dead.headers.as_ref().map(string));
+        self.letters.keys.push(dead.key.map(<[u8]>::to_vec));
+        self.letters.payloads.push(dead.payload.map(<[u8]>::to_vec));
+        self.letters.headers.push(dead.headers.map(str::to_owned));
         self.letters.record_times_ms.push(None);
     }
 }
 
-fn event_name(staged: &Staged, row: &Row) -> EventName {
-    let text = |range| String::from_utf8_lossy(staged.slice(range)).into_owned();
+fn event_name(event_id: Option<&str>, source: Option<&str>) -> EventName {
     EventName {
-        event_id: row.event_id.as_ref().map(text),
-        source: row.source.as_ref().map(text),
+        event_id: event_id.map(str::to_owned),
+        source: source.map(str::to_owned),
     }
-}
-
-/// The keys that a batch touches, for the accounts that it must lock.
-pub fn keys<'s>(staged: &'s Staged, record: &Record) -> impl Iterator<Item = AccountKey> + 's {
-    record
-        .rows(staged)
-        .iter()
-        .filter_map(|row| row.change.map(|change| change.key))
 }
 
 /// What was to be written and what was written are counted apart, and must agree.

@@ -134,7 +134,7 @@ fn apply_behind_fence(
             Some((event.identity, event.payload_hash))
         })
         .collect();
-    let ownership = Ownership::claim(client, &carried);
+    let ownership = Ownership::claim(&carried);
     let news: Vec<usize> = (0..decoded.len())
         .filter(|record| carried[*record].is_some() && ownership.of(*record) == Claim::New)
         .collect();

@@ -15,5 +15,6 @@ mod leader;
 mod outcome;
 mod pg;
 mod replay;
+mod steps;
 
 ::pgrx::pg_module_magic!();

@@ -273,7 +273,7 @@ fn replay_events(
         };
         claimed.push(now.filter(|_| !*is_owner));
     }
-    let ownership = Ownership::claim(client, &claimed);
+    let ownership = Ownership::claim(&claimed);
     let claim_of = |record: usize| {
         if is_owner[record] {
             Claim::New

@@ -4,10 +4,14 @@ use crate::stack::{Result, Stack};
 
 use super::workload::{ACCOUNTS, OPENING_WHOLE};
 
-/// Creates the baseline's tables, and fills both sides alike.
+/// Unless another part has done so: creates the baseline's tables, and fills both sides alike.
 pub async fn open(stack: &Stack) -> Result<()> {
-    eprintln!("opening {ACCOUNTS} accounts on either side");
     let admin = stack.admin().await?;
+    let exists = "SELECT to_regclass('baseline.progress') IS NOT NULL";
+    if admin.query_one(exists, &[]).await?.get(0) {
+        return Ok(());
+    }
+    eprintln!("opening {ACCOUNTS} accounts on either side");
     admin
         .batch_execute(include_str!("../../../sql/baseline_schema.sql"))
         .await?;
@@ -40,4 +44,24 @@ pub async fn empty_logs(stack: &Stack) -> Result<()> {
         .batch_execute("TRUNCATE ledger.balance_log, baseline.balance_log, baseline.bare_log")
         .await?;
     Ok(())
+}
+
+/// That the log has this many changes since it was emptied, none of them rejected.
+pub async fn expect_applied(stack: &Stack, changes: usize) -> Result<()> {
+    let admin = stack.admin().await?;
+    let row = admin
+        .query_one(
+            "SELECT count(*) FILTER (WHERE reject_reason IS NULL), count(*) FROM ledger.balance_log",
+            &[],
+        )
+        .await?;
+    let (applied, logged): (i64, i64) = (row.get(0), row.get(1));
+    if (applied, logged) == (changes as i64, changes as i64) {
+        Ok(())
+    } else {
+        Err(
+            format!("{logged} changes are logged, {applied} of them applied, expected {changes}")
+                .into(),
+        )
+    }
 }

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use ledger::account::AccountKey;
-use ledger::contract::{self, Checksum, StagedRow};
+use ledger::contract::STAGING_TABLE;
+use ledger::staging;
+use ledger::verdict::Verdict;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
@@ -21,13 +24,21 @@ use super::workload::Event;
 
 /// A contender that has not finished by then is stopped after its batch.
 const ROUND_LIMIT: Duration = Duration::from_secs(2);
+/// Plain SQL's batches are small, so that in less time it does enough of them.
+const PLAIN_ROUND_LIMIT: Duration = Duration::from_secs(1);
 const TOPIC: &str = "bench.apply";
+/// Bytes in one row of the staging COPY, and in one message of any COPY: as the ingester sends them.
+const PIECE: usize = 32 << 10;
+const MESSAGE: usize = 64 << 10;
 const PARTITION_ID: i32 = 1;
 
 /// A batch, ready to be sent.
 struct Batch {
     rows: Bytes,
     events: usize,
+    applied: i64,
+    rejected: i64,
+    duplicates: i64,
     from_offset: i64,
     next_offset: i64,
     checksum: i64,
@@ -41,7 +52,10 @@ async fn begin_copy(client: &Client, copy: &Statement, rows: &Bytes) -> Result<u
     );
     begun?;
     let mut sink = Box::pin(sink?);
-    sink.send(rows.clone()).await?;
+    for start in (0..rows.len()).step_by(MESSAGE) {
+        let end = rows.len().min(start + MESSAGE);
+        sink.feed(rows.slice(start..end)).await?;
+    }
     Ok(sink.as_mut().finish().await?)
 }
 
@@ -65,11 +79,7 @@ impl Apply {
                 &[&TOPIC],
             )
             .await?;
-        let columns = contract::STAGING_COLUMNS.join(", ");
-        let copy = format!(
-            "COPY {} ({columns}) FROM STDIN (FORMAT binary)",
-            contract::STAGING_TABLE
-        );
+        let copy = format!("COPY {STAGING_TABLE} FROM STDIN (FORMAT binary)");
         Ok(Self {
             copy: client.prepare(&copy).await?,
             call: client
@@ -108,28 +118,71 @@ impl Apply {
         Ok(sample)
     }
 
-    async fn apply(&self, batch: &Batch) -> Result<()> {
+    /// Where the next batch begins.
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// Applies a batch that is staged already; answers how long the COPY, the call and the COMMIT took.
+    pub async fn in_steps(
+        &mut self,
+        bytes: &[u8],
+        events: usize,
+        last_record: Option<[u8; 16]>,
+    ) -> Result<[Duration; 3]> {
+        let batch = Batch {
+            rows: staging_copy(bytes).finish(),
+            events,
+            applied: events as i64,
+            rejected: 0,
+            duplicates: 0,
+            from_offset: self.offset,
+            next_offset: self.offset + events as i64,
+            checksum: staging::checksum(bytes),
+        };
+        let begin = Instant::now();
+        begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        let copied = Instant::now();
+        let answer = self.call(&batch, last_record.map(Uuid::from_bytes)).await?;
+        let called = Instant::now();
+        self.client.batch_execute("COMMIT").await?;
+        let committed = Instant::now();
+        expect(&answer, "applied", batch.applied)?;
+        self.offset = batch.next_offset;
+        Ok([copied - begin, called - copied, committed - called])
+    }
+
+    /// The steps inside the last call.
+    pub async fn last_steps(&self) -> Result<Vec<(String, Duration)>> {
+        let steps = "SELECT step, microseconds FROM sluice.last_batch_steps()";
+        let rows = self.client.query(steps, &[]).await?;
+        let took = |row: &Row| Duration::from_micros(row.get::<_, i64>(1) as u64);
+        Ok(rows.iter().map(|row| (row.get(0), took(row))).collect())
+    }
+
+    async fn call(&self, batch: &Batch, last_record: Option<Uuid>) -> Result<Row> {
         let events = batch.events as i64;
+        let args: [&(dyn ToSql + Sync); 8] = [
+            &TOPIC,
+            &self.fencing_token,
+            &self.lease_id,
+            &batch.from_offset,
+            &batch.next_offset,
+            &events,
+            &batch.checksum,
+            &last_record,
+        ];
+        Ok(self.client.query_one(&self.call, &args).await?)
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<()> {
         begin_copy(&self.client, &self.copy, &batch.rows).await?;
         let last_record = Uuid::from_u128(batch.next_offset as u128);
-        let answer = self
-            .client
-            .query_one(
-                &self.call,
-                &[
-                    &TOPIC,
-                    &self.fencing_token,
-                    &self.lease_id,
-                    &batch.from_offset,
-                    &batch.next_offset,
-                    &events,
-                    &batch.checksum,
-                    &last_record,
-                ],
-            )
-            .await?;
+        let answer = self.call(batch, Some(last_record)).await?;
         self.client.batch_execute("COMMIT").await?;
-        expect(&answer, "applied", events)
+        expect(&answer, "applied", batch.applied)?;
+        expect(&answer, "rejected", batch.rejected)?;
+        expect(&answer, "duplicates", batch.duplicates)
     }
 }
 
@@ -144,29 +197,27 @@ fn expect(answer: &Row, column: &str, wanted: i64) -> Result<()> {
 
 /// A batch for the staging table of the extension.
 fn staged(events: &[Event], from_offset: i64) -> Batch {
-    let mut copy = Copy::new();
-    let mut checksum = Checksum::default();
+    let mut bytes = Vec::new();
     for (kafka_offset, event) in (from_offset..).zip(events) {
-        checksum.add(&StagedRow {
-            kafka_offset,
-            change_no: 0,
-            event_id: Some(event.id.as_bytes()),
+        let staged = staging::Event {
+            event_id: &event.id,
             source: None,
-            identity: Some(event.identity),
-            payload_hash: Some(event.payload_hash),
-            change: Some(event.change),
-            error_code: None,
-            payload: None,
-        });
-        copy.row(contract::STAGING_COLUMNS.len() as i16);
-        copy.int8(kafka_offset);
-        copy.int2(0);
-        staged_event(&mut copy, event);
-        for _unused_column in 10..contract::STAGING_COLUMNS.len() {
-            copy.null();
-        }
+            identity: event.identity,
+            payload_hash: event.payload_hash,
+        };
+        staging::put_event(&mut bytes, kafka_offset, &staged, &[event.change]);
     }
-    batch(copy, events, from_offset, checksum.as_i64())
+    let copy = staging_copy(&bytes);
+    batch(copy, events, from_offset, staging::checksum(&bytes))
+}
+
+fn staging_copy(bytes: &[u8]) -> Copy {
+    let mut copy = Copy::new();
+    for piece in bytes.chunks(PIECE) {
+        copy.row(1);
+        copy.bytes(piece);
+    }
+    copy
 }
 
 fn staged_event(copy: &mut Copy, event: &Event) {
@@ -180,9 +231,16 @@ fn staged_event(copy: &mut Copy, event: &Event) {
 
 fn batch(copy: Copy, events: &[Event], from_offset: i64, checksum: i64) -> Batch {
     let next_offset = from_offset + events.len() as i64;
+    let count = |verdict| {
+        let found = events.iter().filter(|event| event.verdict == verdict);
+        found.count() as i64
+    };
     Batch {
         rows: copy.finish(),
         events: events.len(),
+        applied: count(Verdict::Applied),
+        rejected: count(Verdict::Rejected),
+        duplicates: count(Verdict::Duplicate),
         from_offset,
         next_offset,
         checksum,
@@ -309,7 +367,7 @@ impl Baseline {
             sample.events += batch.events;
             sample.batches += 1;
             self.dead_rows += batch.events;
-            if clock.elapsed() > ROUND_LIMIT {
+            if clock.elapsed() > PLAIN_ROUND_LIMIT {
                 break;
             }
         }

@@ -1,21 +1,25 @@
 //! Balances: the apply against its floor (a bare COPY of the same log rows), against the
-//! same job in plain SQL, and the whole way from Kafka against the apply alone.
+//! same job in plain SQL, and with events that are unlike ordinary ones; the whole way from
+//! Kafka against the apply alone; and transfers from Kafka against the floor.
 
 mod accounts;
 pub mod contender;
 mod copy;
+pub mod steps;
 mod tables;
+mod transfer;
 pub mod whole_way;
 pub mod workload;
 
 use crate::Measured;
 use crate::kafka::Kafka;
-use crate::sample::{Sample, Spread};
+use crate::sample::Sample;
 use crate::stack::{Result, Stack};
 
 use self::contender::{Apply, Baseline, Floor};
-use self::tables::{Cell, Report, WholeWay};
-use self::workload::{Skew, Stream};
+use self::tables::{Cell, Drained, Report, Unlike, best};
+use self::transfer::Transfers;
+use self::workload::{Event, Skew, Stream, with_duplicates, with_rejects};
 
 pub const DEFAULT_ROUNDS: usize = 5;
 /// Most events in a batch.
@@ -24,137 +28,228 @@ const BATCH_SIZES: [usize; 3] = [200, 2_000, 10_000];
 const EVENTS_PER_ROUND: usize = 100_000;
 /// Rounds before the first that counts: most pages are changed, and logged as a whole.
 const FIRST_TOUCH_ROUNDS: usize = 4;
-/// The batch size at which the whole way is compared with the apply alone.
-const WHOLE_WAY_BATCH: usize = 2_000;
-const WHOLE_WAY_ROUNDS: usize = 3;
+/// The ingester's default batch size, at which the whole way is compared with the apply alone.
+const DEFAULT_BATCH: usize = 2_000;
+/// Most rounds of what comes from Kafka.
+const KAFKA_ROUNDS: usize = 3;
+/// Events that wait in Kafka when the ingester starts, and transfers.
+const BACKLOG: usize = 400_000;
+const TRANSFERS: usize = 200_000;
 const SEED: u64 = 20_261_121;
 
 /// Measures all, and answers with the tables.
 pub async fn run(stack: &Stack, rounds: usize) -> Result<Measured> {
     let machine = stack.machine().await?;
     accounts::open(stack).await?;
-    let mut apply = Apply::connect(stack).await?;
-    let mut baseline = Baseline::connect(stack).await?;
-    let mut floor = Floor::connect(stack).await?;
-
-    eprintln!("touching every page once after the checkpoint");
-    let mut stream = Stream::new(Skew::Uniform, "first-touch".into(), SEED);
-    for _ in 0..FIRST_TOUCH_ROUNDS {
-        let events = stream.take(EVENTS_PER_ROUND);
-        apply.measure(&events, WHOLE_WAY_BATCH).await?;
-        baseline.measure(&events, WHOLE_WAY_BATCH).await?;
-    }
-
-    let mut cells = Vec::new();
-    for skew in Skew::ALL {
-        for batch_size in BATCH_SIZES {
-            accounts::empty_logs(stack).await?;
-            cells.push(
-                cell(
-                    skew,
-                    batch_size,
-                    rounds,
-                    &mut apply,
-                    &mut baseline,
-                    &mut floor,
-                )
-                .await?,
-            );
-        }
-    }
-    let whole_way = whole_way(stack, &mut apply).await?;
+    let mut bench = Bench {
+        stack,
+        rounds,
+        kafka: Kafka::connect(stack)?,
+        apply: Apply::connect(stack).await?,
+        floor: Floor::connect(stack).await?,
+        plain: Baseline::connect(stack).await?,
+    };
+    bench.touch_pages().await?;
+    let cells = bench.cells().await?;
+    let best_batch = best(&cells, Skew::Zipf).batch_size;
+    // Gives back the disk that the write-ahead log took; rounds to warm up come next.
+    stack.admin().await?.batch_execute("CHECKPOINT").await?;
     let report = Report {
         machine,
-        rounds,
+        unlike: bench.unlike(best_batch).await?,
+        whole_way: bench.whole_way().await?,
+        transfers: bench.transfers(best_batch).await?,
         cells,
-        whole_way,
     };
     accounts::empty_logs(stack).await?;
-    let figures = vec![("whole-way", report.whole_way.ratio)];
-    Ok(Measured {
-        text: report.text(),
-        figures,
-        ..Measured::default()
-    })
+    Ok(report.measured())
 }
 
-/// All rounds of one workload at one batch size, the first one to warm up.
-async fn cell(
-    skew: Skew,
-    batch_size: usize,
+struct Bench<'a> {
+    stack: &'a Stack,
     rounds: usize,
-    apply: &mut Apply,
-    baseline: &mut Baseline,
-    floor: &mut Floor,
-) -> Result<Cell> {
-    let label = format!("{skew:?}-{batch_size}");
-    let mut stream = Stream::new(skew, label.clone(), SEED);
-    let (mut applied, mut plain, mut bare) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=rounds {
-        let events = stream.take(EVENTS_PER_ROUND);
-        // Whoever comes first meets a quieter disk, so they take turns at that, too.
-        let (a, p, f): (Sample, Sample, Sample);
-        if round % 2 == 0 {
-            a = apply.measure(&events, batch_size).await?;
-            f = floor.measure(&events, batch_size).await?;
-            p = baseline.measure(&events, batch_size).await?;
-        } else {
-            p = baseline.measure(&events, batch_size).await?;
-            f = floor.measure(&events, batch_size).await?;
-            a = apply.measure(&events, batch_size).await?;
+    kafka: Kafka,
+    apply: Apply,
+    floor: Floor,
+    plain: Baseline,
+}
+
+impl Bench<'_> {
+    async fn touch_pages(&mut self) -> Result<()> {
+        eprintln!("touching every page once after the checkpoint");
+        let mut stream = Stream::new(Skew::Uniform, "first-touch".into(), SEED);
+        for _ in 0..FIRST_TOUCH_ROUNDS {
+            let events = stream.take(EVENTS_PER_ROUND);
+            self.apply.measure(&events, DEFAULT_BATCH).await?;
+            self.plain.measure(&events, DEFAULT_BATCH).await?;
         }
-        if round == 0 {
-            continue;
-        }
-        eprintln!(
-            "{label} round {round}: apply {:.0}/s, floor {:.0}/s, plain SQL {:.0}/s in batches of {:.1}",
-            a.rate(),
-            f.rate(),
-            p.rate(),
-            p.events_per_batch()
-        );
-        applied.push(a);
-        bare.push(f);
-        plain.push(p);
+        Ok(())
     }
-    Ok(Cell {
-        workload: skew.name(),
-        batch_size,
-        plain_batch: Spread::of(plain.iter().map(Sample::events_per_batch)).median,
-        apply_to_floor: Spread::of_ratios(&applied, &bare),
-        apply_to_plain: Spread::of_ratios(&applied, &plain),
-        apply: Spread::of_rates(&applied),
-        floor: Spread::of_rates(&bare),
-        plain: Spread::of_rates(&plain),
+
+    /// Every workload at every batch size: all take turns within a round, the first one to warm up.
+    async fn cells(&mut self) -> Result<Vec<Cell>> {
+        let mut cells = Vec::new();
+        for skew in [Skew::Uniform, Skew::Zipf, Skew::Hot] {
+            for batch_size in BATCH_SIZES {
+                let stream = Stream::new(skew, format!("{skew:?}-{batch_size}"), SEED);
+                cells.push((Cell::new(skew, batch_size), stream));
+            }
+        }
+        for round in 0..=self.rounds {
+            for place in turns(round, cells.len()) {
+                let (cell, stream) = &mut cells[place];
+                accounts::empty_logs(self.stack).await?;
+                let events = stream.take(EVENTS_PER_ROUND);
+                self.cell(round, cell, &events).await?;
+            }
+        }
+        Ok(cells.into_iter().map(|(cell, _)| cell).collect())
+    }
+
+    async fn cell(&mut self, round: usize, cell: &mut Cell, events: &[Event]) -> Result<()> {
+        let batch_size = cell.batch_size;
+        let what = format!("round {round}: {}, batch {batch_size}", cell.skew.name());
+        // Whoever comes first meets a quieter disk, so they take turns at that, too.
+        for contender in turns(round, 3) {
+            let (name, sample, samples) = match contender {
+                0 => (
+                    "apply",
+                    self.apply.measure(events, batch_size).await?,
+                    &mut cell.apply,
+                ),
+                1 => (
+                    "floor",
+                    self.floor.measure(events, batch_size).await?,
+                    &mut cell.floor,
+                ),
+                _ if cell.skew == Skew::Hot => continue,
+                _ => (
+                    "plain SQL",
+                    self.plain.measure(events, batch_size).await?,
+                    &mut cell.plain,
+                ),
+            };
+            keep(round, &format!("{what}: {name}"), sample, samples);
+        }
+        Ok(())
+    }
+
+    /// A hot account, rejects and duplicates against ordinary events.
+    async fn unlike(&mut self, batch_size: usize) -> Result<Unlike> {
+        let mut few = Stream::new(Skew::UniformFew, "UniformFew".into(), SEED);
+        let mut hot = Stream::new(Skew::Hot, "Hot".into(), SEED);
+        let mut unlike = Unlike {
+            batch_size,
+            ordinary: Vec::new(),
+            hot: Vec::new(),
+            rejects: Vec::new(),
+            duplicates: Vec::new(),
+        };
+        let mut applied: Vec<Event> = Vec::new();
+        for round in 0..=self.rounds {
+            for side in turns(round, 4) {
+                let (what, events, samples) = match side {
+                    0 => ("ordinary", few.take(EVENTS_PER_ROUND), &mut unlike.ordinary),
+                    1 => ("hot", hot.take(EVENTS_PER_ROUND), &mut unlike.hot),
+                    2 => (
+                        "rejects",
+                        with_rejects(few.take(EVENTS_PER_ROUND)),
+                        &mut unlike.rejects,
+                    ),
+                    _ => (
+                        "duplicates",
+                        with_duplicates(few.take(EVENTS_PER_ROUND), batch_size, &applied),
+                        &mut unlike.duplicates,
+                    ),
+                };
+                accounts::empty_logs(self.stack).await?;
+                let sample = self.apply.measure(&events, batch_size).await?;
+                if side == 0 {
+                    applied = events;
+                    applied.truncate(sample.events);
+                }
+                keep(round, &format!("round {round}: {what}"), sample, samples);
+            }
+        }
+        Ok(unlike)
+    }
+
+    /// From a backlog in Kafka to the last COMMIT, against the apply alone.
+    async fn whole_way(&mut self) -> Result<Drained> {
+        let mut stream = Stream::new(Skew::Uniform, "whole".into(), SEED + 1);
+        let record = Event::waiting;
+        let (mut drained, mut beside) = (Vec::new(), Vec::new());
+        for round in 0..=self.rounds.min(KAFKA_ROUNDS) {
+            let topic = format!("bench.whole.{round}");
+            let backlog = stream.take(BACKLOG);
+            let sample =
+                whole_way::measure(self.stack, &self.kafka, &topic, &backlog, record, 1).await?;
+            keep(
+                round,
+                &format!("round {round}: whole way"),
+                sample,
+                &mut drained,
+            );
+            let events = stream.take(EVENTS_PER_ROUND);
+            let sample = self.apply.measure(&events, DEFAULT_BATCH).await?;
+            keep(
+                round,
+                &format!("round {round}: apply alone"),
+                sample,
+                &mut beside,
+            );
+        }
+        Ok(Drained {
+            batch_size: DEFAULT_BATCH,
+            drained,
+            beside,
+        })
+    }
+
+    /// Transfers from a backlog in Kafka to the last COMMIT, against the floor.
+    async fn transfers(&mut self, batch_size: usize) -> Result<Drained> {
+        let mut transfers = Transfers::new(SEED);
+        let mut rows = Stream::new(Skew::UniformFew, "rows".into(), SEED);
+        let (mut drained, mut beside) = (Vec::new(), Vec::new());
+        for round in 0..=self.rounds.min(KAFKA_ROUNDS) {
+            let topic = format!("bench.transfers.{round}");
+            let backlog = transfers.take(TRANSFERS);
+            let record = transfer::record;
+            let sample =
+                whole_way::measure(self.stack, &self.kafka, &topic, &backlog, record, 2).await?;
+            keep(
+                round,
+                &format!("round {round}: transfers"),
+                sample,
+                &mut drained,
+            );
+            let events = rows.take(EVENTS_PER_ROUND);
+            let sample = self.floor.measure(&events, batch_size).await?;
+            keep(round, &format!("round {round}: floor"), sample, &mut beside);
+        }
+        Ok(Drained {
+            batch_size,
+            drained,
+            beside,
+        })
+    }
+}
+
+/// `0..count` and, every other round, backwards.
+fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |place| {
+        if round.is_multiple_of(2) {
+            place
+        } else {
+            count - 1 - place
+        }
     })
 }
 
-/// From a backlog in Kafka to the last COMMIT, against the apply alone in the same round.
-async fn whole_way(stack: &Stack, apply: &mut Apply) -> Result<WholeWay> {
-    let kafka = Kafka::connect(stack)?;
-    let mut stream = Stream::new(Skew::Uniform, "whole".into(), SEED + 1);
-    let (mut alone, mut whole) = (Vec::new(), Vec::new());
-    for round in 0..=WHOLE_WAY_ROUNDS {
-        accounts::empty_logs(stack).await?;
-        let backlog = stream.take(whole_way::BACKLOG);
-        whole.push(whole_way::measure(stack, &kafka, round, &backlog).await?);
-        alone.push(
-            apply
-                .measure(&stream.take(EVENTS_PER_ROUND), WHOLE_WAY_BATCH)
-                .await?,
-        );
-        let (whole, alone) = (&whole[round], &alone[round]);
-        eprintln!(
-            "whole way round {round}: {:.0}/s, apply alone {:.0}/s",
-            whole.rate(),
-            alone.rate()
-        );
+/// The first round is one to warm up.
+fn keep(round: usize, what: &str, sample: Sample, samples: &mut Vec<Sample>) {
+    eprintln!("{what} {:.0}/s", sample.rate());
+    if round > 0 {
+        samples.push(sample);
     }
-    let (whole, alone) = (&whole[1..], &alone[1..]);
-    Ok(WholeWay {
-        batch_size: WHOLE_WAY_BATCH,
-        whole: Spread::of_rates(whole),
-        apply: Spread::of_rates(alone),
-        ratio: Spread::of_ratios(whole, alone),
-    })
 }

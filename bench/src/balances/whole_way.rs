@@ -5,48 +5,63 @@ use crate::kafka::{Kafka, Record};
 use crate::sample::Sample;
 use crate::stack::{Result, Stack};
 
-use super::workload::{Event, payload};
+use super::accounts;
 
-/// Events that wait in the topic when the ingester starts.
-pub const BACKLOG: usize = 400_000;
-pub const PARTITIONS: i32 = 8;
+pub const PARTITIONS: usize = 8;
+
+/// A record that waits in a topic.
+pub struct Waiting {
+    pub partition: usize,
+    pub key: String,
+    pub payload: Vec<u8>,
+}
 
 /// Fills a new topic, starts an ingester, and measures from its first COMMIT to its last.
-pub async fn measure(
+pub async fn measure<T>(
     stack: &Stack,
     kafka: &Kafka,
-    round: usize,
-    backlog: &[Event],
+    topic: &str,
+    backlog: &[T],
+    record: impl Fn(&T) -> Waiting,
+    changes_each: usize,
 ) -> Result<Sample> {
-    let topic = format!("bench.whole.{round}");
-    kafka.create_topics([topic.as_str()], PARTITIONS).await?;
-    tokio::task::block_in_place(|| produce(kafka, &topic, backlog))?;
-    let mut ingester = Ingester::start(stack, &topic, "", None)?;
+    accounts::empty_logs(stack).await?;
+    fill(kafka, topic, backlog, record).await?;
+    let mut ingester = Ingester::start(stack, topic, "", None)?;
     let sample = ingester
-        .drain(stack, &[&topic], 0, backlog.len() as i64)
+        .drain(stack, &[topic], 0, backlog.len() as i64)
         .await?;
     ingester.stop();
+    accounts::expect_applied(stack, backlog.len() * changes_each).await?;
     Ok(sample)
 }
 
-/// Sends the events, each to the partition of its account.
-pub fn produce(kafka: &Kafka, topic: &str, backlog: &[Event]) -> Result<()> {
+/// Creates a topic with a backlog.
+pub async fn fill<T>(
+    kafka: &Kafka,
+    topic: &str,
+    backlog: &[T],
+    record: impl Fn(&T) -> Waiting,
+) -> Result<()> {
+    kafka.create_topics([topic], PARTITIONS as i32).await?;
+    tokio::task::block_in_place(|| produce(kafka, topic, backlog, record))
+}
+
+/// Sends the records, and waits until Kafka has them.
+pub fn produce<T>(
+    kafka: &Kafka,
+    topic: &str,
+    backlog: &[T],
+    record: impl Fn(&T) -> Waiting,
+) -> Result<()> {
     // In parts, for the payloads take room.
-    for events in backlog.chunks(10_000) {
-        let sent: Vec<(i32, String, Vec<u8>)> = events
-            .iter()
-            .map(|event| {
-                let account_id = event.change.key.account_id;
-                // An account's events stay in one partition, as any producer would send them.
-                let partition = account_id as i32 % PARTITIONS;
-                (partition, account_id.to_string(), payload(event))
-            })
-            .collect();
-        kafka.produce(sent.iter().map(|(partition, key, payload)| Record {
+    for part in backlog.chunks(10_000) {
+        let waiting: Vec<Waiting> = part.iter().map(&record).collect();
+        kafka.produce(waiting.iter().map(|waiting| Record {
             topic,
-            partition: *partition,
-            key: key.as_bytes(),
-            payload,
+            partition: waiting.partition as i32,
+            key: waiting.key.as_bytes(),
+            payload: &waiting.payload,
         }))?;
     }
     Ok(())

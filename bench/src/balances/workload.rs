@@ -1,37 +1,43 @@
 //! What is measured: streams of one-change events over accounts that exist, with fixed
-//! seeds, so that every run and every contender sees the same ones.
+//! seeds, so that every run and every contender sees the same ones. A tenth of them may be
+//! such that they are refused.
 
 use ledger::account::{AccountKey, Currency};
 use ledger::amount::Amount;
 use ledger::event::Change;
 use ledger::fold::Balance;
 use ledger::identity::{Identity, PayloadHash};
+use ledger::verdict::Verdict;
 
 use crate::random::Random;
 
+use super::whole_way::{PARTITIONS, Waiting};
+
 /// Accounts that are opened before the first measurement, numbered from 1.
 pub const ACCOUNTS: usize = 1_000_000;
-/// Available in each at first: enough that no event is ever rejected.
+/// Available in each at first: enough that no event is rejected by chance.
 pub const OPENING_WHOLE: i64 = 1_000_000;
-/// The accounts that the skewed workload uses.
-const ZIPF_ACCOUNTS: usize = 10_000;
+/// Those of them that most workloads use.
+pub const FEW_ACCOUNTS: usize = 10_000;
 const ZIPF_EXPONENT: f64 = 1.1;
 const CURRENCY: &str = "USD";
+/// Each tenth event, where some are to be refused.
+const REFUSED_EVERY: usize = 10;
 
 /// How accounts are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skew {
     Uniform,
+    UniformFew,
     Zipf,
     Hot,
 }
 
 impl Skew {
-    pub const ALL: [Self; 3] = [Self::Uniform, Self::Zipf, Self::Hot];
-
     pub fn name(self) -> &'static str {
         match self {
             Self::Uniform => "uniform, 1,000,000 accounts",
+            Self::UniformFew => "uniform, 10,000 accounts",
             Self::Zipf => "zipf 1.1, 10,000 accounts",
             Self::Hot => "one hot account",
         }
@@ -39,6 +45,7 @@ impl Skew {
 }
 
 /// An event with everything that either contender stages or logs.
+#[derive(Clone)]
 pub struct Event {
     pub id: String,
     pub identity: Identity,
@@ -46,6 +53,7 @@ pub struct Event {
     pub change: Change,
     /// The balance that the log will show.
     pub after: Balance,
+    pub verdict: Verdict,
 }
 
 /// An endless stream of events.
@@ -75,7 +83,7 @@ impl Stream {
             random: Random(seed),
             label,
             produced: 0,
-            zipf: (1..=ZIPF_ACCOUNTS).map(weight).collect(),
+            zipf: (1..=FEW_ACCOUNTS).map(weight).collect(),
             currency: Currency::new(CURRENCY).expect("a currency"),
         }
     }
@@ -93,20 +101,20 @@ impl Stream {
     fn account(&mut self) -> i64 {
         let index = match self.skew {
             Skew::Uniform => self.random.below(self.accounts),
+            Skew::UniformFew => self.random.below(FEW_ACCOUNTS),
             Skew::Hot => 0,
             Skew::Zipf => {
-                let point = self.random.fraction() * self.zipf[ZIPF_ACCOUNTS - 1];
+                let point = self.random.fraction() * self.zipf[FEW_ACCOUNTS - 1];
                 self.zipf
                     .partition_point(|cumulated| *cumulated < point)
-                    .min(ZIPF_ACCOUNTS - 1)
+                    .min(FEW_ACCOUNTS - 1)
             }
         };
         index as i64 + 1
     }
 
     pub fn next_event(&mut self) -> Event {
-        // As long as a UUID, which is what most producers send.
-        let id = format!("{:>20}-{:015x}", self.label, self.produced).replace(' ', "0");
+        let id = event_id(&self.label, self.produced);
         self.produced += 1;
         let account_id = self.account();
         // Up to ±50.00 moves between available and frozen, or in and out.
@@ -116,9 +124,8 @@ impl Stream {
         } else {
             0
         };
-        let amount = |cents: i128| Amount::from_units(cents * 10i128.pow(Amount::SCALE - 2));
         let (available_delta, frozen_delta) = (amount(cents), amount(frozen));
-        let opening = Amount::from_units(i128::from(OPENING_WHOLE) * 10i128.pow(Amount::SCALE));
+        let opening = amount(100 * i128::from(OPENING_WHOLE));
         Event {
             identity: Identity::of(None, &id),
             payload_hash: PayloadHash::of(id.as_bytes()),
@@ -135,22 +142,89 @@ impl Stream {
                 available: opening.saturating_add(available_delta),
                 frozen: frozen_delta,
             },
+            verdict: Verdict::Applied,
             id,
+        }
+    }
+}
+
+/// As long as a UUID, which is what most producers send.
+pub fn event_id(label: &str, number: u64) -> String {
+    format!("{label:0>20}-{number:015x}")
+}
+
+pub fn amount(cents: i128) -> Amount {
+    Amount::from_units(cents * 10i128.pow(Amount::SCALE - 2))
+}
+
+/// Every tenth takes more than any account has.
+pub fn with_rejects(mut events: Vec<Event>) -> Vec<Event> {
+    for event in events
+        .iter_mut()
+        .skip(REFUSED_EVERY - 1)
+        .step_by(REFUSED_EVERY)
+    {
+        event.change.available_delta = amount(-200 * i128::from(OPENING_WHOLE));
+        event.verdict = Verdict::Rejected;
+    }
+    events
+}
+
+/// Every tenth is another one over again: in turns one of the same batch, and one of `seen`,
+/// which earlier batches brought.
+pub fn with_duplicates(mut events: Vec<Event>, batch_size: usize, seen: &[Event]) -> Vec<Event> {
+    let mut random = Random(events.len() as u64);
+    for batch in events.chunks_mut(batch_size) {
+        for place in (REFUSED_EVERY - 1..batch.len()).step_by(REFUSED_EVERY) {
+            let original = if (place / REFUSED_EVERY).is_multiple_of(2) {
+                // The nine before it are no duplicates themselves.
+                &batch[place - 1 - random.below(REFUSED_EVERY - 1)]
+            } else {
+                &seen[random.below(seen.len())]
+            };
+            batch[place] = Event {
+                verdict: Verdict::Duplicate,
+                ..original.clone()
+            };
+        }
+    }
+    events
+}
+
+impl Event {
+    /// As it waits in a topic: an account's events stay in one partition, as any producer would send them.
+    pub fn waiting(&self) -> Waiting {
+        let account_id = self.change.key.account_id;
+        Waiting {
+            partition: account_id as usize % PARTITIONS,
+            key: account_id.to_string(),
+            payload: payload(self),
         }
     }
 }
 
 /// An event as a producer sends it.
 pub fn payload(event: &Event) -> Vec<u8> {
+    let Change {
+        key,
+        available_delta,
+        frozen_delta,
+    } = event.change;
+    envelope(
+        &event.id,
+        &format!(
+            "\"accountId\":{},\"shardId\":0,\"changes\":[{{\
+             \"currencyCode\":\"{}\",\"availableDelta\":\"{available_delta}\",\"frozenDelta\":\"{frozen_delta}\"}}]",
+            key.account_id, key.currency,
+        ),
+    )
+}
+
+/// What stands around the data of each event.
+pub fn envelope(id: &str, data: &str) -> Vec<u8> {
     format!(
-        "{{\"eventId\":\"{}\",\"eventType\":\"balance.changed\",\"timestamp\":\"2026-11-21T05:00:00.000Z\",\
-         \"source\":\"matching-engine\",\"data\":{{\"accountId\":{},\"shardId\":0,\"changes\":[{{\
-         \"currencyCode\":\"{}\",\"availableDelta\":\"{}\",\"frozenDelta\":\"{}\"}}]}}}}",
-        event.id,
-        event.change.key.account_id,
-        event.change.key.currency,
-        event.change.available_delta,
-        event.change.frozen_delta,
+        "{{\"eventId\":\"{id}\",\"eventType\":\"balance.changed\",\"timestamp\":\"2026-11-21T05:00:00.000Z\",\
+         \"source\":\"matching-engine\",\"data\":{{{data}}}}}"
     )
     .into_bytes()
 }

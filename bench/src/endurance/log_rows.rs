@@ -76,7 +76,7 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
     Ok(Measured {
         text,
         figures: vec![("log-rows", to_first(&largest.touched, first))],
-        curve: Some(("log-rows-curve", curve.collect())),
+        curves: vec![("log-rows-curve", curve.collect())],
     })
 }
 

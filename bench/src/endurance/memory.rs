@@ -1,7 +1,7 @@
 //! The ingester's memory at its peak while it drains a backlog.
 
 use crate::balances::whole_way::{self, PARTITIONS};
-use crate::balances::workload::{ACCOUNTS, Skew, Stream};
+use crate::balances::workload::{ACCOUNTS, Event, Skew, Stream};
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
 use crate::report::{grouped, right_aligned, table};
@@ -26,11 +26,15 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
     for (events, figure) in backlogs {
         fill::anew(&admin, ACCOUNTS, PIECE).await?;
         let topic = format!("bench.{figure}");
-        kafka.create_topics([topic.as_str()], PARTITIONS).await?;
+        kafka
+            .create_topics([topic.as_str()], PARTITIONS as i32)
+            .await?;
         let mut stream = Stream::new(Skew::Uniform, (*figure).to_owned(), 1);
         for _ in 0..events / PIECE {
             let piece = stream.take(PIECE);
-            tokio::task::block_in_place(|| whole_way::produce(&kafka, &topic, &piece))?;
+            tokio::task::block_in_place(|| {
+                whole_way::produce(&kafka, &topic, &piece, Event::waiting)
+            })?;
         }
         let mut ingester = Ingester::start(stack, &topic, "", None)?;
         let sample = ingester.drain(stack, &[&topic], 0, *events as i64).await?;
@@ -46,9 +50,5 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
         machine.list(),
         right_aligned(table)
     );
-    Ok(Measured {
-        text,
-        figures,
-        ..Measured::default()
-    })
+    Ok(Measured::of(text, figures))
 }

@@ -72,11 +72,10 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
         right_aligned(table)
     );
     let ratios = uniform.minutes.iter().map(|rate| rate / uniform.before);
-    Ok(Measured {
+    Ok(Measured::of(
         text,
-        figures: vec![("open-transaction", Spread::of(ratios))],
-        ..Measured::default()
-    })
+        vec![("open-transaction", Spread::of(ratios))],
+    ))
 }
 
 async fn course(stack: &Stack, skew: Skew, minutes: usize) -> Result<Course> {

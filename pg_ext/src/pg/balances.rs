@@ -1,6 +1,6 @@
-//! Balance rows by key: found and locked through the primary key, written once.
+//! Balance rows by key: found through the primary key and locked, written once.
 //!
-//! Both go the way of PostgreSQL's logical replication worker (execReplication.c), which
+//! They are written as PostgreSQL's logical replication worker writes (execReplication.c), which
 //! checks constraints and maintains all indexes, at a fraction of a SQL statement's cost.
 //! It fires no triggers, so a table that has some is written by SQL instead: see
 //! [`Balances::has_triggers`].
@@ -14,6 +14,7 @@ use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::log::Place;
+use super::lookup::{self, Lookup, Version};
 use super::numeric;
 use super::target::Target;
 use super::varlena::Varlenas;
@@ -38,6 +39,8 @@ const LAST_CHANGE: [&CStr; 3] = [c"last_partition_id", c"last_offset", c"last_ch
 #[derive(Clone, Copy)]
 pub struct LockedRow {
     at: pg_sys::ItemPointerData,
+    /// Where [`Balances::images`] has the whole row, in words and bytes.
+    image: (usize, u32),
     pub balance: Balance,
     pub last_change: Option<Place>,
 }
@@ -45,12 +48,16 @@ pub struct LockedRow {
 /// `ledger.account_balances`, open for this batch.
 pub struct Balances {
     target: Target,
-    primary_key: pg_sys::Oid,
+    lookup: Lookup,
     /// Places of [`LAST_CHANGE`] in a row.
     last_change: [usize; 3],
-    search: *mut pg_sys::TupleTableSlot,
-    found: *mut pg_sys::TupleTableSlot,
-    written: *mut pg_sys::TupleTableSlot,
+    /// Locked rows as they were, aligned as in a page.
+    images: Vec<u64>,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+    /// Says which row is written, and with what.
+    old: *mut pg_sys::TupleTableSlot,
+    new: *mut pg_sys::TupleTableSlot,
     epq: Box<pg_sys::EPQState>,
     per_row: PgMemoryContexts,
     varlenas: Varlenas,
@@ -59,17 +66,18 @@ pub struct Balances {
 impl Balances {
     pub fn open() -> Self {
         let target = Target::open("account_balances", &COLUMN_TYPES);
+        let lookup = Lookup::open(
+            &target,
+            &[lookup::INT8, lookup::INT4, lookup::TEXT],
+            "account_id, shard_id, currency_code",
+        );
+        let last_change = LAST_CHANGE.map(|name| target.column(name));
         // SAFETY: the relation is open and its descriptor outlives the slots, which live until `close` or the end of the transaction.
         unsafe {
-            let primary_key = pg_sys::RelationGetPrimaryKeyIndex(target.relation);
-            if primary_key == pg_sys::InvalidOid {
-                raise(
-                    Code::ERRCODE_UNDEFINED_OBJECT,
-                    "ledger.account_balances has lost its primary key (account_id, shard_id, currency_code): restore it to go on",
-                );
-            }
-            let last_change = LAST_CHANGE.map(|name| target.column(name));
             let descriptor = (*target.relation).rd_att;
+            let natts = (*descriptor).natts as usize;
+            let slot =
+                || pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
             let mut epq: Box<pg_sys::EPQState> = Box::new(std::mem::zeroed());
             pg_sys::EvalPlanQualInit(
                 &mut *epq,
@@ -79,17 +87,13 @@ impl Balances {
                 -1,
             );
             Self {
-                primary_key,
+                lookup,
                 last_change,
-                search: pg_sys::MakeSingleTupleTableSlot(
-                    descriptor,
-                    &raw const pg_sys::TTSOpsVirtual,
-                ),
-                found: pg_sys::table_slot_create(target.relation, std::ptr::null_mut()),
-                written: pg_sys::MakeSingleTupleTableSlot(
-                    descriptor,
-                    &raw const pg_sys::TTSOpsVirtual,
-                ),
+                images: Vec::new(),
+                values: vec![pg_sys::Datum::from(0usize); natts],
+                nulls: vec![true; natts],
+                old: slot(),
+                new: slot(),
                 epq,
                 per_row: PgMemoryContexts::new("sluice balance row"),
                 varlenas: Varlenas::default(),
@@ -107,51 +111,87 @@ impl Balances {
     pub fn lock(&mut self, key: &AccountKey) -> Option<LockedRow> {
         self.varlenas.clear();
         let currency = self.varlenas.push(key.currency.as_str().as_bytes());
-        let currency = self.varlenas.datum(currency);
-        let (target, search, found, primary_key) =
-            (&self.target, self.search, self.found, self.primary_key);
-        // SAFETY: slots and relation are open; the search slot's values live in `varlenas` through the call; what the
-        // scan allocates goes into the per-row context, reset right after the values are copied out.
-        unsafe {
-            let natts = (*(*target.relation).rd_att).natts as usize;
-            pg_sys::ExecClearTuple(search);
-            std::slice::from_raw_parts_mut((*search).tts_isnull, natts).fill(true);
-            for (column, value) in [
-                key.account_id.into(),
-                pg_sys::Datum::from(key.shard_id),
-                currency,
-            ]
-            .into_iter()
-            .enumerate()
-            {
-                *(*search).tts_values.add(column) = value;
-                *(*search).tts_isnull.add(column) = false;
+        let key = [
+            key.account_id.into(),
+            key.shard_id.into(),
+            self.varlenas.datum(currency),
+        ];
+        let (relation, images) = (self.target.relation, &mut self.images);
+        let row = loop {
+            let mut outcome = Outcome::NoRow;
+            let visit = |version: &mut Version| {
+                outcome = match version.undecided {
+                    Some(transaction) => Outcome::Undecided(transaction),
+                    // SAFETY: the version is in a pinned page of this relation.
+                    None => unsafe { lock_version(relation, version, images) },
+                };
+                true
+            };
+            // SAFETY: the key's values live in `varlenas` through the call.
+            unsafe { self.lookup.versions(&key, visit) };
+            match outcome {
+                Outcome::NoRow => return None,
+                Outcome::Undecided(transaction) => self.lookup.wait_for(transaction),
+                Outcome::Moved => {}
+                Outcome::Locked(row) => break row,
             }
-            pg_sys::ExecStoreVirtualTuple(search);
-            let hit = self.per_row.switch_to(|_| {
-                pg_sys::RelationFindReplTupleByIndex(
-                    target.relation,
-                    primary_key,
-                    pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
-                    search,
-                    found,
-                )
-            });
-            let row = hit.then(|| {
-                pg_sys::slot_getsomeattrs_int(found, natts as i32);
-                LockedRow {
-                    at: (*found).tts_tid,
-                    balance: Balance {
-                        available: amount_of(found, AVAILABLE),
-                        frozen: amount_of(found, FROZEN),
-                    },
-                    last_change: place_of(found, self.last_change),
-                }
-            });
-            pg_sys::ExecClearTuple(found);
-            self.per_row.reset();
-            row
+            pgrx::check_for_interrupts!();
+        };
+        Some(self.read(row))
+    }
+
+    fn read(&mut self, mut row: LockedRow) -> LockedRow {
+        self.deform(&row);
+        row.balance = Balance {
+            available: self.amount(AVAILABLE),
+            frozen: self.amount(FROZEN),
+        };
+        let [partition_id, kafka_offset, change_no] = self
+            .last_change
+            .map(|column| (!self.nulls[column]).then(|| self.values[column].value()));
+        row.last_change = partition_id.zip(kafka_offset).zip(change_no).map(
+            |((partition_id, kafka_offset), change_no)| Place {
+                partition_id: partition_id as i32,
+                kafka_offset: kafka_offset as i64,
+                change_no: change_no as i16,
+            },
+        );
+        row
+    }
+
+    /// Takes a locked row apart into `values` and `nulls`, which point into its image.
+    fn deform(&mut self, row: &LockedRow) {
+        let (start, length) = row.image;
+        // SAFETY: the image is a copy of a tuple of this relation, aligned as in a page; both arrays have a place per
+        // column.
+        unsafe {
+            let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+            tuple.t_len = length;
+            tuple.t_self = row.at;
+            tuple.t_tableOid = (*self.target.relation).rd_id;
+            tuple.t_data = self.images.as_mut_ptr().add(start).cast();
+            pg_sys::heap_deform_tuple(
+                &mut tuple,
+                (*self.target.relation).rd_att,
+                self.values.as_mut_ptr(),
+                self.nulls.as_mut_ptr(),
+            );
         }
+    }
+
+    fn amount(&self, column: usize) -> Amount {
+        // SAFETY: by COLUMN_TYPES the datum is a numeric, inline in the image and NOT NULL; detoasting copies only what
+        // is compressed.
+        let amount = unsafe {
+            let packed = pg_sys::pg_detoast_datum_packed(self.values[column].cast_mut_ptr());
+            numeric::decode(pgrx::varlena::varlena_to_byte_slice(packed))
+        };
+        amount.unwrap_or_else(|| {
+            raise(
+                Code::ERRCODE_DATA_CORRUPTED,
+                "a balance in ledger.account_balances is not a numeric(36,18)",
+            )
+        })
     }
 
     /// Writes the new balance of a locked row; all its other columns stay as they are.
@@ -162,49 +202,40 @@ impl Balances {
         last_change: Place,
         updated_msec: i64,
     ) {
+        self.deform(row);
         self.varlenas.clear();
         let available = self.varlenas.push_amount(balance.available);
         let frozen = self.varlenas.push_amount(balance.frozen);
-        let (target, found, written) = (&self.target, self.found, self.written);
-        let (available, frozen) = (self.varlenas.datum(available), self.varlenas.datum(frozen));
-        let epq: *mut pg_sys::EPQState = &mut *self.epq;
         let [last_partition_id, last_offset, last_change_no] = self.last_change;
-        let mut at = row.at;
-        // SAFETY: the row is locked by this transaction, so its place stands; the values of both slots live through
-        // the call: in the pinned buffer of `found`, and in `varlenas`.
+        for (column, value) in [
+            (AVAILABLE, self.varlenas.datum(available)),
+            (FROZEN, self.varlenas.datum(frozen)),
+            (UPDATED_MSEC, pg_sys::Datum::from(updated_msec)),
+            (last_partition_id, last_change.partition_id.into()),
+            (last_offset, last_change.kafka_offset.into()),
+            (last_change_no, last_change.change_no.into()),
+        ] {
+            self.values[column] = value;
+            self.nulls[column] = false;
+        }
+        let (target, old, new) = (&self.target, self.old, self.new);
+        let epq: *mut pg_sys::EPQState = &mut *self.epq;
+        // SAFETY: the row is locked by this transaction, so its place stands; the values live through the call, in the
+        // row's image and in `varlenas`; of `old` only the place is read, for the table has no triggers.
         unsafe {
-            let fetched = pg_sys::table_tuple_fetch_row_version(
-                target.relation,
-                &mut at,
-                &raw mut pg_sys::SnapshotAnyData,
-                found,
+            (*old).tts_tid = row.at;
+            pg_sys::ExecClearTuple(new);
+            std::ptr::copy_nonoverlapping(
+                self.values.as_ptr(),
+                (*new).tts_values,
+                self.values.len(),
             );
-            if !fetched {
-                raise(Code::ERRCODE_INTERNAL_ERROR, "a locked balance row is gone");
-            }
-            let natts = (*(*target.relation).rd_att).natts as usize;
-            pg_sys::slot_getsomeattrs_int(found, natts as i32);
-            pg_sys::ExecClearTuple(written);
-            std::ptr::copy_nonoverlapping((*found).tts_values, (*written).tts_values, natts);
-            std::ptr::copy_nonoverlapping((*found).tts_isnull, (*written).tts_isnull, natts);
-            for (column, value) in [
-                (AVAILABLE, available),
-                (FROZEN, frozen),
-                (UPDATED_MSEC, pg_sys::Datum::from(updated_msec)),
-                (last_partition_id, last_change.partition_id.into()),
-                (last_offset, last_change.kafka_offset.into()),
-                (last_change_no, last_change.change_no.into()),
-            ] {
-                *(*written).tts_values.add(column) = value;
-                *(*written).tts_isnull.add(column) = false;
-            }
-            pg_sys::ExecStoreVirtualTuple(written);
-            (*epq).origslot = written;
+            std::ptr::copy_nonoverlapping(self.nulls.as_ptr(), (*new).tts_isnull, self.nulls.len());
+            pg_sys::ExecStoreVirtualTuple(new);
             self.per_row.switch_to(|_| {
-                pg_sys::ExecSimpleRelationUpdate(target.result, target.estate, epq, found, written);
+                pg_sys::ExecSimpleRelationUpdate(target.result, target.estate, epq, old, new);
             });
-            pg_sys::ExecClearTuple(found);
-            pg_sys::ExecClearTuple(written);
+            pg_sys::ExecClearTuple(new);
             target.reset_per_tuple_memory();
             self.per_row.reset();
         }
@@ -213,50 +244,78 @@ impl Balances {
     pub fn close(self) {
         let Self {
             target,
-            search,
-            found,
-            written,
+            lookup,
+            old,
+            new,
             mut epq,
             ..
         } = self;
-        // SAFETY: all three slots and the EPQ state were made by `open` and are used no more.
+        lookup.close();
+        // SAFETY: both slots and the EPQ state were made by `open` and are used no more.
         unsafe {
             pg_sys::EvalPlanQualEnd(&mut *epq);
-            pg_sys::ExecDropSingleTupleTableSlot(search);
-            pg_sys::ExecDropSingleTupleTableSlot(found);
-            pg_sys::ExecDropSingleTupleTableSlot(written);
+            pg_sys::ExecDropSingleTupleTableSlot(old);
+            pg_sys::ExecDropSingleTupleTableSlot(new);
         }
         target.close();
     }
 }
 
-/// # Safety
-/// `slot` holds a tuple whose attributes are extracted; `columns` are those of [`LAST_CHANGE`].
-unsafe fn place_of(slot: *mut pg_sys::TupleTableSlot, columns: [usize; 3]) -> Option<Place> {
-    // SAFETY: by contract all attributes up to these columns are there.
-    let [partition_id, kafka_offset, change_no] = columns.map(|column| unsafe {
-        (!*(*slot).tts_isnull.add(column)).then(|| (*(*slot).tts_values.add(column)).value())
-    });
-    Some(Place {
-        partition_id: partition_id? as i32,
-        kafka_offset: kafka_offset? as i64,
-        change_no: change_no? as i16,
-    })
+/// What came of looking for a row.
+enum Outcome {
+    NoRow,
+    /// Another transaction creates, changes or deletes it.
+    Undecided(pg_sys::TransactionId),
+    /// It was changed while its lock was waited for.
+    Moved,
+    Locked(LockedRow),
 }
 
+/// Locks a version and keeps a copy of it.
+///
 /// # Safety
-/// `slot` holds a tuple whose attribute `column` is extracted and of type numeric.
-unsafe fn amount_of(slot: *mut pg_sys::TupleTableSlot, column: usize) -> Amount {
-    // SAFETY: by contract the datum is a numeric, inline in the tuple; detoasting copies only what is compressed.
-    let amount = unsafe {
-        let packed =
-            pg_sys::pg_detoast_datum_packed((*(*slot).tts_values.add(column)).cast_mut_ptr());
-        numeric::decode(pgrx::varlena::varlena_to_byte_slice(packed))
-    };
-    amount.unwrap_or_else(|| {
-        raise(
-            Code::ERRCODE_DATA_CORRUPTED,
-            "a balance in ledger.account_balances is not a numeric(36,18)",
-        )
-    })
+/// The version is one of `relation`, its page pinned.
+unsafe fn lock_version(
+    relation: pg_sys::Relation,
+    version: &mut Version,
+    images: &mut Vec<u64>,
+) -> Outcome {
+    let tuple = &mut version.tuple;
+    let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+    // SAFETY: heap_lock_tuple reads and pins the page of `tuple` anew and points the tuple into it; a locked tuple does
+    // not change while its page is pinned.
+    unsafe {
+        let mut failure: pg_sys::TM_FailureData = std::mem::zeroed();
+        let result = pg_sys::heap_lock_tuple(
+            relation,
+            tuple,
+            pg_sys::GetCurrentCommandId(false),
+            pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+            pg_sys::LockWaitPolicy::LockWaitBlock,
+            false,
+            &mut buffer,
+            &mut failure,
+        );
+        let outcome = match result {
+            pg_sys::TM_Result::TM_Ok => {
+                let (start, length) = (images.len(), tuple.t_len as usize);
+                images.resize(start + length.div_ceil(size_of::<u64>()), 0);
+                let image = images[start..].as_mut_ptr().cast::<u8>();
+                std::ptr::copy_nonoverlapping(tuple.t_data.cast::<u8>(), image, length);
+                Outcome::Locked(LockedRow {
+                    at: tuple.t_self,
+                    image: (start, tuple.t_len),
+                    balance: Balance::default(),
+                    last_change: None,
+                })
+            }
+            pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => Outcome::Moved,
+            _ => raise(
+                Code::ERRCODE_INTERNAL_ERROR,
+                "a balance row cannot be locked",
+            ),
+        };
+        pg_sys::ReleaseBuffer(buffer);
+        outcome
+    }
 }

@@ -1,14 +1,13 @@
-//! Appends to `ledger.balance_log`, many rows per page and WAL record, as COPY does.
+//! Appends to `ledger.balance_log`.
 
 use ledger::amount::Amount;
 use ledger::event::Change;
 use ledger::fold::Balance;
 use pgrx::pg_sys;
-use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 
+use super::append::{Append, Unique};
 use super::target::Target;
 use super::varlena::Varlenas;
-use crate::error::raise;
 
 const COLUMN_TYPES: [pg_sys::Oid; 17] = [
     pg_sys::INT8OID,
@@ -29,9 +28,6 @@ const COLUMN_TYPES: [pg_sys::Oid; 17] = [
     pg_sys::INT4OID,
     pg_sys::INT2OID,
 ];
-/// Rows that go to the table in one call; COPY uses up to 1000.
-const SLOTS: usize = 500;
-
 /// Where a row of the log is found: its primary key.
 #[derive(Clone, Copy)]
 pub struct Place {
@@ -54,47 +50,22 @@ pub struct LogRow<'a> {
 
 /// The log, open for one batch of one partition.
 pub struct Log {
-    target: Target,
-    slots: Vec<*mut pg_sys::TupleTableSlot>,
-    filled: usize,
+    append: Append,
     partition_id: i32,
     created_at: i64,
     varlenas: Varlenas,
-    written: u64,
 }
 
 impl Log {
     /// `created_at` in microseconds since 2000-01-01, as timestamptz counts.
     pub fn open(partition_id: i32, created_at: i64) -> Self {
         let target = Target::open("balance_log", &COLUMN_TYPES);
-        if target.has_triggers() {
-            raise(
-                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!(
-                    "ledger.{} has triggers, which the batched apply would pass over: drop them to go on",
-                    target.name()
-                ),
-            );
-        }
-        // SAFETY: the relation is open.
-        let natts = unsafe { (*(*target.relation).rd_att).natts as usize };
-        if natts != COLUMN_TYPES.len() {
-            raise(
-                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!(
-                    "ledger.{} has columns that the batched apply does not know: drop them to go on",
-                    target.name()
-                ),
-            );
-        }
+        target.refuse_additions(COLUMN_TYPES.len());
         Self {
-            target,
-            slots: Vec::new(),
-            filled: 0,
+            append: Append::new(target, Unique::Enforced),
             partition_id,
             created_at,
             varlenas: Varlenas::default(),
-            written: 0,
         }
     }
 
@@ -103,8 +74,8 @@ impl Log {
     }
 
     pub fn append(&mut self, row: &LogRow<'_>) {
-        if self.filled == SLOTS {
-            self.flush();
+        if self.append.is_full() {
+            self.append.flush(|_, _| ());
         }
         self.varlenas.clear();
         let amounts: [Amount; 4] = [
@@ -142,74 +113,13 @@ impl Log {
             row.previous.map(|place| place.partition_id.into()),
             row.previous.map(|place| place.change_no.into()),
         ];
-        let slot = self.free_slot();
-        // SAFETY: the slot has room for the table's columns, whose number was checked; materializing copies every
-        // value, so nothing points into `varlenas` afterwards.
-        unsafe {
-            pg_sys::ExecClearTuple(slot);
-            for (column, value) in values.into_iter().enumerate() {
-                *(*slot).tts_isnull.add(column) = value.is_none();
-                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0usize));
-            }
-            pg_sys::ExecStoreVirtualTuple(slot);
-            pg_sys::ExecConstraints(self.target.result, slot, self.target.estate);
-            pg_sys::ExecMaterializeSlot(slot);
-        }
-        self.filled += 1;
-    }
-
-    fn free_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
-        if self.filled == self.slots.len() {
-            // SAFETY: the relation is open; the slot is dropped in `close` or with the transaction's memory.
-            self.slots.push(unsafe {
-                pg_sys::table_slot_create(self.target.relation, std::ptr::null_mut())
-            });
-        }
-        self.slots[self.filled]
-    }
-
-    fn flush(&mut self) {
-        // SAFETY: `filled` slots hold materialized tuples of this relation; index entries are made right after the
-        // tuples, as in COPY, while the slots carry their new places.
-        unsafe {
-            let command = pg_sys::GetCurrentCommandId(true);
-            pg_sys::table_multi_insert(
-                self.target.relation,
-                self.slots.as_mut_ptr(),
-                self.filled as i32,
-                command,
-                0,
-                std::ptr::null_mut(),
-            );
-            for &slot in &self.slots[..self.filled] {
-                pg_sys::ExecInsertIndexTuples(
-                    self.target.result,
-                    slot,
-                    self.target.estate,
-                    false,
-                    false,
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                );
-                pg_sys::ExecClearTuple(slot);
-            }
-        }
-        self.target.reset_per_tuple_memory();
-        self.written += self.filled as u64;
-        self.filled = 0;
-        pgrx::check_for_interrupts!();
+        // SAFETY: the table has these columns; the values live in `varlenas` through the call.
+        unsafe { self.append.push(&values) };
     }
 
     /// Writes what is left and answers how many rows the batch logged.
     pub fn close(mut self) -> u64 {
-        if self.filled > 0 {
-            self.flush();
-        }
-        for &slot in &self.slots {
-            // SAFETY: made by table_slot_create, empty, used no more.
-            unsafe { pg_sys::ExecDropSingleTupleTableSlot(slot) };
-        }
-        self.target.close();
-        self.written
+        self.append.flush(|_, _| ());
+        self.append.close()
     }
 }

@@ -2,9 +2,12 @@
 //! only `unsafe` of the workspace. What leaves this module is safe to use.
 #![allow(unsafe_code)]
 
+mod append;
 pub mod balances;
 pub mod capture;
+pub mod identities;
 pub mod log;
+mod lookup;
 pub mod numeric;
 pub mod session;
 mod target;

@@ -7,7 +7,9 @@
 
 use ledger::amount::Amount;
 
-const BASE: u128 = 10_000;
+const BASE: u64 = 10_000;
+/// Units in one whole.
+const ONE: u128 = 10u128.pow(Amount::SCALE);
 /// Base-10000 digits behind the point in units of 10^-20.
 const FRACTION_DIGITS: i32 = 5;
 const UNITS_PER_AMOUNT_UNIT: u128 = 100;
@@ -39,14 +41,19 @@ pub fn decode(data: &[u8]) -> Option<Amount> {
     let mut magnitude: u128 = 0;
     let mut position = weight + FRACTION_DIGITS;
     for pair in data[digits_at..].chunks_exact(2) {
-        let digit = u16::from_ne_bytes([pair[0], pair[1]]) as u128;
-        if digit != 0 {
-            if !(0..MAX_DIGITS as i32).contains(&position) {
-                return None;
-            }
-            magnitude = magnitude.checked_add(digit * BASE.pow(position as u32))?;
+        let digit = u16::from_ne_bytes([pair[0], pair[1]]);
+        if digit != 0 && !(0..MAX_DIGITS as i32).contains(&position) {
+            return None;
+        }
+        if position >= 0 {
+            let shifted = magnitude.checked_mul(u128::from(BASE))?;
+            magnitude = shifted.checked_add(u128::from(digit))?;
         }
         position -= 1;
+    }
+    // Zeros at the end are not stored.
+    for _ in 0..=position {
+        magnitude = magnitude.checked_mul(u128::from(BASE))?;
     }
     if !magnitude.is_multiple_of(UNITS_PER_AMOUNT_UNIT) {
         return None;
@@ -60,22 +67,21 @@ pub fn decode(data: &[u8]) -> Option<Amount> {
 
 /// Appends the data of `amount` as numeric(36,18), without a varlena header.
 pub fn encode(amount: Amount, out: &mut Vec<u8>) {
-    let mut rest = amount.units().unsigned_abs() * UNITS_PER_AMOUNT_UNIT;
+    // Divided once, and from here on in 64 bits, whose divisions by constants are multiplications.
+    let magnitude = amount.units().unsigned_abs();
+    let whole = magnitude / ONE;
+    let fraction = (magnitude - whole * ONE) as u64;
     let mut digits = [0u16; MAX_DIGITS];
-    let (mut lowest, mut highest) = (None, 0);
-    for (position, digit) in digits.iter_mut().enumerate() {
-        *digit = (rest % BASE) as u16;
-        rest /= BASE;
-        if *digit != 0 {
-            lowest.get_or_insert(position);
-            highest = position;
+    digits[0] = (fraction % 100) as u16 * 100;
+    let (behind, before) = digits[1..].split_at_mut(FRACTION_DIGITS as usize - 1);
+    for (mut rest, digits) in [(fraction / 100, behind), (whole as u64, before)] {
+        for digit in digits {
+            *digit = (rest % BASE) as u16;
+            rest /= BASE;
         }
     }
-    let weight = if lowest.is_some() {
-        highest as i32 - FRACTION_DIGITS
-    } else {
-        0
-    };
+    let highest = digits.iter().rposition(|digit| *digit != 0);
+    let weight = highest.map_or(0, |highest| highest as i32 - FRACTION_DIGITS);
     let sign = if amount.units() < 0 {
         SHORT_NEGATIVE
     } else {
@@ -84,7 +90,8 @@ pub fn encode(amount: Amount, out: &mut Vec<u8>) {
     let scale = (Amount::SCALE as u16) << SCALE_SHIFT;
     let header = SHORT | sign | scale | (weight as u16 & 0x7F);
     out.extend_from_slice(&header.to_ne_bytes());
-    if let Some(lowest) = lowest {
+    if let Some(highest) = highest {
+        let lowest = digits.iter().position(|digit| *digit != 0).unwrap_or(0);
         for digit in digits[lowest..=highest].iter().rev() {
             out.extend_from_slice(&digit.to_ne_bytes());
         }

@@ -70,6 +70,26 @@ impl Target {
         unsafe { !(*self.relation).trigdesc.is_null() }
     }
 
+    /// For a table that belongs to the apply alone, and has `columns` of them.
+    pub fn refuse_additions(&self, columns: usize) {
+        // SAFETY: the relation is open.
+        let natts = unsafe { (*(*self.relation).rd_att).natts as usize };
+        let additions = if self.has_triggers() {
+            "triggers"
+        } else if natts != columns {
+            "columns"
+        } else {
+            return;
+        };
+        raise(
+            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "ledger.{} has {additions} that the batched apply does not know: drop them to go on",
+                self.name
+            ),
+        );
+    }
+
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -102,6 +122,8 @@ unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_type
     let (form, descriptor) = unsafe { (*(*relation).rd_rel, &*(*relation).rd_att) };
     let refusal = if form.relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char {
         "is partitioned or is not a plain table"
+    } else if form.relam != pg_sys::HEAP_TABLE_AM_OID {
+        "does not use the heap access method"
     } else if form.relhassubclass {
         "has child tables"
     } else if form.relhasrules {

@@ -3,9 +3,9 @@
 
 use ledger::account::{AccountKey, Currency};
 use ledger::amount::Amount;
-use ledger::contract::{Checksum, StagedRow};
 use ledger::event::Change;
 use ledger::identity::{Identity, PayloadHash};
+use ledger::staging;
 use std::time::Duration;
 
 use proofs::stack::Stack;
@@ -177,82 +177,42 @@ impl Batch {
     }
 
     pub fn checksum(&self) -> i64 {
-        let mut checksum = Checksum::default();
-        for record in &self.rows {
-            let identity = Identity::of(None, &record.event_id);
-            let payload_hash = PayloadHash::of(record.payload.as_bytes());
-            if let Some(code) = &record.error_code {
-                checksum.add(&StagedRow {
-                    kafka_offset: record.offset,
-                    change_no: 0,
-                    event_id: None,
-                    source: None,
-                    identity: None,
-                    payload_hash: None,
-                    change: None,
-                    error_code: Some(code.as_bytes()),
-                    payload: Some(record.payload.as_bytes()),
-                });
-            }
-            for (change_no, change) in record.changes.iter().enumerate() {
-                checksum.add(&StagedRow {
-                    kafka_offset: record.offset,
-                    change_no: change_no as i16,
-                    event_id: Some(record.event_id.as_bytes()),
-                    source: None,
-                    identity: Some(identity),
-                    payload_hash: Some(payload_hash),
-                    change: Some(*change),
-                    error_code: None,
-                    payload: None,
-                });
-            }
-        }
-        checksum.as_i64()
+        staging::checksum(&self.bytes())
     }
 
-    /// Stages all rows in the transaction that `client` is in.
-    pub async fn stage(&self, client: &Client) -> Result<(), Error> {
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
         for record in &self.rows {
             if let Some(code) = &record.error_code {
-                let statement = "INSERT INTO ledger.staging_balance_changes
-                    (kafka_offset, change_no, error_code, error_message, attempts, payload) VALUES ($1, 0, $2, 'a test', 1, $3)";
-                client
-                    .execute(
-                        statement,
-                        &[&record.offset, code, &record.payload.as_bytes()],
-                    )
-                    .await?;
+                let dead = staging::Dead {
+                    reason: code,
+                    message: "a test",
+                    attempts: 1,
+                    event_id: None,
+                    source: None,
+                    key: None,
+                    payload: Some(record.payload.as_bytes()),
+                    headers: None,
+                };
+                staging::put_dead(&mut bytes, record.offset, &dead);
+            } else {
+                let event = staging::Event {
+                    event_id: &record.event_id,
+                    source: None,
+                    identity: Identity::of(None, &record.event_id),
+                    payload_hash: PayloadHash::of(record.payload.as_bytes()),
+                };
+                staging::put_event(&mut bytes, record.offset, &event, &record.changes);
             }
-            let identity = Uuid::from_bytes(*Identity::of(None, &record.event_id).as_bytes());
-            let payload_hash =
-                Uuid::from_bytes(*PayloadHash::of(record.payload.as_bytes()).as_bytes());
-            for (change_no, change) in record.changes.iter().enumerate() {
-                let statement = "INSERT INTO ledger.staging_balance_changes
-                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10::text::numeric)";
-                let (available, frozen) = (
-                    change.available_delta.to_string(),
-                    change.frozen_delta.to_string(),
-                );
-                let currency = change.key.currency.as_str();
-                client
-                    .execute(
-                        statement,
-                        &[
-                            &record.offset,
-                            &(change_no as i16),
-                            &record.event_id,
-                            &identity,
-                            &payload_hash,
-                            &change.key.account_id,
-                            &change.key.shard_id,
-                            &currency,
-                            &available,
-                            &frozen,
-                        ],
-                    )
-                    .await?;
-            }
+        }
+        bytes
+    }
+
+    /// Stages all records in the transaction that `client` is in.
+    pub async fn stage(&self, client: &Client) -> Result<(), Error> {
+        let statement = "INSERT INTO ledger.staging_balance_changes VALUES ($1)";
+        for piece in self.bytes().chunks(100) {
+            client.execute(statement, &[&piece]).await?;
         }
         Ok(())
     }

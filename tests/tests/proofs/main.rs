@@ -11,6 +11,7 @@ mod fence;
 mod harness;
 mod health;
 mod mixed;
+mod operate;
 mod outages;
 mod service;
 mod sharing;

@@ -1,0 +1,235 @@
+//! Where the time of one event goes: batch after batch in one session, step by step; and what
+//! each process of the machine spends on an event from Kafka to COMMIT.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ledger::contract::record_fingerprint;
+use ledger::event::decode_balance_event;
+use ledger::identity::PayloadHash;
+use ledger::staging;
+
+use crate::Measured;
+use crate::ingester::Ingester;
+use crate::kafka::Kafka;
+use crate::report::{right_aligned, table};
+use crate::stack::{Result, Stack};
+
+use super::contender::Apply;
+use super::whole_way::{self, PARTITIONS};
+use super::workload::{Event, Skew, Stream, payload};
+use super::{BACKLOG, DEFAULT_BATCH, SEED, accounts};
+
+const EVENTS: usize = 200_000;
+/// Events of the same kind before the first that counts.
+const WARM_UP: usize = 100_000;
+/// What the steps may differ from the whole by.
+const TOLERANCE: f64 = 0.1;
+
+/// Seconds by step, in the order in which a batch meets them.
+type Times = Vec<(String, f64)>;
+
+/// Measures both, and answers with their tables.
+pub async fn run(stack: &Stack) -> Result<Measured> {
+    let machine = stack.machine().await?;
+    accounts::open(stack).await?;
+    let mut columns = Vec::new();
+    for skew in [Skew::Uniform, Skew::Zipf] {
+        columns.push((skew.name(), one_session(stack, skew).await?));
+    }
+    let (by_process, whole) = every_process(stack).await?;
+    let text = format!(
+        "Measured on {}.\n\n{}\n\n\
+         One session, batches of {DEFAULT_BATCH}, one step after the other: microseconds per event\n\n{}\n\n\
+         Kafka to COMMIT, {PARTITIONS} partitions with backlog, everything on this machine: microseconds of processor time per event\n\n{}",
+        machine.date,
+        machine.list(),
+        side_by_side(&columns)?,
+        alone(
+            "process",
+            &by_process,
+            whole,
+            "both cores, less what was idle"
+        )?,
+    );
+    accounts::empty_logs(stack).await?;
+    Ok(Measured::of(text, Vec::new()))
+}
+
+/// Microseconds per event by step, and of the whole.
+async fn one_session(stack: &Stack, skew: Skew) -> Result<(Times, f64)> {
+    let mut apply = Apply::connect(stack).await?;
+    let mut stream = Stream::new(skew, format!("steps-{skew:?}"), SEED);
+    apply.measure(&stream.take(WARM_UP), DEFAULT_BATCH).await?;
+    let payloads: Vec<Vec<u8>> = stream.take(EVENTS).iter().map(payload).collect();
+    let (mut times, mut whole) = (Times::new(), Duration::ZERO);
+    let mut changes = Vec::new();
+    for payloads in payloads.chunks(DEFAULT_BATCH) {
+        let clock = Instant::now();
+        let mut staged = Vec::new();
+        let mut last = None;
+        for (offset, payload) in (apply.offset()..).zip(payloads) {
+            let head = decode_balance_event(Some(payload), &mut changes)?;
+            let event = staging::Event {
+                event_id: &head.event_id,
+                source: head.source.as_deref(),
+                identity: head.identity(),
+                payload_hash: PayloadHash::of(payload),
+            };
+            staging::put_event(&mut staged, offset, &event, &changes);
+            last = Some(record_fingerprint(offset, 0, None, Some(payload)));
+        }
+        add(
+            &mut times,
+            "decode, hash and stage (ingester)",
+            clock.elapsed(),
+        );
+        let steps = apply.in_steps(&staged, payloads.len(), last).await?;
+        whole += clock.elapsed();
+        // Asked for when the clock stands still.
+        let inside = apply.last_steps().await?;
+        let [copy, call, commit] = steps;
+        let called: Duration = inside.iter().map(|(_, took)| *took).sum();
+        add(&mut times, "BEGIN and COPY", copy);
+        add(
+            &mut times,
+            "call: way there and back",
+            call - called.min(call),
+        );
+        for (step, took) in inside {
+            add(&mut times, &format!("call: {step}"), took);
+        }
+        add(&mut times, "COMMIT", commit);
+    }
+    let each = |seconds: f64| seconds * 1e6 / EVENTS as f64;
+    let times = times
+        .into_iter()
+        .map(|(step, seconds)| (step, each(seconds)));
+    Ok((times.collect(), each(whole.as_secs_f64())))
+}
+
+fn add(times: &mut Times, step: &str, took: Duration) {
+    let took = took.as_secs_f64();
+    match times.iter_mut().find(|(name, _)| name == step) {
+        Some((_, seconds)) => *seconds += took,
+        None => times.push((step.to_owned(), took)),
+    }
+}
+
+/// Microseconds of processor time per event by process, and of the whole machine.
+async fn every_process(stack: &Stack) -> Result<(Times, f64)> {
+    let kafka = Kafka::connect(stack)?;
+    let topic = "bench.steps";
+    let backlog = Stream::new(Skew::Uniform, "steps-whole".into(), SEED).take(BACKLOG);
+    accounts::empty_logs(stack).await?;
+    whole_way::fill(&kafka, topic, &backlog, Event::waiting).await?;
+    let mut ingester = Ingester::start(stack, topic, "", None)?;
+    // From the first half on, so that starting is over.
+    let half = BACKLOG as i64 / 2;
+    ingester.drain(stack, &[topic], 0, half).await?;
+    let (before, busy_before) = (processor_time()?, busy()?);
+    let sample = ingester
+        .drain(stack, &[topic], half, BACKLOG as i64)
+        .await?;
+    let (after, busy_after) = (processor_time()?, busy()?);
+    ingester.stop();
+    let each = |ticks: u64| ticks as f64 * 1e6 / TICKS / sample.events as f64;
+    let times = after.into_iter().map(|(process, ticks)| {
+        let spent = ticks.saturating_sub(before.get(process).copied().unwrap_or_default());
+        (process.to_owned(), each(spent))
+    });
+    Ok((times.collect(), each(busy_after - busy_before)))
+}
+
+/// Per second, on every Linux of today.
+const TICKS: f64 = 100.0;
+
+/// User and system time of all processes, by what they are.
+fn processor_time() -> Result<BTreeMap<&'static str, u64>> {
+    let mut times = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let (Ok(stat), Ok(title)) = (
+            std::fs::read_to_string(path.join("stat")),
+            std::fs::read_to_string(path.join("cmdline")),
+        ) else {
+            continue;
+        };
+        // The name may hold spaces and parentheses; what follows it does not.
+        let (Some(open), Some(close)) = (stat.find('('), stat.rfind(')')) else {
+            continue;
+        };
+        let fields: Vec<&str> = stat[close + 1..].split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        let is_session = ["wal", "checkpointer", "background", "autovacuum", "logical"]
+            .iter()
+            .all(|name| !title.contains(name));
+        let process = match &stat[open + 1..close] {
+            "postgres" if is_session => "PostgreSQL, sessions",
+            "postgres" => "PostgreSQL, WAL writer, checkpointer and the like",
+            "java" => "Kafka",
+            "sluice" => "sluice run",
+            _ if path.ends_with(std::process::id().to_string()) => "this program, which watches",
+            _ => "Linux and everything else",
+        };
+        *times.entry(process).or_default() += ticks;
+    }
+    Ok(times)
+}
+
+/// Time that the cores were not idle.
+fn busy() -> Result<u64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>()?;
+    // user, nice, system, idle, iowait, irq, softirq
+    Ok([0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum())
+}
+
+fn side_by_side(columns: &[(&str, (Times, f64))]) -> Result<String> {
+    let mut shown = table(&["step"]);
+    shown.set_header(std::iter::once("step").chain(columns.iter().map(|(name, _)| *name)));
+    let (_, (first, _)) = &columns[0];
+    for (step, _) in first {
+        let times = columns.iter().map(|(_, (times, _))| {
+            let found = times.iter().find(|(name, _)| name == step);
+            found.map_or(String::new(), |(_, us)| format!("{us:.2}"))
+        });
+        shown.add_row(std::iter::once(step.clone()).chain(times));
+    }
+    let mut last = vec!["the whole, measured apart".to_owned()];
+    for (_, (times, whole)) in columns {
+        last.push(share(times, *whole)?);
+    }
+    shown.add_row(last);
+    Ok(right_aligned(shown).to_string())
+}
+
+fn alone(what: &str, times: &Times, whole: f64, measured: &str) -> Result<String> {
+    let mut shown = table(&[what, "µs"]);
+    for (name, us) in times {
+        shown.add_row([name.clone(), format!("{us:.2}")]);
+    }
+    let measured = format!("the whole, measured apart: {measured}");
+    shown.add_row([measured, share(times, whole)?]);
+    Ok(right_aligned(shown).to_string())
+}
+
+/// The whole, and how much of it the steps explain.
+fn share(times: &Times, whole: f64) -> Result<String> {
+    let sum: f64 = times.iter().map(|(_, us)| us).sum();
+    if (sum / whole - 1.0).abs() > TOLERANCE {
+        return Err(format!(
+            "the steps take {sum:.2} µs, the whole {whole:.2} µs: a step is missing"
+        )
+        .into());
+    }
+    Ok(format!(
+        "{whole:.2} (the steps: {:.0} %)",
+        sum / whole * 100.0
+    ))
+}

@@ -1,0 +1,227 @@
+//! What is staged reads back as it was, and nothing else reads as anything.
+
+use ledger::account::{AccountKey, Currency};
+use ledger::amount::Amount;
+use ledger::event::Change;
+use ledger::identity::{Identity, PayloadHash};
+use ledger::staging::{Content, Dead, Event, Record, Staged, checksum, put_dead, put_event, read};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Sample {
+    Event(String, Option<String>, Vec<Change>),
+    Dead(Box<DeadSample>),
+}
+
+#[derive(Clone, Debug)]
+struct DeadSample {
+    texts: [Option<String>; 3],
+    message: String,
+    attempts: i32,
+    key: Option<Vec<u8>>,
+    payload: Option<Vec<u8>>,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let amount = || {
+        let limit = Amount::MAX.units();
+        (-limit..=limit).prop_map(Amount::from_units)
+    };
+    (
+        any::<i64>(),
+        any::<i32>(),
+        "[A-Z0-9]{2,16}",
+        amount(),
+        amount(),
+    )
+        .prop_map(
+            |(account_id, shard_id, currency, available_delta, frozen_delta)| Change {
+                key: AccountKey {
+                    account_id,
+                    shard_id,
+                    currency: Currency::new(&currency).expect("a currency"),
+                },
+                available_delta,
+                frozen_delta,
+            },
+        )
+}
+
+fn sample() -> impl Strategy<Value = Sample> {
+    let id = || "[^\\x00]{1,60}";
+    let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..50));
+    let text = || prop::option::of("[^\\x00]{0,300}");
+    prop_oneof![
+        (
+            id(),
+            prop::option::of(id()),
+            prop::collection::vec(change(), 1..=64)
+        )
+            .prop_map(|(event_id, source, changes)| Sample::Event(event_id, source, changes)),
+        (
+            [text(), text(), text()],
+            "[^\\x00]*",
+            any::<i32>(),
+            bytes(),
+            bytes()
+        )
+            .prop_map(
+                |(texts, message, attempts, key, payload)| Sample::Dead(Box::new(DeadSample {
+                    texts,
+                    message,
+                    attempts,
+                    key,
+                    payload,
+                }))
+            ),
+    ]
+}
+
+fn event<'s>(event_id: &'s str, source: Option<&'s str>) -> Event<'s> {
+    Event {
+        event_id,
+        source,
+        identity: Identity::of(source, event_id),
+        payload_hash: PayloadHash::of(event_id.as_bytes()),
+    }
+}
+
+fn staged(samples: &[Sample]) -> (Vec<u8>, Staged<'_>) {
+    let (mut bytes, mut staged) = (Vec::new(), Staged::default());
+    for (offset, sample) in (-3..).zip(samples) {
+        let content = match sample {
+            Sample::Event(event_id, source, changes) => {
+                let event = event(event_id, source.as_deref());
+                put_event(&mut bytes, offset, &event, changes);
+                let first = staged.changes.len();
+                staged.changes.extend_from_slice(changes);
+                Content::Event(event, first..staged.changes.len())
+            }
+            Sample::Dead(sample) => {
+                let [event_id, source, headers] = sample.texts.each_ref().map(Option::as_deref);
+                let dead = Dead {
+                    reason: "INVALID_EVENT",
+                    message: &sample.message,
+                    attempts: sample.attempts,
+                    event_id,
+                    source,
+                    key: sample.key.as_deref(),
+                    payload: sample.payload.as_deref(),
+                    headers,
+                };
+                put_dead(&mut bytes, offset, &dead);
+                Content::Dead(Box::new(dead))
+            }
+        };
+        staged.records.push(Record { offset, content });
+    }
+    (bytes, staged)
+}
+
+fn rows(staged: &Staged<'_>) -> usize {
+    let is_dead = |record: &&Record<'_>| matches!(record.content, Content::Dead(_));
+    staged.changes.len() + staged.records.iter().filter(is_dead).count()
+}
+
+proptest! {
+    #[test]
+    fn what_is_staged_reads_back(samples in prop::collection::vec(sample(), 0..8)) {
+        let (bytes, staged) = staged(&samples);
+        let rows = rows(&staged);
+        prop_assert!(read(&bytes, rows + 1).is_err() && rows.checked_sub(1).is_none_or(|fewer| read(&bytes, fewer).is_err()));
+        prop_assert_eq!(read(&bytes, rows), Ok(staged));
+    }
+
+    /// Bytes that are lost or changed on the way are never mistaken for a batch: what still reads has another checksum.
+    #[test]
+    fn damage_shows(samples in prop::collection::vec(sample(), 1..4), at in any::<prop::sample::Index>(), flip in 1u8..) {
+        let (bytes, whole) = staged(&samples);
+        let at = at.index(bytes.len());
+        prop_assert_ne!(checksum(&bytes[..at]), checksum(&bytes));
+        let mut damaged = bytes.clone();
+        damaged[at] ^= flip;
+        let _ = read(&damaged, rows(&whole));
+        prop_assert_ne!(checksum(&damaged), checksum(&bytes));
+    }
+
+    #[test]
+    fn noise_is_an_answer_and_no_panic(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read(&noise, 9);
+    }
+}
+
+#[test]
+fn bounds_are_kept() {
+    let change = Change {
+        key: AccountKey {
+            account_id: 1,
+            shard_id: 0,
+            currency: Currency::new("USD").expect("a currency"),
+        },
+        available_delta: Amount::ZERO,
+        frozen_delta: Amount::ZERO,
+    };
+    let bytes_of = |event_id: &str, changes: &[Change]| {
+        let mut bytes = Vec::new();
+        put_event(&mut bytes, 7, &event(event_id, None), changes);
+        bytes
+    };
+    let good = bytes_of("e", &[change]);
+    assert!(read(&good, 1).is_ok());
+    let too_much = Change {
+        frozen_delta: Amount::from_units(Amount::MAX.units() + 1),
+        ..change
+    };
+    for (bad, expected) in [
+        (bytes_of("", &[change]), "event"),
+        (bytes_of("a\0b", &[change]), "event id"),
+        (bytes_of("e", &[]), "event"),
+        (bytes_of("e", &[change; 65]), "event"),
+        (bytes_of("e", &[too_much]), "amount"),
+        (good[..good.len() - 1].to_vec(), "amount"),
+        ([&good[..], &[1]].concat(), "end of the promised rows"),
+        ([&good[..8], &[9], &good[9..]].concat(), "kind"),
+    ] {
+        assert_eq!(
+            read(&bad, 1).map_err(|malformed| malformed.expected),
+            Err(expected)
+        );
+    }
+    let at = good.len() - 35;
+    assert_eq!(&good[at..at + 3], b"USD");
+    let mut bad = good.clone();
+    bad[at] = b'u';
+    assert_eq!(
+        read(&bad, 1).map_err(|malformed| malformed.expected),
+        Err("currency")
+    );
+}
+
+/// Both ends may be of different builds for a while: these figures must never change.
+#[test]
+fn the_form_is_stable() {
+    let samples = [
+        Sample::Event(
+            "e".into(),
+            Some("s".into()),
+            vec![Change {
+                key: AccountKey {
+                    account_id: 1,
+                    shard_id: 2,
+                    currency: Currency::new("USD").expect("a currency"),
+                },
+                available_delta: Amount::from_units(3),
+                frozen_delta: Amount::from_units(-4),
+            }],
+        ),
+        Sample::Dead(Box::new(DeadSample {
+            texts: [None, Some("s".into()), Some("[]".into())],
+            message: "m".into(),
+            attempts: 1,
+            key: None,
+            payload: Some(b"{".to_vec()),
+        })),
+    ];
+    assert_eq!(checksum(&[]), 0, "an empty batch");
+    assert_eq!(checksum(&staged(&samples).0), 4_850_526_249_305_582_191);
+}

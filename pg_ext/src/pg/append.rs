@@ -1,0 +1,126 @@
+//! New rows for a table, many per page and WAL record, as COPY inserts them.
+
+use pgrx::pg_sys;
+
+use super::target::Target;
+
+/// Rows that go to the table in one call; COPY uses up to 1000.
+pub const ROWS: usize = 500;
+
+/// What an index that is to be unique says of a new row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unique {
+    /// A second row of the same key is an error.
+    Enforced,
+    /// [`Append::flush`] answers which rows may be a second one; they are in the table all the same.
+    Reported,
+}
+
+/// A table that takes new rows.
+pub struct Append {
+    target: Target,
+    unique: Unique,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+    filled: usize,
+    written: u64,
+}
+
+impl Append {
+    pub fn new(target: Target, unique: Unique) -> Self {
+        Self {
+            target,
+            unique,
+            slots: Vec::new(),
+            filled: 0,
+            written: 0,
+        }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.filled == ROWS
+    }
+
+    /// Copies one row, with `None` for NULL; it goes to the table with the next `flush`.
+    ///
+    /// # Safety
+    /// There is one value per column of the table, and each is valid for its type.
+    pub unsafe fn push<const N: usize>(&mut self, values: &[Option<pg_sys::Datum>; N]) {
+        let slot = self.free_slot();
+        // SAFETY: by contract the slot has room for the values; materializing copies each, so nothing points to them
+        // afterwards.
+        unsafe {
+            pg_sys::ExecClearTuple(slot);
+            for (column, value) in values.iter().enumerate() {
+                *(*slot).tts_isnull.add(column) = value.is_none();
+                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0usize));
+            }
+            pg_sys::ExecStoreVirtualTuple(slot);
+            pg_sys::ExecConstraints(self.target.result, slot, self.target.estate);
+            pg_sys::ExecMaterializeSlot(slot);
+        }
+        self.filled += 1;
+    }
+
+    fn free_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
+        if self.filled == self.slots.len() {
+            // SAFETY: the relation is open; the slot is dropped in `close` or with the transaction's memory.
+            self.slots.push(unsafe {
+                pg_sys::table_slot_create(self.target.relation, std::ptr::null_mut())
+            });
+        }
+        self.slots[self.filled]
+    }
+
+    /// Writes the rows pushed since the last time. `conflict` is told of each that may be a second one of its key, in
+    /// their order, by its number and its place, before the next row gets its index entries.
+    pub fn flush(&mut self, mut conflict: impl FnMut(usize, pg_sys::ItemPointerData)) {
+        let report = self.unique == Unique::Reported;
+        // SAFETY: `filled` slots hold materialized tuples of this relation; index entries are made right after the
+        // tuples, as in COPY, while the slots carry their new places.
+        unsafe {
+            let command = pg_sys::GetCurrentCommandId(true);
+            pg_sys::table_multi_insert(
+                self.target.relation,
+                self.slots.as_mut_ptr(),
+                self.filled as i32,
+                command,
+                0,
+                std::ptr::null_mut(),
+            );
+            for (number, &slot) in self.slots[..self.filled].iter().enumerate() {
+                let mut specific = false;
+                let suspects = pg_sys::ExecInsertIndexTuples(
+                    self.target.result,
+                    slot,
+                    self.target.estate,
+                    false,
+                    report,
+                    &mut specific,
+                    std::ptr::null_mut(),
+                );
+                if report && !suspects.is_null() {
+                    conflict(number, (*slot).tts_tid);
+                }
+                pg_sys::ExecClearTuple(slot);
+            }
+        }
+        self.target.reset_per_tuple_memory();
+        self.written += self.filled as u64;
+        self.filled = 0;
+        pgrx::check_for_interrupts!();
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Answers how many rows were written. All of them are flushed.
+    pub fn close(self) -> u64 {
+        for &slot in &self.slots {
+            // SAFETY: made by table_slot_create, empty, used no more.
+            unsafe { pg_sys::ExecDropSingleTupleTableSlot(slot) };
+        }
+        self.target.close();
+        self.written
+    }
+}

@@ -1,0 +1,191 @@
+//! Rows by their primary key, through one index scan that is used for key after key.
+//!
+//! It sees what PostgreSQL's own unique checks see: every version that is alive, and those
+//! whose fate another transaction still has to decide.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
+
+use super::target::Target;
+use crate::error::raise;
+
+/// Equality of a key column's type, and the column's collation is the index's own.
+pub const INT8: u32 = pg_sys::F_INT8EQ;
+pub const INT4: u32 = pg_sys::F_INT4EQ;
+pub const TEXT: u32 = pg_sys::F_TEXTEQ;
+pub const UUID: u32 = pg_sys::F_UUID_EQ;
+
+/// The primary key of a table, whose columns are the table's first.
+pub struct Lookup {
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    scan: pg_sys::IndexScanDesc,
+    keys: Vec<pg_sys::ScanKeyData>,
+    /// The scan points into it, and it tells the last version's undecided transaction.
+    snapshot: Box<pg_sys::SnapshotData>,
+}
+
+/// A version of a row, in a page that is pinned while it is looked at.
+pub struct Version {
+    pub tuple: pg_sys::HeapTupleData,
+    /// The transaction that is still to say whether this version begins or ends.
+    pub undecided: Option<pg_sys::TransactionId>,
+}
+
+impl Lookup {
+    /// `equal` has the equality of each key column; `named` is how people know the key.
+    pub fn open(target: &Target, equal: &[u32], named: &str) -> Self {
+        let heap = target.relation;
+        // SAFETY: the relation is open; the index is checked before it is used, and closed in `close` or at the end of
+        // the transaction; the snapshot's address is that of its box, which the scan does not outlive.
+        unsafe {
+            let oid = pg_sys::RelationGetPrimaryKeyIndex(heap);
+            if oid == pg_sys::InvalidOid {
+                lost(target.name(), named);
+            }
+            let index = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as _);
+            let form = &*(*index).rd_index;
+            let columns = form.indkey.values.as_slice(form.indnkeyatts as usize);
+            if !columns.iter().copied().eq(1..=equal.len() as i16) {
+                lost(target.name(), named);
+            }
+            let mut snapshot: Box<pg_sys::SnapshotData> = Box::new(std::mem::zeroed());
+            snapshot.snapshot_type = pg_sys::SnapshotType::SNAPSHOT_DIRTY;
+            let keys = equal
+                .iter()
+                .enumerate()
+                .map(|(column, &equal)| {
+                    let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+                    pg_sys::ScanKeyInit(
+                        &mut key,
+                        column as i16 + 1,
+                        pg_sys::BTEqualStrategyNumber as _,
+                        equal.into(),
+                        pg_sys::Datum::from(0usize),
+                    );
+                    key.sk_collation = *(*index).rd_indcollation.add(column);
+                    key
+                })
+                .collect();
+            Self {
+                heap,
+                index,
+                scan: pg_sys::index_beginscan(heap, index, &mut *snapshot, equal.len() as i32, 0),
+                keys,
+                snapshot,
+            }
+        }
+    }
+
+    /// Shows `visit` the versions of a key's row until it says that it has seen enough. Whatever it does, no page is
+    /// locked meanwhile.
+    ///
+    /// # Safety
+    /// `key` has a valid datum for each key column.
+    pub unsafe fn versions(
+        &mut self,
+        key: &[pg_sys::Datum],
+        mut visit: impl FnMut(&mut Version) -> bool,
+    ) {
+        for (scan_key, value) in self.keys.iter_mut().zip(key) {
+            scan_key.sk_argument = *value;
+        }
+        // SAFETY: the scan is live; a version's tuple points into its page, which is pinned until it is released here
+        // or by the abort of the transaction.
+        unsafe {
+            let keys = self.keys.as_mut_ptr();
+            pg_sys::index_rescan(
+                self.scan,
+                keys,
+                self.keys.len() as i32,
+                std::ptr::null_mut(),
+                0,
+            );
+            loop {
+                let found = pg_sys::index_getnext_tid(
+                    self.scan,
+                    pg_sys::ScanDirection::ForwardScanDirection,
+                );
+                if found.is_null() {
+                    return;
+                }
+                let mut at = *found;
+                let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+                let block = pgrx::itemptr::item_pointer_get_block_number_no_check(at);
+                let buffer = pg_sys::ReadBuffer(self.heap, block);
+                prune_if_short_of_room(self.heap, buffer);
+                pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as _);
+                let alive = pg_sys::heap_hot_search_buffer(
+                    &mut at,
+                    self.heap,
+                    buffer,
+                    &mut *self.snapshot,
+                    &mut tuple,
+                    std::ptr::null_mut(),
+                    true,
+                );
+                pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
+                let enough = alive && {
+                    tuple.t_self = at;
+                    let undecided = [self.snapshot.xmin, self.snapshot.xmax];
+                    visit(&mut Version {
+                        tuple,
+                        undecided: undecided
+                            .into_iter()
+                            .find(|xid| *xid != pg_sys::InvalidTransactionId),
+                    })
+                };
+                pg_sys::ReleaseBuffer(buffer);
+                if enough {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for the end of a transaction, holding no page.
+    pub fn wait_for(&mut self, transaction: pg_sys::TransactionId) {
+        // SAFETY: the scan is live and lets go of its page; no relation or row is named for the error context.
+        unsafe {
+            pg_sys::index_rescan(self.scan, std::ptr::null_mut(), 0, std::ptr::null_mut(), 0);
+            pg_sys::XactLockTableWait(
+                transaction,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                pg_sys::XLTW_Oper::XLTW_None,
+            );
+        }
+    }
+
+    pub fn close(self) {
+        // SAFETY: opened by `open` and used no more; the lock stays until the end of the transaction.
+        unsafe {
+            pg_sys::index_endscan(self.scan);
+            pg_sys::index_close(self.index, pg_sys::NoLock as _);
+        }
+    }
+}
+
+fn lost(table: &str, named: &str) -> ! {
+    raise(
+        Code::ERRCODE_UNDEFINED_OBJECT,
+        format!("ledger.{table} has lost its primary key ({named}): restore it to go on"),
+    )
+}
+
+/// PostgreSQL's own scans take dead versions out of a page whenever its free space is below the fill factor, which is
+/// after every single update. Here it happens once per several updates.
+///
+/// # Safety
+/// `buffer` is a pinned page of `heap`.
+unsafe fn prune_if_short_of_room(heap: pg_sys::Relation, buffer: pg_sys::Buffer) {
+    const ROOM: u16 = pg_sys::BLCKSZ as u16 / 5;
+    // SAFETY: a pinned page does not move; as in heap_page_prune_opt, its bounds are read without a lock, and a wrong
+    // guess costs no more than the time.
+    unsafe {
+        let page = pg_sys::BufferGetPage(buffer).cast::<pg_sys::PageHeaderData>();
+        if (*page).pd_upper.saturating_sub((*page).pd_lower) < ROOM {
+            pg_sys::heap_page_prune_opt(heap, buffer);
+        }
+    }
+}
