@@ -45,7 +45,7 @@ down: ## stop what make up started and remove its data
 	else echo "nothing is up"; fi
 	@rm -rf .stack
 
-bench: build ## ratios and times, written to bench/README.md (BENCH=balances, domain or history for one, full for all in long)
+bench: build ## ratios and times, written to bench/README.md (BENCH=domain for one part, full for all and in long)
 	@BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
 
 bench-peers: build ## user.updated against the Debezium JDBC sink, fetched by Maven; written to bench/README.md

@@ -37,6 +37,14 @@ impl Kafka {
         })
     }
 
+    /// For `send`: with a producer that waits for no company.
+    pub fn prompt(stack: &Stack) -> Result<Self> {
+        Ok(Self {
+            admin: client(stack).create()?,
+            producer: producer(stack).set("linger.ms", "0").create()?,
+        })
+    }
+
     /// For `at_once`.
     pub fn transactional(stack: &Stack, id: &str) -> Result<Self> {
         let kafka = Self {
@@ -66,21 +74,32 @@ impl Kafka {
     /// Sends all, and waits until Kafka has them.
     pub fn produce<'a>(&self, records: impl IntoIterator<Item = Record<'a>>) -> Result<()> {
         for record in records {
-            let mut unsent = BaseRecord::to(record.topic)
-                .partition(record.partition)
-                .key(record.key)
-                .payload(record.payload);
-            loop {
-                match self.producer.send(unsent) {
-                    Ok(()) => break,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
-                        self.producer.poll(Duration::from_millis(10));
-                        unsent = again;
-                    }
-                    Err((error, _)) => return Err(error.into()),
+            self.send(&record)?;
+        }
+        self.flush()
+    }
+
+    /// Hands one record over, and does not wait until Kafka has it.
+    pub fn send(&self, record: &Record<'_>) -> Result<()> {
+        let mut unsent = BaseRecord::to(record.topic)
+            .partition(record.partition)
+            .key(record.key)
+            .payload(record.payload);
+        loop {
+            match self.producer.send(unsent) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                    self.producer.poll(Duration::from_millis(10));
+                    unsent = again;
                 }
+                Err((error, _)) => return Err(error.into()),
             }
         }
+        self.producer.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    pub fn flush(&self) -> Result<()> {
         Ok(self.producer.flush(TIMEOUT)?)
     }
 

@@ -6,9 +6,12 @@
 
 mod balances;
 mod domain;
+mod endurance;
+mod fill;
 mod history;
 mod ingester;
 mod kafka;
+mod latency;
 mod peers;
 mod plot;
 mod random;
@@ -22,18 +25,37 @@ use std::process::ExitCode;
 use crate::stack::{Result, Stack};
 use crate::targets::{Curves, Figures};
 
-#[derive(Clone, Copy)]
+/// In the order in which they are measured: the later ones empty and fill the ledger anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Balances,
     Domain,
     History,
     Steps,
+    Latency,
+    Memory,
+    OpenTransaction,
+    LogRows,
     Peers,
 }
 
 impl Part {
     /// Those of `make bench`; what peers need is fetched by `make bench-peers`.
-    const ALL: [Self; 4] = [Self::Balances, Self::Domain, Self::History, Self::Steps];
+    const ALL: [Self; 8] = [
+        Self::Balances,
+        Self::Domain,
+        Self::History,
+        Self::Steps,
+        Self::Latency,
+        Self::Memory,
+        Self::OpenTransaction,
+        Self::LogRows,
+    ];
+
+    /// The others take too long, in whichever form.
+    fn is_in(self, form: Form) -> bool {
+        form == Form::Full || !matches!(self, Self::OpenTransaction | Self::LogRows)
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -41,6 +63,10 @@ impl Part {
             Self::Domain => "domain",
             Self::History => "history",
             Self::Steps => "steps",
+            Self::Latency => "latency",
+            Self::Memory => "memory",
+            Self::OpenTransaction => "open-transaction",
+            Self::LogRows => "log-rows",
             Self::Peers => "peers",
         }
     }
@@ -55,6 +81,10 @@ impl Part {
             }
             Self::History => history::run(stack).await,
             Self::Steps => balances::steps::run(stack).await,
+            Self::Latency => latency::run(stack, form).await,
+            Self::Memory => endurance::memory::run(stack, form).await,
+            Self::OpenTransaction => endurance::open_transaction::run(stack).await,
+            Self::LogRows => endurance::log_rows::run(stack).await,
             Self::Peers => peers::run(stack, rounds.unwrap_or(peers::DEFAULT_ROUNDS)).await,
         }
     }
@@ -136,23 +166,29 @@ fn parts() -> Result<(Vec<Part>, Form)> {
         }
     }
     if parts.is_empty() {
-        parts = Part::ALL.to_vec();
+        parts.extend(Part::ALL.into_iter().filter(|part| part.is_in(form)));
     }
+    parts.sort();
     Ok((parts, form))
 }
 
 /// What BENCH_ROUNDS says, where it is set.
 fn rounds() -> Result<Option<usize>> {
-    let Some(text) = variable("BENCH_ROUNDS") else {
+    number("BENCH_ROUNDS", 100)
+}
+
+/// A variable that is a whole number from 1, where it is set.
+pub fn number(name: &str, most: usize) -> Result<Option<usize>> {
+    let Some(text) = variable(name) else {
         return Ok(None);
     };
-    let rounds = text
+    let number = text
         .parse()
         .ok()
-        .filter(|rounds| (1..=100).contains(rounds));
-    match rounds {
-        Some(rounds) => Ok(Some(rounds)),
-        None => Err(format!("BENCH_ROUNDS must be 1 to 100, not {text}").into()),
+        .filter(|number| (1..=most).contains(number));
+    match number {
+        Some(number) => Ok(Some(number)),
+        None => Err(format!("{name} must be 1 to {most}, not {text}").into()),
     }
 }
 

@@ -81,6 +81,11 @@ impl Spread {
         }
     }
 
+    /// Of what was measured once.
+    pub fn once(value: f64) -> Self {
+        Self::of(std::iter::once(value))
+    }
+
     /// Events per second of each round.
     pub fn of_rates(samples: &[Sample]) -> Self {
         Self::of(samples.iter().map(Sample::rate))

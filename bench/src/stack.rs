@@ -104,6 +104,26 @@ impl Stack {
         Ok(())
     }
 
+    /// Changes a setting that needs no restart; DEFAULT takes that back.
+    pub async fn set(&self, name: &str, value: &str) -> Result<()> {
+        let admin = self.admin().await?;
+        let change = format!("ALTER SYSTEM SET {name} = {value}");
+        admin.batch_execute(&change).await?;
+        admin.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// The server's own pg_dump, of all there is.
+    pub fn pg_dump(&self) -> Result<Command> {
+        let pg_config = std::env::var("PG_CONFIG")
+            .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".to_owned());
+        let answer = Command::new(pg_config).arg("--bindir").output()?;
+        let folder = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
+        let mut command = Command::new(folder.join("pg_dump"));
+        command.arg("--dbname").arg(&self.admin_database_url);
+        Ok(command)
+    }
+
     /// Migrates, and fills what in service is never empty.
     pub async fn prepare(&self) -> Result<()> {
         self.configure().await?;

@@ -3,13 +3,13 @@
 //! Kafka against the apply alone; and transfers from Kafka against the floor.
 
 mod accounts;
-mod contender;
+pub mod contender;
 mod copy;
 pub mod steps;
 mod tables;
 mod transfer;
-mod whole_way;
-mod workload;
+pub mod whole_way;
+pub mod workload;
 
 use crate::Measured;
 use crate::kafka::Kafka;
