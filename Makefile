@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
-setup: ## install what is missing: Debian packages and Kafka's jars (as root or with sudo)
+setup: ## install what is missing: Debian packages, Kafka's jars and promtool (as root or with sudo)
 	@scripts/setup.sh
 
 build: setup install-extension ## build everything (release) and install the extension
