@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench acceptance soak mutants lint fmt doc package test-package check-deploy audit
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants lint fmt doc package test-package check-deploy audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -45,8 +45,12 @@ down: ## stop what make up started and remove its data
 	else echo "nothing is up"; fi
 	@rm -rf .stack
 
-bench: build ## ratios and times, written to bench/README.md (BENCH=balances, domain or history for one, full for all in long)
+bench: build ## ratios and times, written to bench/README.md (BENCH=domain for one part, full for all and in long)
 	@BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
+
+bench-peers: build ## user.updated against the Debezium JDBC sink, fetched by Maven; written to bench/README.md
+	@scripts/setup.sh --peers
+	@BENCH=peers BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
 
 acceptance: build ## take-over times, latency, idle cost, memory: a table, exit status 1 on a miss
 	@scripts/with-stack.sh target/release/acceptance

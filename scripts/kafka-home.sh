@@ -1,5 +1,9 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by setup.sh, which fills this folder, and by stack.sh, which runs Kafka from it.
+# Sourced by setup.sh, which fills these folders, and by stack.sh and connect.sh, which run what is in them.
+java_cache=${SLUICE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sluice}
 kafka_pom=$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml
-kafka_version=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$kafka_pom")
-kafka_home=${SLUICE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sluice}/kafka-$kafka_version
+connect_pom=$(dirname "${BASH_SOURCE[0]}")/connect/pom.xml
+pom_version() { sed -n "s|.*<$2.version>\(.*\)</$2.version>.*|\1|p" "$1"; }
+kafka_version=$(pom_version "$kafka_pom" kafka)
+kafka_home=$java_cache/kafka-$kafka_version
+connect_home=$java_cache/connect-$(pom_version "$connect_pom" connect)-debezium-$(pom_version "$connect_pom" debezium)

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, and Apache Kafka's jars from Maven.
+# Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, Apache Kafka's jars from Maven, promtool.
 # Starts no service and creates no database cluster. Where nothing lacks it says nothing and takes a moment.
 #
-#   scripts/setup.sh [--package]     --package: what building Debian packages needs, without what only tests and the demo need
+#   scripts/setup.sh [--package|--peers]
+#
+# --package: what building Debian packages needs, without what only tests and the demo need;
+# --peers adds what `make bench-peers` measures Sluice against: Kafka Connect with Debezium's JDBC sink.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,6 +19,8 @@ die() { say "$*"; exit 1; }
 have() { command -v "$1" >/dev/null; }
 have_file() { compgen -G "$1" >/dev/null; }
 kafka_is_here() { have_file "$kafka_home/kafka_*.jar"; }
+connect_is_here() { have_file "$connect_home/connect-runtime-*.jar"; }
+jars_are_here() { kafka_is_here && { [ $peers = no ] || connect_is_here; }; }
 # Kafka 4 needs Java 17; the version stands in quotes on the first line: openjdk version "17.0.15"
 java_fits() {
   local version
@@ -40,7 +45,7 @@ missing_packages() {
   fi
   have redis-server || echo redis-server
   java_fits || echo openjdk-17-jre-headless
-  kafka_is_here || have mvn || echo maven
+  jars_are_here || have mvn || echo maven
 }
 
 check_rust() {
@@ -107,31 +112,55 @@ install_packages() {
   rm -f "$log"
 }
 
-# --- Apache Kafka ---
+# --- jars from Maven ---
 
-fetch_kafka() {
-  local cache log jars
-  cache=$(dirname "$kafka_home")
-  mkdir -p "$cache" 2>/dev/null || die "cannot create $cache: set SLUICE_CACHE to a folder that can be written"
-  # Moved into place only when complete, so a broken download is never mistaken for Kafka.
-  jars=$(mktemp -d "$cache/fetching-XXXXXX")
+fetch() { # WHAT POM FOLDER
+  local what=$1 pom=$2 home=$3 log jars
+  mkdir -p "$java_cache" 2>/dev/null || die "cannot create $java_cache: set SLUICE_CACHE to a folder that can be written"
+  # Moved into place only when complete, so a broken download is never mistaken for the whole.
+  jars=$(mktemp -d "$java_cache/fetching-XXXXXX")
   log=$(mktemp)
   # shellcheck disable=SC2064
   trap "rm -rf '$jars'" EXIT
-  say "fetching Apache Kafka $kafka_version into $kafka_home"
-  mvn -B -q -Dstyle.color=never -f "$kafka_pom" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+  say "fetching $what into $home"
+  mvn -B -q -Dstyle.color=never -f "$pom" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$jars" >"$log" 2>&1 \
-    || die "Maven could not fetch Kafka: $(grep -m 1 ERROR "$log" | sed 's/ -> \[Help.*//; s/.*\(.\{200\}\)$/…\1/') (whole log: $log)"
+    || die "Maven could not fetch $what: $(grep -m 1 ERROR "$log" | sed 's/ -> \[Help.*//; s/.*\(.\{200\}\)$/…\1/') (whole log: $log)"
   chmod 755 "$jars"
-  mv -T "$jars" "$kafka_home" 2>/dev/null || kafka_is_here || die "cannot move Kafka's jars to $kafka_home"
+  mv -T "$jars" "$home" 2>/dev/null || [ -d "$home" ] || die "cannot move the jars to $home"
   rm -rf "$jars" "$log"
   trap - EXIT
 }
 
+# --- promtool ---
+
+# The one program of its package that a test runs: the rest, a service among it, is left out.
+# Without it no more than that test fails, so a machine that cannot have it is no reason to stop.
+fetch_promtool() {
+  local cache folder log
+  cache=$(dirname "$kafka_home")
+  mkdir -p "$cache"
+  folder=$(mktemp -d "$cache/fetching-XXXXXX")
+  log=$folder/log
+  # shellcheck disable=SC2064
+  trap "rm -rf '$folder'" EXIT
+  say "fetching promtool into $cache"
+  if { (cd "$folder" && apt-get -q download prometheus) || { apt update && (cd "$folder" && apt-get -q download prometheus); }; } >>"$log" 2>&1 \
+    && dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$folder" ./usr/bin/promtool; then
+    mv -T "$folder/usr/bin/promtool" "$cache/promtool"
+  else
+    say "promtool could not be fetched, its test will fail: $(grep '^E:' "$log" | tail -n 1)"
+  fi
+  rm -rf "$folder"
+  trap - EXIT
+}
+
+package=no peers=no
 case ${1:-} in
-  "") package=no ;;
+  "") ;;
   --package) package=yes ;;
-  *) die "usage: scripts/setup.sh [--package]" ;;
+  --peers) peers=yes ;;
+  *) die "usage: scripts/setup.sh [--package|--peers]" ;;
 esac
 
 check_rust
@@ -142,4 +171,6 @@ if [ ${#missing[@]} -gt 0 ]; then
   mapfile -t missing < <(missing_packages)
   [ ${#missing[@]} = 0 ] || die "still missing after the installation, or an older one comes first in PATH: ${missing[*]}"
 fi
-[ $package = yes ] || kafka_is_here || fetch_kafka
+[ $package = yes ] || kafka_is_here || fetch "Apache Kafka $kafka_version" "$kafka_pom" "$kafka_home"
+[ $peers = no ] || connect_is_here || fetch "Kafka Connect and Debezium's JDBC sink" "$connect_pom" "$connect_home"
+[ $package = yes ] || "$here/promtool.sh" --version >/dev/null 2>&1 || fetch_promtool

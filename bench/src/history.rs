@@ -97,11 +97,7 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
         machine.list(),
         right_aligned(table)
     );
-    Ok(Measured {
-        text,
-        figures,
-        curves: Vec::new(),
-    })
+    Ok(Measured::of(text, figures))
 }
 
 const HISTORY: &str = "SELECT * FROM ledger.account_history WHERE account_id = $1 AND currency_code = 'USD' LIMIT 100";

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::sample::Sample;
+use crate::sample::{Clock, Sample};
 use crate::stack::{Result, Stack};
 
+/// Without any COMMIT.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Lines of the log that an error shows.
 const TAIL: usize = 10;
@@ -26,13 +27,24 @@ impl Ingester {
         event_topics: &str,
         redis_url: Option<&str>,
     ) -> Result<Self> {
+        Self::start_with(
+            stack,
+            &[
+                ("BALANCE_TOPICS", balance_topics),
+                ("EVENT_TOPICS", event_topics),
+                ("REDIS_URL", redis_url.unwrap_or_default()),
+            ],
+        )
+    }
+
+    /// With default settings, but for these.
+    pub fn start_with(stack: &Stack, settings: &[(&str, &str)]) -> Result<Self> {
         let path = stack.dir.join("bench-ingester.log");
         let log = File::options().create(true).append(true).open(&path)?;
         let process = Command::new(stack.sluice()?)
             .arg("run")
-            .env("BALANCE_TOPICS", balance_topics)
-            .env("EVENT_TOPICS", event_topics)
-            .env("REDIS_URL", redis_url.unwrap_or_default())
+            .env("REDIS_URL", "")
+            .envs(settings.iter().copied())
             .env("SERVICE_ID", "bench-ingester")
             .env("DB_WRITER_SERVICE_PORT", "0")
             .env("LOG_FORMAT", "text")
@@ -57,37 +69,47 @@ impl Ingester {
                 "SELECT coalesce(sum(commit_offset), 0)::bigint FROM ledger.partition_leader_locks WHERE topic = ANY ($1)",
             )
             .await?;
-        let started = Instant::now();
-        let mut first: Option<(Instant, i64)> = None;
+        let mut last_commit = (Instant::now(), from_offset);
+        let mut clock = Clock::new(from_offset, to_offset);
         loop {
             let offset: i64 = admin.query_one(&committed, &[&topics]).await?.get(0);
-            let (since, before) = match first {
-                Some(first) => first,
-                None if offset > from_offset => *first.insert((Instant::now(), offset)),
-                None => (started, from_offset),
-            };
-            if offset >= to_offset {
-                if before == to_offset {
-                    return Err("all events came in one COMMIT: too few to be measured".into());
-                }
-                return Ok(Sample {
-                    events: (to_offset - before) as usize,
-                    batches: 1,
-                    seconds: since.elapsed().as_secs_f64(),
-                });
+            if let Some(sample) = clock.see(offset)? {
+                return Ok(sample);
             }
             let missing = to_offset - offset;
-            if let Some(status) = self.process.try_wait()? {
-                let what = format!("the ingester ended ({status}) with {missing} events to go");
-                return Err(self.with_log(&what).into());
+            if offset > last_commit.1 {
+                last_commit = (Instant::now(), offset);
             }
-            if started.elapsed() > TIMEOUT {
-                let what = format!("{missing} events wait after {} s", TIMEOUT.as_secs());
-                return Err(self.with_log(&what).into());
-            }
+            self.check(missing, last_commit.0)?;
             // Often enough for a per mille of the time measured, rarely enough not to disturb.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// That it runs, and has committed something lately while events are missing.
+    pub fn check(&mut self, missing: i64, last_commit: Instant) -> Result<()> {
+        if let Some(status) = self.process.try_wait()? {
+            let what = format!("the ingester ended ({status}) with {missing} events to go");
+            return Err(self.with_log(&what).into());
+        }
+        if last_commit.elapsed() > TIMEOUT {
+            let what = format!(
+                "{missing} events wait, no COMMIT for {} s",
+                TIMEOUT.as_secs()
+            );
+            return Err(self.with_log(&what).into());
+        }
+        Ok(())
+    }
+
+    /// Its peak of resident memory.
+    pub fn peak_memory_mb(&self) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let peak_kib: Option<f64> = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
+        Ok(peak_kib.ok_or("/proc tells no VmHWM")? * 1024.0 / 1e6)
     }
 
     fn with_log(&self, what: &str) -> String {

@@ -33,14 +33,26 @@ impl Kafka {
     pub fn connect(stack: &Stack) -> Result<Self> {
         Ok(Self {
             admin: client(stack).create()?,
-            producer: client(stack)
-                .set("linger.ms", "50")
-                .set("batch.size", "500000")
-                .set("queue.buffering.max.messages", "200000")
-                // What is sent again after a lost answer must not stand there twice.
-                .set("enable.idempotence", "true")
-                .create()?,
+            producer: producer(stack).create()?,
         })
+    }
+
+    /// For `send`: with a producer that waits for no company.
+    pub fn prompt(stack: &Stack) -> Result<Self> {
+        Ok(Self {
+            admin: client(stack).create()?,
+            producer: producer(stack).set("linger.ms", "0").create()?,
+        })
+    }
+
+    /// For `at_once`.
+    pub fn transactional(stack: &Stack, id: &str) -> Result<Self> {
+        let kafka = Self {
+            admin: client(stack).create()?,
+            producer: producer(stack).set("transactional.id", id).create()?,
+        };
+        kafka.producer.init_transactions(TIMEOUT)?;
+        Ok(kafka)
     }
 
     pub async fn create_topics(
@@ -62,22 +74,40 @@ impl Kafka {
     /// Sends all, and waits until Kafka has them.
     pub fn produce<'a>(&self, records: impl IntoIterator<Item = Record<'a>>) -> Result<()> {
         for record in records {
-            let mut unsent = BaseRecord::to(record.topic)
-                .partition(record.partition)
-                .key(record.key)
-                .payload(record.payload);
-            loop {
-                match self.producer.send(unsent) {
-                    Ok(()) => break,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
-                        self.producer.poll(Duration::from_millis(10));
-                        unsent = again;
-                    }
-                    Err((error, _)) => return Err(error.into()),
+            self.send(&record)?;
+        }
+        self.flush()
+    }
+
+    /// Hands one record over, and does not wait until Kafka has it.
+    pub fn send(&self, record: &Record<'_>) -> Result<()> {
+        let mut unsent = BaseRecord::to(record.topic)
+            .partition(record.partition)
+            .key(record.key)
+            .payload(record.payload);
+        loop {
+            match self.producer.send(unsent) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                    self.producer.poll(Duration::from_millis(10));
+                    unsent = again;
                 }
+                Err((error, _)) => return Err(error.into()),
             }
         }
+        self.producer.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    pub fn flush(&self) -> Result<()> {
         Ok(self.producer.flush(TIMEOUT)?)
+    }
+
+    /// What `fill` sends comes into sight all at once, for readers of what is committed.
+    pub fn at_once(&self, fill: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.producer.begin_transaction()?;
+        fill()?;
+        Ok(self.producer.commit_transaction(TIMEOUT)?)
     }
 
     /// The offset behind the last record of a topic of one partition.
@@ -99,6 +129,17 @@ impl Kafka {
 fn client(stack: &Stack) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &stack.kafka_brokers);
+    config
+}
+
+fn producer(stack: &Stack) -> ClientConfig {
+    let mut config = client(stack);
+    config
+        .set("linger.ms", "50")
+        .set("batch.size", "500000")
+        .set("queue.buffering.max.messages", "200000")
+        // What is sent again after a lost answer must not stand there twice.
+        .set("enable.idempotence", "true");
     config
 }
 

@@ -6,9 +6,13 @@
 
 mod balances;
 mod domain;
+mod endurance;
+mod fill;
 mod history;
 mod ingester;
 mod kafka;
+mod latency;
+mod peers;
 mod plot;
 mod random;
 mod report;
@@ -21,16 +25,37 @@ use std::process::ExitCode;
 use crate::stack::{Result, Stack};
 use crate::targets::{Curves, Figures};
 
-#[derive(Clone, Copy)]
+/// In the order in which they are measured: the later ones empty and fill the ledger anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Balances,
     Domain,
     History,
     Steps,
+    Latency,
+    Memory,
+    OpenTransaction,
+    LogRows,
+    Peers,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Balances, Self::Domain, Self::History, Self::Steps];
+    /// Those of `make bench`; what peers need is fetched by `make bench-peers`.
+    const ALL: [Self; 8] = [
+        Self::Balances,
+        Self::Domain,
+        Self::History,
+        Self::Steps,
+        Self::Latency,
+        Self::Memory,
+        Self::OpenTransaction,
+        Self::LogRows,
+    ];
+
+    /// The others take too long, in whichever form.
+    fn is_in(self, form: Form) -> bool {
+        form == Form::Full || !matches!(self, Self::OpenTransaction | Self::LogRows)
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -38,6 +63,11 @@ impl Part {
             Self::Domain => "domain",
             Self::History => "history",
             Self::Steps => "steps",
+            Self::Latency => "latency",
+            Self::Memory => "memory",
+            Self::OpenTransaction => "open-transaction",
+            Self::LogRows => "log-rows",
+            Self::Peers => "peers",
         }
     }
 
@@ -51,6 +81,11 @@ impl Part {
             }
             Self::History => history::run(stack).await,
             Self::Steps => balances::steps::run(stack).await,
+            Self::Latency => latency::run(stack, form).await,
+            Self::Memory => endurance::memory::run(stack, form).await,
+            Self::OpenTransaction => endurance::open_transaction::run(stack).await,
+            Self::LogRows => endurance::log_rows::run(stack).await,
+            Self::Peers => peers::run(stack, rounds.unwrap_or(peers::DEFAULT_ROUNDS)).await,
         }
     }
 }
@@ -67,6 +102,17 @@ pub struct Measured {
     pub text: String,
     pub figures: Figures,
     pub curves: Curves,
+}
+
+impl Measured {
+    /// Without a curve.
+    pub fn of(text: String, figures: Figures) -> Self {
+        Self {
+            text,
+            figures,
+            curves: Curves::default(),
+        }
+    }
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -109,7 +155,8 @@ async fn run() -> Result<()> {
 fn parts() -> Result<(Vec<Part>, Form)> {
     let (mut parts, mut form) = (Vec::new(), Form::Short);
     for word in variable("BENCH").unwrap_or_default().split_whitespace() {
-        match Part::ALL.into_iter().find(|part| part.name() == word) {
+        let mut known = Part::ALL.into_iter().chain([Part::Peers]);
+        match known.find(|part| part.name() == word) {
             Some(part) => parts.push(part),
             None if word == "full" => form = Form::Full,
             None => {
@@ -119,23 +166,29 @@ fn parts() -> Result<(Vec<Part>, Form)> {
         }
     }
     if parts.is_empty() {
-        parts = Part::ALL.to_vec();
+        parts.extend(Part::ALL.into_iter().filter(|part| part.is_in(form)));
     }
+    parts.sort();
     Ok((parts, form))
 }
 
 /// What BENCH_ROUNDS says, where it is set.
 fn rounds() -> Result<Option<usize>> {
-    let Some(text) = variable("BENCH_ROUNDS") else {
+    number("BENCH_ROUNDS", 100)
+}
+
+/// A variable that is a whole number from 1, where it is set.
+pub fn number(name: &str, most: usize) -> Result<Option<usize>> {
+    let Some(text) = variable(name) else {
         return Ok(None);
     };
-    let rounds = text
+    let number = text
         .parse()
         .ok()
-        .filter(|rounds| (1..=100).contains(rounds));
-    match rounds {
-        Some(rounds) => Ok(Some(rounds)),
-        None => Err(format!("BENCH_ROUNDS must be 1 to 100, not {text}").into()),
+        .filter(|number| (1..=most).contains(number));
+    match number {
+        Some(number) => Ok(Some(number)),
+        None => Err(format!("{name} must be 1 to {most}, not {text}").into()),
     }
 }
 

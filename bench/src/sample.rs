@@ -1,5 +1,9 @@
 //! What a contender did in one round, and what several rounds come to.
 
+use std::time::Instant;
+
+use crate::stack::Result;
+
 /// What a contender did in one round.
 #[derive(Default)]
 pub struct Sample {
@@ -16,6 +20,39 @@ impl Sample {
 
     pub fn events_per_batch(&self) -> f64 {
         self.events as f64 / self.batches as f64
+    }
+}
+
+/// The clock of a backlog: from the first progress that is seen to the end.
+pub struct Clock {
+    from: i64,
+    to: i64,
+    first: Option<(Instant, i64)>,
+}
+
+impl Clock {
+    pub fn new(from: i64, to: i64) -> Self {
+        let first = None;
+        Self { from, to, first }
+    }
+
+    /// Where the progress is by now; the sample where that is the end.
+    pub fn see(&mut self, progress: i64) -> Result<Option<Sample>> {
+        if progress <= self.from {
+            return Ok(None);
+        }
+        let (since, before) = *self.first.get_or_insert_with(|| (Instant::now(), progress));
+        if progress < self.to {
+            return Ok(None);
+        }
+        if before >= self.to {
+            return Err("all events came in one COMMIT: too few to be measured".into());
+        }
+        Ok(Some(Sample {
+            events: (self.to - before) as usize,
+            batches: 1,
+            seconds: since.elapsed().as_secs_f64(),
+        }))
     }
 }
 
@@ -42,6 +79,11 @@ impl Spread {
             median,
             max: values[values.len() - 1],
         }
+    }
+
+    /// Of what was measured once.
+    pub fn once(value: f64) -> Self {
+        Self::of(std::iter::once(value))
     }
 
     /// Events per second of each round.

@@ -60,6 +60,11 @@ impl Stack {
         connect(&self.admin_database_url).await
     }
 
+    /// Where a superuser connects to.
+    pub fn admin_config(&self) -> Result<tokio_postgres::Config> {
+        Ok(self.admin_database_url.parse()?)
+    }
+
     /// `target/release/sluice`, which lies beside this program.
     pub fn sluice(&self) -> Result<PathBuf> {
         let path = std::env::current_exe()?.with_file_name("sluice");
@@ -97,6 +102,26 @@ impl Stack {
             }
         }
         Ok(())
+    }
+
+    /// Changes a setting that needs no restart; DEFAULT takes that back.
+    pub async fn set(&self, name: &str, value: &str) -> Result<()> {
+        let admin = self.admin().await?;
+        let change = format!("ALTER SYSTEM SET {name} = {value}");
+        admin.batch_execute(&change).await?;
+        admin.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// The server's own pg_dump, of all there is.
+    pub fn pg_dump(&self) -> Result<Command> {
+        let pg_config = std::env::var("PG_CONFIG")
+            .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".to_owned());
+        let answer = Command::new(pg_config).arg("--bindir").output()?;
+        let folder = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
+        let mut command = Command::new(folder.join("pg_dump"));
+        command.arg("--dbname").arg(&self.admin_database_url);
+        Ok(command)
     }
 
     /// Migrates, and fills what in service is never empty.

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use crate::config::RetrySettings;
 use crate::error::{Consequence, chain, consequence, describe};
 use crate::lease::{Held, led_among};
+use crate::metrics::Metrics;
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
 
@@ -33,6 +34,7 @@ pub struct Aftercare {
     pub outlet: Option<Outlet>,
     /// Told when there may be something to do.
     pub wake: Arc<Notify>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why something was not done now.
@@ -125,6 +127,7 @@ impl Aftercare {
             .await
             .map_err(|error| Trouble::of(&error))?;
         let (retried, waiting): (i64, i64) = (row.get(0), row.get(1));
+        self.metrics.dead_letters_retried(retried);
         if retried > 0 {
             info!(%partition, retried, waiting, "dead letters tried again");
         }

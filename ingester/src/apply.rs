@@ -18,7 +18,7 @@ use crate::lease::Leadership;
 use crate::metrics::{Counts, Metrics};
 use crate::partition::Partition;
 use crate::staging::{Batch, Content, Kind, Slice};
-use crate::status::{State, Status};
+use crate::status::{LastBatch, State, Status};
 
 /// A batch that takes longer than this in the database is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub enum Failure {
     Lost(String),
     /// Someone has to change something first.
     Halt(String),
-    /// The topic's handler breaks on too much, or is paused.
+    /// The topic's handler breaks on too much, or somebody has paused it or the partition.
     Paused(String),
 }
 
@@ -147,6 +147,8 @@ impl Applier {
                 Ok(()) => return Ok(Persisted::Committed),
                 Err(refusal) => refusal,
             };
+            let topic = &self.partition.topic;
+            self.metrics.failed(topic, refusal.consequence);
             match refusal.consequence {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
                 Consequence::Reacquire => {
@@ -154,17 +156,18 @@ impl Applier {
                     return Err(Failure::Lost(refusal.text));
                 }
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
+                Consequence::Wait => return Err(Failure::Paused(refusal.text)),
                 Consequence::Pause => {
                     self.pause_handler(&refusal.text).await;
                     return Err(Failure::Paused(refusal.text));
                 }
                 Consequence::RetryAtOnce if at_once < RACES => {
                     at_once += 1;
-                    self.metrics.retried(&self.partition.topic);
+                    self.metrics.retried(topic);
                     debug!(partition = %self.partition, "again: {}", refusal.text);
                 }
                 Consequence::RetryAtOnce | Consequence::Retry => {
-                    self.metrics.retried(&self.partition.topic);
+                    self.metrics.retried(topic);
                     self.status
                         .is(&self.partition, State::Retrying, Some(&refusal.text));
                     if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
@@ -208,11 +211,12 @@ impl Applier {
                 .await
                 .map_err(|error| Refusal::of_pool(&error))?,
         ));
-        let row = self
+        let (row, took) = self
             .run(connection.client(), slice)
             .await
             .map_err(|error| Refusal::of(&error))?;
         connection.keep();
+        self.status.batch_took(&self.partition, took);
         let counts = Counts {
             applied: row.get("applied"),
             rejected: row.get("rejected"),
@@ -229,7 +233,15 @@ impl Applier {
         Ok(())
     }
 
-    async fn run(&self, client: &Object, slice: &Slice<'_>) -> Result<Row, tokio_postgres::Error> {
+    async fn run(
+        &self,
+        client: &Object,
+        slice: &Slice<'_>,
+    ) -> Result<(Row, LastBatch), tokio_postgres::Error> {
+        let mut took = LastBatch {
+            rows: slice.rows(),
+            ..LastBatch::default()
+        };
         let statements = Statements::prepare(client).await?;
         let Partition { topic, number } = &self.partition;
         let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
@@ -258,8 +270,9 @@ impl Applier {
                         ],
                     )
                     .await?;
-                self.metrics.phase("apply", began);
-                return Ok(row);
+                took.apply = began.elapsed();
+                self.metrics.phase("apply", took.apply);
+                return Ok((row, took));
             }
         };
         if rows.count > 0 {
@@ -277,7 +290,8 @@ impl Applier {
         } else {
             client.batch_execute("BEGIN").await?;
         }
-        self.metrics.phase("copy", began);
+        took.copy = began.elapsed();
+        self.metrics.phase("copy", took.copy);
         let began = Instant::now();
         let row = client
             .query_one(
@@ -295,11 +309,13 @@ impl Applier {
                 ],
             )
             .await?;
-        self.metrics.phase("apply", began);
+        took.apply = began.elapsed();
+        self.metrics.phase("apply", took.apply);
         let began = Instant::now();
         client.batch_execute("COMMIT").await?;
-        self.metrics.phase("commit", began);
-        Ok(row)
+        took.commit = began.elapsed();
+        self.metrics.phase("commit", took.commit);
+        Ok((row, took))
     }
 
     /// Stops the topic on all instances; a handler that is paused already stays as it is.

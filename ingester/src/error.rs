@@ -18,8 +18,34 @@ pub enum Consequence {
     Reject,
     /// A handler breaks on too much, or is paused: somebody has to mend it.
     Pause,
+    /// The partition is paused by hand: somebody has to resume it.
+    Wait,
     /// Configuration, schema or privileges are wrong; trying alone does not mend that.
     Halt,
+}
+
+impl Consequence {
+    pub const ALL: [Self; 7] = [
+        Self::Retry,
+        Self::RetryAtOnce,
+        Self::Reacquire,
+        Self::Reject,
+        Self::Pause,
+        Self::Wait,
+        Self::Halt,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::RetryAtOnce => "retry_at_once",
+            Self::Reacquire => "reacquire",
+            Self::Reject => "reject",
+            Self::Pause => "pause",
+            Self::Wait => "wait",
+            Self::Halt => "halt",
+        }
+    }
 }
 
 /// Sorts an error of tokio-postgres; what is no answer of the server is a connection that failed.
@@ -40,6 +66,7 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
         // Read-only: connected to a standby during a failover.
         ("55P03" | "25006" | "25P03" | "XX001" | "XX002", _) => Consequence::Retry,
         (ledger::contract::sqlstate::HANDLER_BROKEN, _) => Consequence::Pause,
+        (ledger::contract::sqlstate::PARTITION_PAUSED, _) => Consequence::Wait,
         ("22023" | "22004", _) => Consequence::Halt,
         (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
         (_, "0A" | "28" | "3D" | "3F" | "42" | "54" | "55") => Consequence::Halt,
@@ -99,7 +126,7 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_its_consequence() {
-        use Consequence::{Halt, Pause, Reacquire, Reject, Retry, RetryAtOnce};
+        use Consequence::{Halt, Pause, Reacquire, Reject, Retry, RetryAtOnce, Wait};
         for (code, constraint, expected) in [
             ("08006", None, Retry),
             ("40001", None, RetryAtOnce),
@@ -122,6 +149,7 @@ mod tests {
             ("XX000", None, Reject),
             ("55000", None, Reacquire),
             ("38000", None, Pause),
+            ("55006", None, Wait),
             ("42P01", None, Halt),
             ("42501", None, Halt),
             ("42883", None, Halt),

@@ -39,6 +39,11 @@ impl Gate {
         self.delay = self.settings.batching_delay;
     }
 
+    /// How long the first record has waited.
+    pub fn waited(&self) -> Option<Duration> {
+        self.first.map(|first| first.elapsed())
+    }
+
     /// When the gate opens although the batch is not full.
     pub fn opens_at(&self) -> Option<Instant> {
         self.first.map(|first| first + self.delay)

@@ -2,9 +2,9 @@
 //! database. While one batch is in the database the next is gathered and encoded.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -15,10 +15,11 @@ use crate::config::{GateSettings, StartOffset};
 use crate::gate::Gate;
 use crate::hint::Hint;
 use crate::lease::{Leadership, Position};
+use crate::metrics::Staging;
 use crate::partition::Partition;
 use crate::source::{Arrival, Kafka, PartitionReader, Record, Watermarks};
 use crate::staging::{Batch, Kind};
-use crate::status::{State, Status};
+use crate::status::{State, Status, now_ms};
 use ledger::contract::record_fingerprint;
 
 /// A halted partition is looked at again after this time: someone may have mended it.
@@ -47,6 +48,8 @@ pub struct Lane {
     pub hint: Option<Hint>,
     /// Kafka may not have the topic any more: look again.
     pub doubt: Arc<Notify>,
+    /// Why somebody has paused the partition, as long as it is.
+    pub paused: watch::Receiver<Option<String>>,
     /// Asked to stop: finish what is in flight, then return.
     pub stop: CancellationToken,
 }
@@ -66,8 +69,10 @@ enum Pause {
     /// Kafka says that offset or topic are not what we took them for.
     Revalidate,
     Halt(String),
-    /// The topic's handler is paused.
+    /// The database takes nothing for now: the topic's handler is paused, or the partition is.
     Paused(String),
+    /// Somebody pauses the partition.
+    Told,
 }
 
 /// Where to read from, and what must be found there.
@@ -86,6 +91,9 @@ impl Lane {
         // Kafka itself refuses an offset that it does not have, so a take-over need not ask first.
         let mut start = self.position.started.then(|| self.resume(next_offset));
         loop {
+            if let Some(end) = self.wait_while_paused().await {
+                return end;
+            }
             let valid = match start.take() {
                 Some(start) => Ok(start),
                 None => self.validate(next_offset).await,
@@ -101,6 +109,7 @@ impl Lane {
             };
             match pause {
                 Pause::End(end) => return end,
+                Pause::Told => {}
                 Pause::Revalidate => {
                     looks = 0;
                     // Twice at the same offset: Kafka contradicts itself, which passes.
@@ -132,6 +141,23 @@ impl Lane {
                         return end;
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits for somebody to resume the partition, unless the lane is to end.
+    async fn wait_while_paused(&mut self) -> Option<End> {
+        loop {
+            let reason = self.paused.borrow_and_update().clone()?;
+            info!(partition = %self.partition, "paused by hand: {reason}");
+            let reason = format!("paused by hand: {reason}");
+            self.status
+                .is(&self.partition, State::Paused, Some(&reason));
+            tokio::select! {
+                biased;
+                () = self.leadership.ended() => return Some(End::Lost),
+                () = self.stop.cancelled() => return Some(End::Drained),
+                _ = self.paused.changed() => {}
             }
         }
     }
@@ -250,6 +276,8 @@ impl Lane {
             gathering: Batch::new(self.kind, start.next_offset),
             gate: Gate::new(&self.gate),
             in_flight: None,
+            decoding: Duration::ZERO,
+            staging: self.applier.metrics.staging(),
             spare: Some(Batch::new(self.kind, 0)),
             known: start.known,
             high: start.high,
@@ -298,9 +326,12 @@ impl Lane {
         next_offset: &mut i64,
     ) -> Pause {
         loop {
+            let began = Instant::now();
             if let Some(pause) = self.gather(reader, flow) {
                 return pause;
             }
+            flow.decoding += began.elapsed();
+            flow.staging.gathered(flow.gathering.bytes());
             if flow.in_flight.is_none() && flow.gate.is_open(&flow.gathering, Instant::now()) {
                 if !reader.is_same_topic() {
                     return Pause::Revalidate;
@@ -320,6 +351,7 @@ impl Lane {
                 () = self.stop.cancelled() => return Pause::End(End::Drained),
                 done = join(&mut flow.in_flight), if flow.in_flight.is_some() => {
                     flow.in_flight = None;
+                    flow.staging.done();
                     match done {
                         Ok((batch, Ok(()))) => {
                             self.note(&batch, next_offset);
@@ -340,6 +372,7 @@ impl Lane {
                     }
                 }
                 () = self.doubt.notified() => return Pause::Revalidate,
+                Ok(()) = self.paused.changed() => return Pause::Told,
             }
         }
     }
@@ -377,13 +410,25 @@ impl Lane {
             .unwrap_or_else(|| Batch::new(self.kind, 0));
         next.restart(flow.gathering.next_offset);
         let batch = std::mem::replace(&mut flow.gathering, next);
+        let metrics = &self.applier.metrics;
+        if let Some(waited) = flow.gate.waited() {
+            metrics.phase("wait", waited);
+            metrics.phase("decode", flow.decoding);
+        }
+        flow.decoding = Duration::ZERO;
         flow.gate.close();
+        flow.staging.sent(batch.bytes());
+        if let Some(oldest_ms) = batch.oldest_ms() {
+            self.status.waits(&self.partition, oldest_ms);
+        }
         let (applier, hint) = (self.applier.clone(), self.hint.clone());
         flow.in_flight = Some(tokio::spawn(async move {
             let outcome = applier.commit(&batch).await;
             if outcome.is_ok() {
                 let topic = &applier.partition.topic;
-                applier.metrics.delayed(topic, batch.ages_ms(now_ms()));
+                applier
+                    .metrics
+                    .delayed(topic, batch.bytes(), batch.ages_ms(now_ms()));
                 if let Some(hint) = hint {
                     hint.processed(batch.hint_keys(topic));
                 }
@@ -400,6 +445,9 @@ struct Flow {
     gathering: Batch,
     gate: Gate,
     in_flight: Option<Flight>,
+    /// What reading and encoding the batch that is gathered has taken so far.
+    decoding: Duration,
+    staging: Staging,
     spare: Option<Batch>,
     known: Option<[u8; 16]>,
     high: i64,
@@ -444,12 +492,6 @@ impl Flow {
         self.gathering.push(record);
         None
     }
-}
-
-/// Milliseconds since 1970, as Kafka counts.
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_millis() as i64)
 }
 
 async fn join(

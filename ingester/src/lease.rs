@@ -91,10 +91,10 @@ const RELEASE: &str = "
 // One statement for all that a round needs to know. The heartbeat is taken first, so that we count ourselves.
 const SURVEY: &str = "
     WITH beat AS MATERIALIZED (SELECT sluice.heartbeat($1, $2, $3 * interval '1 ms') AS mine)
-    SELECT l.topic, l.partition, l.leader_svc_id, NULL::text[], beat.mine
+    SELECT l.topic, l.partition, l.leader_svc_id, NULL::text[], beat.mine, l.paused_reason, l.stepped_down_svc_id
     FROM beat LEFT JOIN ledger.partition_leader_locks l ON l.topic = ANY ($2)
     UNION ALL
-    SELECT NULL, NULL, i.service_id, i.topics, NULL FROM ledger.live_instances i WHERE i.topics && $2";
+    SELECT NULL, NULL, i.service_id, i.topics, NULL, NULL, NULL FROM ledger.live_instances i WHERE i.topics && $2";
 
 const ACQUIRE: &str = "
     SELECT acquired, fencing_token, lease_id, commit_offset, leader_svc_id
@@ -200,10 +200,17 @@ impl Session {
                 }
                 (mine, leader) => {
                     survey.name_is_ours = mine == Some(true);
-                    if let (Some(topic), Some(number), Some(leader)) =
-                        (row.get(0), row.get(1), leader)
-                    {
-                        survey.leaders.insert(Partition { topic, number }, leader);
+                    if let (Some(topic), Some(number)) = (row.get(0), row.get(1)) {
+                        let partition = Partition { topic, number };
+                        if let Some(reason) = row.get(5) {
+                            survey.paused.insert(partition.clone(), reason);
+                        }
+                        if let Some(former) = row.get(6) {
+                            survey.stepped_down.insert(partition.clone(), former);
+                        }
+                        if let Some(leader) = leader {
+                            survey.leaders.insert(partition, leader);
+                        }
                     }
                 }
             }

@@ -17,6 +17,7 @@ pub mod lease;
 pub mod metrics;
 pub mod outlet;
 pub mod partition;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod schema;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
-use sluice::commands::{check, migrate, write_line};
+use sluice::commands::{check, migrate, partitions, write_line};
 use sluice::config::{
     DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, with_secret_files, without_empty_variables,
 };
@@ -66,6 +66,37 @@ enum Command {
         kafka: KafkaArgs,
         #[command(flatten)]
         redis: RedisArgs,
+    },
+    /// Partitions: who leads, how far, whether they run
+    Status {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        status: partitions::Status,
+    },
+    /// Pause a partition: its leader stays, and commits nothing of it until it is resumed
+    Pause {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        which: partitions::Which,
+        /// Why, for those who see it paused
+        #[arg(long)]
+        why: String,
+    },
+    /// Resume a paused partition, where it stopped
+    Resume {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        which: partitions::Which,
+    },
+    /// Take a partition from its leader; another instance takes over, if there is one
+    StepDown {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        which: partitions::Which,
     },
     /// Dead letters: list, show, stats, replay, discard, export
     Dlq {
@@ -146,10 +177,17 @@ async fn execute(command: Command) -> ExitCode {
             {
                 return fail(1, &format!("cannot listen for signals: {error}"));
             }
-            match dlq::dlq(&database, &command, &shutdown).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(line) => fail(1, &line),
-            }
+            said(dlq::dlq(&database, &command, &shutdown).await)
+        }
+        Command::Status { database, status } => said(partitions::status(&database, &status).await),
+        Command::Pause {
+            database,
+            which,
+            why,
+        } => said(partitions::pause(&database, &which, &why).await),
+        Command::Resume { database, which } => said(partitions::resume(&database, &which).await),
+        Command::StepDown { database, which } => {
+            said(partitions::step_down(&database, &which).await)
         }
         Command::Events { command } => match events::events(&command) {
             Ok(text) => match write_line(&text) {
@@ -158,10 +196,7 @@ async fn execute(command: Command) -> ExitCode {
             },
             Err(line) => fail(BAD_SETTING, &line),
         },
-        Command::Migrate { database } => match migrate::migrate(&database).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(line) => fail(1, &line),
-        },
+        Command::Migrate { database } => said(migrate::migrate(&database).await),
         Command::Check {
             database,
             kafka,
@@ -239,6 +274,14 @@ fn log(args: &LogArgs) -> Result<(), String> {
         builder.json().flatten_event(true).init()
     }
     Ok(())
+}
+
+/// What a command had to say stands on stdout, unless it failed.
+fn said(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => fail(1, &line),
+    }
 }
 
 fn fail(status: u8, line: &str) -> ExitCode {

@@ -1,24 +1,29 @@
 //! Metrics for Prometheus: what is counted as it happens, and what is looked up when asked.
 //! Base units, one prefix, and labels whose values are topics, partitions and closed lists.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::RwLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
 use tracing::debug;
 
-use crate::error::{chain, describe};
+use crate::error::{Consequence, chain, describe};
 use crate::status::{Snapshot, State};
 
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Prometheus' plain text, which everything that scrapes can read.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PREFIX: &str = "sluice";
+const VERDICTS: [&str; 4] = ["APPLIED", "REJECTED", "DUPLICATE", "DEAD"];
 /// How often the database is asked for what waits for a person.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -38,8 +43,19 @@ struct Verdict {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Failed {
+    topic: String,
+    consequence: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Phase {
     phase: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Change {
+    change: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -64,6 +80,29 @@ struct Kind {
     kind: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Version {
+    version: &'static str,
+}
+
+/// A counter under the name that Prometheus shows: OpenMetrics would leave its `_total` out of HELP and TYPE.
+#[derive(Clone, Debug, Default)]
+struct Total(Counter);
+
+impl EncodeMetric for Total {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        encoder.encode_gauge(&self.0.get())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Total {
+    const TYPE: MetricType = MetricType::Counter;
+}
+
 /// What a batch did.
 pub struct Counts {
     pub applied: i64,
@@ -79,16 +118,56 @@ struct Matters {
     dangling: Vec<(Kind, i64)>,
 }
 
+/// Bytes that a lane holds for the database.
+pub struct Staging {
+    gauge: Gauge,
+    gathering: i64,
+    in_flight: i64,
+}
+
+impl Staging {
+    pub fn gathered(&mut self, bytes: usize) {
+        self.are(bytes as i64, self.in_flight);
+    }
+
+    /// What was gathered goes to the database.
+    pub fn sent(&mut self, bytes: usize) {
+        self.are(0, bytes as i64);
+    }
+
+    pub fn done(&mut self) {
+        self.are(self.gathering, 0);
+    }
+
+    fn are(&mut self, gathering: i64, in_flight: i64) {
+        let before = self.gathering + self.in_flight;
+        self.gauge.inc_by(gathering + in_flight - before);
+        (self.gathering, self.in_flight) = (gathering, in_flight);
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.are(0, 0);
+    }
+}
+
+type Histograms<Label> = Family<Label, Histogram, fn() -> Histogram>;
+
 pub struct Metrics {
     registry: Registry,
-    records: Family<Verdict, Counter>,
-    delay: Family<Topic, Histogram, fn() -> Histogram>,
+    records: Family<Verdict, Total>,
+    delay: Histograms<Topic>,
     batch_records: Histogram,
-    phases: Family<Phase, Histogram, fn() -> Histogram>,
-    retries: Family<Topic, Counter>,
-    acquired: Counter,
-    lost: Counter,
-    fenced: Counter,
+    batch_bytes: Histogram,
+    phases: Histograms<Phase>,
+    errors: Family<Failed, Total>,
+    retries: Family<Topic, Total>,
+    letter_retries: Total,
+    leadership: Family<Change, Total>,
+    renewal_failures: Total,
+    fenced: Total,
+    staging: Gauge,
     matters: RwLock<Option<Matters>>,
 }
 
@@ -104,13 +183,20 @@ impl Default for Metrics {
             records: Family::default(),
             delay: Family::new_with_constructor(seconds),
             batch_records: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
+            batch_bytes: Histogram::new(exponential_buckets(256.0, 4.0, 10)),
             phases: Family::new_with_constructor(seconds),
+            errors: Family::default(),
             retries: Family::default(),
-            acquired: Counter::default(),
-            lost: Counter::default(),
-            fenced: Counter::default(),
+            letter_retries: Total::default(),
+            leadership: Family::default(),
+            renewal_failures: Total::default(),
+            fenced: Total::default(),
+            staging: Gauge::default(),
             matters: RwLock::default(),
         };
+        for change in ["acquired", "released", "lost"] {
+            drop(metrics.leadership.get_or_create(&Change { change }));
+        }
         metrics.registered()
     }
 }
@@ -118,11 +204,10 @@ impl Default for Metrics {
 impl Metrics {
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
-        registry.register("records", "Records committed", self.records.clone());
-        registry.register_with_unit(
-            "event_delay",
+        registry.register("records_total", "Records committed", self.records.clone());
+        registry.register(
+            "event_delay_seconds",
             "From a record's timestamp in Kafka to its commit",
-            Unit::Seconds,
             self.delay.clone(),
         );
         registry.register(
@@ -130,77 +215,143 @@ impl Metrics {
             "Records of a batch",
             self.batch_records.clone(),
         );
-        registry.register_with_unit(
-            "batch_phase",
-            "What a batch spends its time on in the database",
-            Unit::Seconds,
+        registry.register(
+            "batch_bytes",
+            "Bytes of a batch, raw and staged",
+            self.batch_bytes.clone(),
+        );
+        registry.register(
+            "batch_phase_seconds",
+            "What a batch spends its time on",
             self.phases.clone(),
         );
         registry.register(
-            "batch_retries",
-            "Batches that were tried again",
+            "batch_errors_total",
+            "Tries of a batch that failed, by what follows",
+            self.errors.clone(),
+        );
+        registry.register(
+            "batch_retries_total",
+            "Batches that were tried again as they are",
             self.retries.clone(),
         );
         registry.register(
-            "partitions_acquired",
-            "Partitions that this instance became leader of",
-            self.acquired.clone(),
+            "dead_letter_retries_total",
+            "Records that broke their handler and were tried again",
+            self.letter_retries.clone(),
         );
         registry.register(
-            "partitions_lost",
-            "Partitions whose leadership was lost, not handed over",
-            self.lost.clone(),
+            "leadership_changes_total",
+            "Partitions whose leadership this instance acquired, released or lost",
+            self.leadership.clone(),
         );
         registry.register(
-            "fencing_refusals",
+            "lease_renewal_failures_total",
+            "Renewals of all leases that failed",
+            self.renewal_failures.clone(),
+        );
+        registry.register(
+            "fencing_refusals_total",
             "Writes refused because leadership was another's",
             self.fenced.clone(),
+        );
+        registry.register(
+            "staging_bytes",
+            "Bytes of records that are gathered or on their way into the database",
+            self.staging.clone(),
         );
         self
     }
 
+    /// A partition of the topic is led from now on; what may be counted of it begins at zero.
+    pub fn leads(&self, topic: &str) {
+        for verdict in VERDICTS {
+            let topic = topic.to_owned();
+            drop(self.records.get_or_create(&Verdict { topic, verdict }));
+        }
+        for consequence in Consequence::ALL {
+            drop(self.errors.get_or_create(&failed(topic, consequence)));
+        }
+        let topic = topic.to_owned();
+        drop(self.retries.get_or_create(&Topic { topic }));
+        self.leadership_changed("acquired");
+    }
+
+    pub fn released(&self) {
+        self.leadership_changed("released");
+    }
+
+    pub fn lost(&self) {
+        self.leadership_changed("lost");
+    }
+
+    fn leadership_changed(&self, change: &'static str) {
+        let counter = self.leadership.get_or_create(&Change { change });
+        counter.0.inc();
+    }
+
     /// What a batch came to.
     pub fn committed(&self, topic: &str, counts: &Counts) {
-        for (verdict, count) in [
-            ("APPLIED", counts.applied),
-            ("REJECTED", counts.rejected),
-            ("DUPLICATE", counts.duplicates),
-            ("DEAD", counts.dead),
-        ] {
+        let counts = [
+            counts.applied,
+            counts.rejected,
+            counts.duplicates,
+            counts.dead,
+        ];
+        for (verdict, count) in VERDICTS.into_iter().zip(counts) {
             let topic = topic.to_owned();
             let counter = self.records.get_or_create(&Verdict { topic, verdict });
-            counter.inc_by(count.max(0) as u64);
+            counter.0.inc_by(count.max(0) as u64);
         }
     }
 
-    /// How old the records of a batch were at its commit.
-    pub fn delayed(&self, topic: &str, delays_ms: impl ExactSizeIterator<Item = i64>) {
+    /// How large a batch was, and how old its records were at its commit.
+    pub fn delayed(
+        &self,
+        topic: &str,
+        bytes: usize,
+        delays_ms: impl ExactSizeIterator<Item = i64>,
+    ) {
         self.batch_records.observe(delays_ms.len() as f64);
+        self.batch_bytes.observe(bytes as f64);
         let topic = topic.to_owned();
         let delay = self.delay.get_or_create(&Topic { topic });
         delays_ms.for_each(|ms| delay.observe(ms.max(0) as f64 / 1_000.0));
     }
 
-    pub fn phase(&self, phase: &'static str, since: Instant) {
-        let took = since.elapsed().as_secs_f64();
+    pub fn phase(&self, phase: &'static str, took: Duration) {
+        let took = took.as_secs_f64();
         self.phases.get_or_create(&Phase { phase }).observe(took);
+    }
+
+    pub fn failed(&self, topic: &str, consequence: Consequence) {
+        let counter = self.errors.get_or_create(&failed(topic, consequence));
+        counter.0.inc();
     }
 
     pub fn retried(&self, topic: &str) {
         let topic = topic.to_owned();
-        self.retries.get_or_create(&Topic { topic }).inc();
+        self.retries.get_or_create(&Topic { topic }).0.inc();
     }
 
-    pub fn acquired(&self) {
-        self.acquired.inc();
+    pub fn dead_letters_retried(&self, letters: i64) {
+        self.letter_retries.0.inc_by(letters.max(0) as u64);
     }
 
-    pub fn lost(&self) {
-        self.lost.inc();
+    pub fn renewal_failed(&self) {
+        self.renewal_failures.0.inc();
     }
 
     pub fn fenced(&self) {
-        self.fenced.inc();
+        self.fenced.0.inc();
+    }
+
+    pub fn staging(&self) -> Staging {
+        Staging {
+            gauge: self.staging.clone(),
+            gathering: 0,
+            in_flight: 0,
+        }
     }
 
     /// Asks the database for what waits for a person, as long as the process lives.
@@ -217,25 +368,16 @@ impl Metrics {
     pub fn render(&self, snapshot: &Snapshot, pool: &Pool) -> String {
         let mut now = Registry::with_prefix(PREFIX);
         self.register_matters(&mut now);
-        register_snapshot(&mut now, snapshot);
-        let connections = pool.status();
-        now.register(
-            "database_connections",
-            "Connections of the pool to PostgreSQL",
-            gauge(connections.size as i64),
-        );
-        now.register(
-            "database_connections_max",
-            "Connections that the pool may have",
-            gauge(connections.max_size as i64),
-        );
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
-        let build = prometheus_client::metrics::info::Info::new(version);
-        now.register("build", "What runs here", build);
+        register_partitions(&mut now, snapshot);
+        register_services(&mut now, snapshot);
+        register_pool(&mut now, pool);
+        let build = Family::<Version, Gauge>::default();
+        let version = env!("CARGO_PKG_VERSION");
+        build.get_or_create(&Version { version }).set(1);
+        now.register("build_info", "What runs here", build);
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &now))
-            .and_then(|()| encode_eof(&mut text))
             .expect("writing to a String cannot fail");
         text
     }
@@ -245,24 +387,23 @@ impl Metrics {
         let Some(matters) = matters.as_ref() else {
             return;
         };
-        let letters = Family::<Letters, Gauge>::default();
-        for (label, count) in &matters.dead_letters {
-            letters.get_or_create(label).set(*count);
-        }
         registry.register(
             "dead_letters_parked",
             "Dead letters that nobody has replayed or discarded yet",
-            letters,
+            gauges(matters.dead_letters.iter().cloned()),
         );
-        let dangling = Family::<Kind, Gauge>::default();
-        for (label, count) in &matters.dangling {
-            dangling.get_or_create(label).set(*count);
-        }
         registry.register(
             "dangling_references",
             "Rows of schema domain that were named longer than DANGLING_AFTER ago and are not created yet",
-            dangling,
+            gauges(matters.dangling.iter().cloned()),
         );
+    }
+}
+
+fn failed(topic: &str, consequence: Consequence) -> Failed {
+    Failed {
+        topic: topic.to_owned(),
+        consequence: consequence.as_str(),
     }
 }
 
@@ -270,67 +411,144 @@ fn gauge(value: i64) -> ConstGauge<i64> {
     ConstGauge::new(value)
 }
 
-fn register_snapshot(registry: &mut Registry, snapshot: &Snapshot) {
-    let (lags, offsets) = (
-        Family::<PartitionLabel, Gauge>::default(),
-        Family::<PartitionLabel, Gauge>::default(),
-    );
-    let states = Family::<StateLabel, Gauge>::default();
-    for state in State::ALL {
-        let led = snapshot.partitions.values().flatten();
-        let count = led.filter(|led| led.state == state).count();
-        let state = state.as_str();
-        states
-            .get_or_create(&StateLabel { state })
-            .set(count as i64);
+fn gauges<Label>(values: impl Iterator<Item = (Label, i64)>) -> Family<Label, Gauge>
+where
+    Label: Clone + std::hash::Hash + Eq,
+{
+    let family = Family::<Label, Gauge>::default();
+    for (label, value) in values {
+        family.get_or_create(&label).set(value);
     }
-    for (partition, led) in &snapshot.partitions {
-        let Some(led) = led else { continue };
-        let label = PartitionLabel {
-            topic: partition.topic.clone(),
-            partition: partition.number,
-        };
-        offsets.get_or_create(&label).set(led.commit_offset);
-        if let Some(lag) = led.lag {
-            lags.get_or_create(&label).set(lag);
-        }
-    }
+    family
+}
+
+fn register_partitions(registry: &mut Registry, snapshot: &Snapshot) {
+    let led: Vec<_> = snapshot
+        .partitions
+        .iter()
+        .filter_map(|(partition, led)| {
+            let label = PartitionLabel {
+                topic: partition.topic.clone(),
+                partition: partition.number,
+            };
+            Some((label, led.as_ref()?))
+        })
+        .collect();
+    let led = || led.iter().map(|(label, led)| (label.clone(), *led));
     registry.register(
         "partition_lag_records",
         "Records that wait in a partition led here",
-        lags,
+        gauges(led().filter_map(|(label, led)| Some((label, led.lag?)))),
+    );
+    let lag_seconds = Family::<PartitionLabel, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
+    for (label, led) in led() {
+        if let Some(seconds) = led.lag_seconds() {
+            lag_seconds.get_or_create(&label).set(seconds);
+        }
+    }
+    registry.register(
+        "partition_lag_seconds",
+        "How long the oldest record that waits in a partition led here has done so",
+        lag_seconds,
     );
     registry.register(
         "partition_commit_offset",
         "Offset of the next record of a partition led here",
-        offsets,
+        gauges(led().map(|(label, led)| (label, led.commit_offset))),
     );
+    let states = State::ALL.into_iter().map(|state| {
+        let count = led().filter(|(_, led)| led.state == state).count();
+        let state = state.as_str();
+        (StateLabel { state }, count as i64)
+    });
     registry.register(
         "partitions_led",
         "Partitions that this instance leads, by state",
-        states,
+        gauges(states),
     );
-    for (name, help, is_up) in [
+    let mut topics = BTreeMap::<&String, i64>::new();
+    for partition in snapshot.partitions.keys() {
+        *topics.entry(&partition.topic).or_default() += 1;
+    }
+    let topics = topics.into_iter().map(|(topic, count)| {
+        let topic = topic.clone();
+        (Topic { topic }, count)
+    });
+    registry.register(
+        "topic_partitions",
+        "Partitions of the topics that this instance reads, whoever leads them",
+        gauges(topics),
+    );
+    if let Some(age) = snapshot.lease_age {
+        registry.register(
+            "lease_age_seconds",
+            "Since the leases of the partitions led here were renewed",
+            ConstGauge::new(age.as_secs_f64()),
+        );
+    }
+}
+
+fn register_services(registry: &mut Registry, snapshot: &Snapshot) {
+    for (name, help, value) in [
         (
             "database_up",
             "Whether PostgreSQL answers",
-            Some(snapshot.database_is_connected),
+            Some(i64::from(snapshot.database_is_connected)),
         ),
         (
             "kafka_up",
             "Whether Kafka answers",
-            Some(snapshot.kafka_is_connected),
+            Some(i64::from(snapshot.kafka_is_connected)),
         ),
         (
             "redis_up",
             "Whether Redis answers, where one is set",
-            snapshot.redis_is_connected,
+            snapshot.redis_is_connected.map(i64::from),
+        ),
+        (
+            "topics_missing",
+            "Topics that a setting names and Kafka does not have",
+            Some(snapshot.missing_topics.len() as i64),
+        ),
+        (
+            "kafka_queue_records",
+            "Records fetched from Kafka and not gathered yet",
+            Some(snapshot.queue.records),
+        ),
+        (
+            "kafka_queue_bytes",
+            "Bytes fetched from Kafka and not gathered yet",
+            Some(snapshot.queue.bytes),
         ),
     ] {
-        if let Some(is_up) = is_up {
-            registry.register(name, help, gauge(i64::from(is_up)));
+        if let Some(value) = value {
+            registry.register(name, help, gauge(value));
         }
     }
+}
+
+fn register_pool(registry: &mut Registry, pool: &Pool) {
+    let connections = pool.status();
+    let active = connections.size.saturating_sub(connections.available);
+    let states = [("active", active), ("idle", connections.available)];
+    let states = states
+        .into_iter()
+        .map(|(state, count)| (StateLabel { state }, count as i64));
+    registry.register(
+        "database_connections",
+        "Connections of the pool to PostgreSQL",
+        gauges(states),
+    );
+    registry.register(
+        "database_connections_max",
+        "Connections that the pool may have",
+        gauge(connections.max_size as i64),
+    );
+    registry.register(
+        "database_connections_wanted",
+        "Batches and other work that wait for a connection of the pool",
+        gauge(connections.waiting as i64),
+    );
 }
 
 impl Matters {

@@ -23,6 +23,7 @@ use crate::lease::{Acquired, Held, Leadership, Session};
 use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::partition::Partition;
+use crate::report::{self, Report};
 use crate::results::Results;
 use crate::schema;
 use crate::share;
@@ -76,6 +77,8 @@ type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
 
 /// A lane that runs.
 struct Led {
+    /// Why somebody has paused the partition.
+    paused: watch::Sender<Option<String>>,
     stop: CancellationToken,
     doubt: Arc<Notify>,
 }
@@ -122,6 +125,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         settings.lease,
         settings.renew_interval,
         leases.clone(),
+        status.clone(),
+        metrics.clone(),
     ));
     let outlet = |topic: &Option<String>| {
         let topic = topic.as_ref();
@@ -143,6 +148,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         retry: settings.retry.clone(),
         outlet: outlet(&settings.kafka.dlq_topic)?,
         wake: Arc::default(),
+        metrics: metrics.clone(),
     };
     let wake_aftercare = aftercare.wake.clone();
     let led = leases.clone();
@@ -173,6 +179,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         counts: BTreeMap::new(),
         status,
         metrics,
+        report: Report::default(),
+        reported_at: None,
         said: HashMap::new(),
         settings,
     };
@@ -235,6 +243,8 @@ async fn renew(
     lease: Duration,
     interval: Duration,
     leases: Arc<Leases>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
 ) {
     let mut session: Option<Session> = None;
     let mut ticks = tokio::time::interval(interval);
@@ -248,6 +258,7 @@ async fn renew(
         if held.is_empty() {
             continue;
         }
+        let sent = Instant::now();
         let work = async {
             let open = match session.take().filter(|session| !session.is_closed()) {
                 Some(session) => session,
@@ -258,12 +269,17 @@ async fn renew(
         };
         // Early enough for another connection to renew before the lease is over.
         match tokio::time::timeout(lease / 3, work).await {
-            Ok(Ok(open)) => session = Some(open),
+            Ok(Ok(open)) => {
+                session = Some(open);
+                status.leases_renewed(sent);
+            }
             Ok(Err(error)) => {
+                metrics.renewal_failed();
                 warn!("leases not renewed, trying again: {}", describe(&error));
                 ticks.reset_after(interval.min(Duration::from_millis(100)));
             }
             Err(_) => {
+                metrics.renewal_failed();
                 warn!("leases not renewed in time, trying again on another connection");
                 ticks.reset_after(Duration::from_millis(1));
             }
@@ -293,6 +309,8 @@ struct Conductor {
     counts: BTreeMap<String, i32>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
+    report: Report,
+    reported_at: Option<Instant>,
     /// When a trouble was last said.
     said: HashMap<String, Instant>,
 }
@@ -411,6 +429,19 @@ impl Conductor {
             );
             return Ok(());
         }
+        for (partition, led) in &self.lanes {
+            let reason = survey.paused.get(partition);
+            led.paused.send_if_modified(|now| {
+                let is_news = now.as_ref() != reason;
+                *now = reason.cloned();
+                is_news
+            });
+        }
+        let last = self.reported_at;
+        if last.is_none_or(|at| at.elapsed() >= report::INTERVAL) {
+            self.reported_at = Some(Instant::now());
+            self.report.send(&session, &name, &self.status).await?;
+        }
         let mine: BTreeSet<Partition> = self.lanes.keys().cloned().collect();
         let plan = share::plan(&name, &mine, &self.counts, &survey);
         // One at a time; the next round follows as soon as it is released.
@@ -481,6 +512,7 @@ impl Conductor {
         );
         self.leases.insert((partition.clone(), leadership.clone()));
         let led = Led {
+            paused: watch::Sender::new(None),
             stop: CancellationToken::new(),
             doubt: Arc::default(),
         };
@@ -504,10 +536,11 @@ impl Conductor {
             status: self.status.clone(),
             hint: self.hint.clone(),
             doubt: led.doubt.clone(),
+            paused: led.paused.subscribe(),
             stop: led.stop.clone(),
         };
         self.lanes.insert(partition.clone(), led);
-        self.metrics.acquired();
+        self.metrics.leads(&partition.topic);
         self.status.leads(&partition, leadership.commit_offset);
         // A former leader may have left something.
         self.aftercare.notify_one();
@@ -554,6 +587,7 @@ impl Conductor {
                 for ((partition, leadership), released) in drained.iter().zip(released) {
                     let fencing_token = leadership.fencing_token;
                     if released {
+                        self.metrics.released();
                         info!(%partition, fencing_token, "released partition");
                     } else {
                         debug!(%partition, fencing_token, "was not ours any more");

@@ -12,6 +12,10 @@ pub struct Survey {
     pub instances: BTreeMap<String, BTreeSet<String>>,
     /// Partitions that have a live leader.
     pub leaders: BTreeMap<Partition, String>,
+    /// Partitions that were taken from an instance, which is to leave them to others for a moment.
+    pub stepped_down: BTreeMap<Partition, String>,
+    /// Partitions that somebody has paused, and why.
+    pub paused: BTreeMap<Partition, String>,
     /// Whether our own name is used by nobody else.
     pub name_is_ours: bool,
 }
@@ -95,7 +99,14 @@ fn plan_class(
     }
     let own = held.get(me).copied().unwrap_or_default();
     let quota = quota(me, &held, partitions.len());
-    let led: Vec<&Partition> = partitions.iter().filter(|p| mine.contains(p)).collect();
+    // Whom a partition was taken from; alone, an instance leads it all the same.
+    let former = |p: &Partition| {
+        let former = survey.stepped_down.get(p).map(String::as_str);
+        former.filter(|former| readers.len() > 1 && readers.contains(former))
+    };
+    let led = partitions.iter().filter(|p| mine.contains(p));
+    // It would only come back.
+    let led: Vec<&Partition> = led.filter(|p| former(p).is_none()).collect();
     plan.give_up.extend(
         led.iter()
             .rev()
@@ -108,6 +119,20 @@ fn plan_class(
         .filter(|p| !mine.contains(p) && survey.leaders.get(p).is_none_or(|leader| leader == me))
         .cloned()
         .collect();
+    // The least busy of the others takes it, beyond its share if need be.
+    let taken: Vec<Partition> = free
+        .extract_if(.., |p| former(p).is_some())
+        .filter(|p| {
+            let others = held.iter().filter(|(name, _)| Some(**name) != former(p));
+            others
+                .min_by_key(|(name, count)| (**count, **name))
+                .map(|(name, _)| *name)
+                == Some(me)
+        })
+        .collect();
+    plan.wanted += taken.len();
+    let own = own + taken.len();
+    plan.candidates.splice(0..0, taken);
     if !free.is_empty() && own < quota {
         // Each instance begins elsewhere, so that several joining at once seldom try the same.
         let rank = readers
@@ -144,6 +169,7 @@ mod tests {
         topics: BTreeMap<String, i32>,
         instances: BTreeMap<String, BTreeSet<String>>,
         leaders: BTreeMap<Partition, String>,
+        stepped_down: BTreeMap<Partition, String>,
     }
 
     impl World {
@@ -159,6 +185,7 @@ mod tests {
                     .map(|n| (format!("i{n}"), read.clone()))
                     .collect(),
                 leaders: BTreeMap::new(),
+                stepped_down: BTreeMap::new(),
             }
         }
 
@@ -174,7 +201,9 @@ mod tests {
             let survey = Survey {
                 instances: self.instances.clone(),
                 leaders: self.leaders.clone(),
+                stepped_down: self.stepped_down.clone(),
                 name_is_ours: true,
+                ..Survey::default()
             };
             plan(me, &self.mine(me), &self.topics, &survey)
         }
@@ -243,6 +272,24 @@ mod tests {
         }
 
         #[test]
+        fn what_an_instance_steps_down_from_goes_to_another(
+            instances in 1usize..6, partitions in 1i32..20, which in any::<prop::sample::Index>(), order in prop::collection::vec(0usize..7, 0..12),
+        ) {
+            let mut world = World::new(instances, partitions);
+            world.settle(&[]);
+            let partition = which.get(&world.leaders.keys().cloned().collect::<Vec<_>>()).clone();
+            let former = world.leaders.remove(&partition).unwrap();
+            world.stepped_down.insert(partition.clone(), former.clone());
+            world.settle(&order);
+            prop_assert_eq!(world.leaders[&partition] == former, instances == 1);
+            prop_assert!(world.is_even(), "{:?}", world.counts());
+            world.stepped_down.clear();
+            let before = world.leaders.clone();
+            world.settle(&order);
+            prop_assert_eq!(before, world.leaders);
+        }
+
+        #[test]
         fn quotas_add_up(counts in prop::collection::vec(0usize..20, 1..8), partitions in 0usize..100) {
             let names: Vec<String> = (0..counts.len()).map(|n| format!("i{n}")).collect();
             let held: BTreeMap<&str, usize> = names.iter().map(String::as_str).zip(counts.iter().copied()).collect();
@@ -266,6 +313,7 @@ mod tests {
             instances: world.instances.clone(),
             leaders: world.leaders.clone(),
             name_is_ours: true,
+            ..Survey::default()
         };
         let plan = plan("i0", &BTreeSet::new(), &world.topics, &survey);
         assert_eq!(plan.wanted, 2);
@@ -286,6 +334,7 @@ mod tests {
             ]),
             leaders: BTreeMap::new(),
             name_is_ours: true,
+            ..Survey::default()
         };
         let topics = BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 4)]);
         assert_eq!(plan("x", &BTreeSet::new(), &topics, &survey).wanted, 5);

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use crate::config::KafkaSettings;
 use crate::partition::Partition;
-use crate::status::Status;
+use crate::status::{Queue, Status};
 
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -138,6 +138,16 @@ impl ClientContext for Context {
             .brokers
             .values()
             .any(|broker| broker.state == "UP");
+        let partitions = || {
+            let topics = statistics.topics.values();
+            topics.flat_map(|topic| topic.partitions.values())
+        };
+        let queue = Queue {
+            records: partitions().map(|partition| partition.fetchq_cnt).sum(),
+            bytes: partitions()
+                .map(|partition| partition.fetchq_size as i64)
+                .sum(),
+        };
         let ends = statistics.topics.into_iter().flat_map(|(topic, found)| {
             let partitions = found.partitions.into_values();
             // What read_committed can read; -1 in both stands for the unknown.
@@ -149,7 +159,7 @@ impl ClientContext for Context {
                 Some((Partition { topic, number }, end))
             })
         });
-        self.status.kafka_tells(is_up, ends);
+        self.status.kafka_tells(is_up, queue, ends);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -321,6 +321,11 @@ impl Batch {
             .collect()
     }
 
+    /// When its first record was made, by Kafka's timestamp.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        self.marks.first().map(|mark| mark.timestamp_ms)
+    }
+
     /// How long ago each record was made, by Kafka's timestamps.
     pub fn ages_ms(&self, now_ms: i64) -> impl ExactSizeIterator<Item = i64> {
         self.marks

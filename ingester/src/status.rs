@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
@@ -56,8 +56,44 @@ pub struct Led {
     pub commit_offset: i64,
     /// Records that wait in Kafka, as far as Kafka has told.
     pub lag: Option<i64>,
+    pub last_batch: Option<LastBatch>,
+    /// When the first record of the batch in the database was made, by Kafka's timestamp.
+    oldest_ms: Option<i64>,
     /// Since when nothing waits, or the last commit.
     progressed_at: Instant,
+}
+
+/// How long the last transaction of a partition took, phase by phase.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastBatch {
+    pub rows: i64,
+    pub copy: Duration,
+    pub apply: Duration,
+    pub commit: Duration,
+}
+
+impl Led {
+    /// How long the oldest record that is not committed has waited; where it was not read yet, how long nothing was committed.
+    pub fn lag_seconds(&self) -> Option<f64> {
+        match (self.oldest_ms, self.lag?) {
+            (Some(oldest_ms), _) => Some((now_ms() - oldest_ms).max(0) as f64 / 1_000.0),
+            (None, 0) => Some(0.0),
+            (None, _) => Some(self.progressed_at.elapsed().as_secs_f64()),
+        }
+    }
+}
+
+/// Milliseconds since 1970, as Kafka counts.
+pub fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as i64)
+}
+
+/// What librdkafka has fetched and nobody has read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Queue {
+    pub records: i64,
+    pub bytes: i64,
 }
 
 /// The record below the offset that was committed last.
@@ -79,6 +115,9 @@ pub struct Snapshot {
     /// Topics that a setting names and Kafka does not have.
     pub missing_topics: BTreeSet<String>,
     pub last_processed: Option<Processed>,
+    pub queue: Queue,
+    /// Since the leases were renewed; `None` where nothing is led.
+    pub lease_age: Option<Duration>,
 }
 
 /// What `/health` sums it up to.
@@ -133,6 +172,8 @@ struct Inner {
     redis_is_connected: Option<bool>,
     missing_topics: BTreeSet<String>,
     last_processed: Option<Processed>,
+    queue: Queue,
+    leases_renewed_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -152,9 +193,15 @@ impl Status {
             reason: None,
             commit_offset,
             lag: None,
+            last_batch: None,
+            oldest_ms: None,
             progressed_at: Instant::now(),
         };
-        self.inner().led.insert(partition.clone(), led);
+        let mut inner = self.inner();
+        if inner.led.is_empty() {
+            inner.leases_renewed_at = Some(Instant::now());
+        }
+        inner.led.insert(partition.clone(), led);
     }
 
     pub fn leads_no_more(&self, partition: &Partition) {
@@ -164,6 +211,19 @@ impl Status {
     pub fn is(&self, partition: &Partition, state: State, reason: Option<&str>) {
         if let Some(led) = self.inner().led.get_mut(partition) {
             (led.state, led.reason) = (state, reason.map(str::to_owned));
+        }
+    }
+
+    /// All leases are as old as `at`.
+    pub fn leases_renewed(&self, at: Instant) {
+        let mut inner = self.inner();
+        inner.leases_renewed_at = inner.leases_renewed_at.max(Some(at));
+    }
+
+    /// A batch goes to the database, whose first record was made at `oldest_ms`.
+    pub fn waits(&self, partition: &Partition, oldest_ms: i64) {
+        if let Some(led) = self.inner().led.get_mut(partition) {
+            led.oldest_ms = Some(oldest_ms);
         }
     }
 
@@ -181,11 +241,18 @@ impl Status {
                 .lag
                 .map(|lag| (lag - (next_offset - led.commit_offset)).max(0));
             led.commit_offset = next_offset;
+            led.oldest_ms = None;
             (led.state, led.reason) = (State::Running, None);
             led.progressed_at = Instant::now();
         }
         drop(inner);
         self.moved.notify_one();
+    }
+
+    pub fn batch_took(&self, partition: &Partition, batch: LastBatch) {
+        if let Some(led) = self.inner().led.get_mut(partition) {
+            led.last_batch = Some(batch);
+        }
     }
 
     /// Waits for something to be committed since the last call.
@@ -226,10 +293,16 @@ impl Status {
         self.inner().kafka_answers = answers;
     }
 
-    /// Whether a broker is connected, and where the partitions that are read end.
-    pub fn kafka_tells(&self, brokers_are_up: bool, ends: impl Iterator<Item = (Partition, i64)>) {
+    /// Whether a broker is connected, what is fetched already, and where the partitions that are read end.
+    pub fn kafka_tells(
+        &self,
+        brokers_are_up: bool,
+        queue: Queue,
+        ends: impl Iterator<Item = (Partition, i64)>,
+    ) {
         let mut inner = self.inner();
         inner.brokers_are_up = brokers_are_up;
+        inner.queue = queue;
         for (partition, end) in ends {
             if let Some(led) = inner.led.get_mut(&partition) {
                 let lag = (end - led.commit_offset).max(0);
@@ -281,6 +354,11 @@ impl Status {
             redis_is_connected: inner.redis_is_connected,
             missing_topics: inner.missing_topics.clone(),
             last_processed: inner.last_processed.clone(),
+            queue: inner.queue,
+            lease_age: inner
+                .leases_renewed_at
+                .filter(|_| !inner.led.is_empty())
+                .map(|at| at.elapsed()),
         }
     }
 }
@@ -300,7 +378,7 @@ mod tests {
         let status = Status::default();
         status.database_answered();
         status.kafka_answers(true);
-        status.kafka_tells(true, std::iter::empty());
+        status.kafka_tells(true, Queue::default(), std::iter::empty());
         status
     }
 
@@ -332,7 +410,8 @@ mod tests {
         status.topics_have(&BTreeMap::from([("t".to_owned(), 2)]));
         status.leads(&partition(0), 5);
         assert_eq!(status.snapshot().lag(), 0);
-        status.kafka_tells(true, [(partition(0), 9), (partition(1), 99)].into_iter());
+        let ends = [(partition(0), 9), (partition(1), 99)];
+        status.kafka_tells(true, Queue::default(), ends.into_iter());
         assert_eq!(status.snapshot().lag(), 4);
         status.committed(&partition(0), 8, 3);
         let snapshot = status.snapshot();
@@ -341,5 +420,33 @@ mod tests {
         assert_eq!(snapshot.last_processed.map(|last| last.offset), Some(7));
         assert_eq!(status.take_moved(), HashMap::from([(partition(0), 8)]));
         assert!(status.take_moved().is_empty());
+    }
+
+    #[test]
+    fn lag_in_seconds_is_the_age_of_the_oldest_record_known() {
+        let status = up();
+        let lag_seconds = || {
+            let led = status.snapshot().partitions[&partition(0)].clone();
+            led.expect("led").lag_seconds()
+        };
+        status.leads(&partition(0), 5);
+        assert_eq!(lag_seconds(), None, "Kafka has not told");
+        status.kafka_tells(true, Queue::default(), [(partition(0), 9)].into_iter());
+        assert!(lag_seconds() < Some(5.0), "read nothing yet");
+        status.waits(&partition(0), now_ms() - 60_000);
+        assert!(lag_seconds() >= Some(60.0));
+        status.committed(&partition(0), 9, 4);
+        assert_eq!(lag_seconds(), Some(0.0));
+    }
+
+    #[test]
+    fn leases_have_an_age_while_something_is_led() {
+        let status = up();
+        assert_eq!(status.snapshot().lease_age, None);
+        status.leads(&partition(0), 5);
+        assert!(status.snapshot().lease_age < Some(Duration::from_secs(5)));
+        status.leases_renewed(Instant::now());
+        status.leads_no_more(&partition(0));
+        assert_eq!(status.snapshot().lease_age, None);
     }
 }

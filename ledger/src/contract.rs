@@ -31,6 +31,8 @@ pub mod sqlstate {
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// A handler of domain events breaks on too much, or is paused.
     pub const HANDLER_BROKEN: &str = "38000";
+    /// Somebody has paused the partition.
+    pub const PARTITION_PAUSED: &str = "55006";
     /// A setting or an argument that cannot be worked with.
     pub const INVALID_PARAMETER: &str = "22023";
     /// The balance table has something that the apply cannot honour.

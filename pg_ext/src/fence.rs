@@ -54,11 +54,11 @@ const ADVANCE: &str = "
         started_at = coalesce(p.started_at, pg_catalog.clock_timestamp())
     FROM ledger.partition_leases l
     WHERE l.topic = $1 AND l.partition = $2 AND p.partition_id = l.partition_id
-        AND p.fencing_token = $3 AND p.lease_id = $4 AND p.commit_offset = $5
+        AND p.fencing_token = $3 AND p.lease_id = $4 AND p.commit_offset = $5 AND p.paused_at IS NULL
     RETURNING p.partition_id";
 
 const LOOK: &str = "
-    SELECT p.fencing_token = $3 AND coalesce(p.lease_id = $4, false), p.commit_offset
+    SELECT p.fencing_token = $3 AND coalesce(p.lease_id = $4, false), p.commit_offset, p.paused_reason
     FROM ledger.partition_progress p
     JOIN ledger.partition_leases l USING (partition_id)
     WHERE l.topic = $1 AND l.partition = $2";
@@ -91,9 +91,16 @@ pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
     if rows.is_empty() {
         stale(format!("nobody has acquired {at} yet"));
     }
-    let (mine, commit_offset) = rows.first().get_two::<bool, i64>().unwrap_or_else(internal);
+    let (mine, commit_offset, paused) = rows
+        .first()
+        .get_three::<bool, i64, String>()
+        .unwrap_or_else(internal);
     match (mine, commit_offset) {
         (Some(true), Some(offset)) if offset == span.next_offset => Fence::AlreadyCommitted,
+        (Some(true), Some(offset)) if offset == span.from_offset => raise(
+            Code::ERRCODE_OBJECT_IN_USE,
+            format!("{at} is paused: {}", paused.unwrap_or_default()),
+        ),
         (Some(true), Some(offset)) => stale(format!(
             "{at} stands at offset {offset}, but this batch starts at {}",
             span.from_offset

@@ -3,6 +3,8 @@
 
 mod common;
 
+use tokio_postgres::Row;
+
 use common::{Batch, Database, available, call, change, lead, message, sqlstate, verdicts};
 
 fn verdict(word: &str, reason: Option<&str>) -> (String, Option<String>) {
@@ -478,6 +480,140 @@ async fn accounts_opened_by_two_partitions_at_once_fail_only_on_their_key() {
     }
     assert_eq!(available(&database, 1).await.as_deref(), Some("15"));
     database.assert_invariants().await;
+}
+
+/// What the second partition makes of an identity that the first one has claimed, once that one has ended.
+async fn second_claim(end: &str) -> Row {
+    let database = Database::create().await;
+    let (first, second) = (database.writer().await, database.writer().await);
+    let (a, b) = (lead(&first, 0, "a").await, lead(&first, 1, "a").await);
+    let event = |account| {
+        let changes = [change(account, "1", "0")];
+        Batch::default()
+            .event_with_payload(0, "x", "the same bytes", &changes)
+            .event(1, &format!("other{account}"), &changes)
+    };
+    first.batch_execute("BEGIN").await.expect("begin");
+    let mine = event(1);
+    mine.stage(&first).await.expect("stage");
+    mine.call(&first, a, 0, 2).await.expect("apply");
+    let theirs = event(2);
+    let (ended, answer) = tokio::join!(
+        async {
+            database.wait_until_blocked(1).await;
+            first.batch_execute(end).await
+        },
+        theirs.apply(&second, b, 0, 2)
+    );
+    ended.expect(end);
+    let rows = database.admin().await;
+    let rows = rows
+        .query("SELECT identity FROM ledger.event_identities", &[])
+        .await
+        .expect("identities");
+    assert_eq!(rows.len(), if end == "COMMIT" { 3 } else { 2 }, "each once");
+    database.assert_invariants().await;
+    answer.expect("applied")
+}
+
+#[tokio::test]
+async fn an_identity_that_two_partitions_carry_belongs_to_the_first_to_commit() {
+    let answer = second_claim("COMMIT").await;
+    assert_eq!(answer.get::<_, i64>("duplicates"), 1);
+    assert_eq!(answer.get::<_, i64>("applied"), 1);
+    let answer = second_claim("ROLLBACK").await;
+    assert_eq!(answer.get::<_, i64>("duplicates"), 0);
+    assert_eq!(answer.get::<_, i64>("applied"), 2);
+}
+
+#[tokio::test]
+async fn partitions_that_carry_the_same_identities_apply_each_once() {
+    let database = Database::create().await;
+    const ROUNDS: i64 = 30;
+    const EVENTS: i64 = 700;
+    // Both send the same events, in another order and with other cuts of the account.
+    let run = |partition: i32| {
+        let database = &database;
+        async move {
+            let client = database.writer().await;
+            let leader = lead(&client, partition, "a").await;
+            let (mut applied, mut duplicates) = (0, 0);
+            for round in 0..ROUNDS {
+                let from = round * EVENTS;
+                let batch = (0..EVENTS).fold(Batch::default(), |batch, index| {
+                    let number = if partition == 0 {
+                        index
+                    } else {
+                        EVENTS - 1 - index
+                    };
+                    let id = format!("r{round}e{number}");
+                    batch.event_with_payload(
+                        from + index,
+                        &id,
+                        &id,
+                        &[change(i64::from(partition), "1", "0")],
+                    )
+                });
+                let answer = batch
+                    .apply(&client, leader, from, from + EVENTS)
+                    .await
+                    .expect("no deadlock surfaces");
+                applied += answer.get::<_, i64>("applied");
+                duplicates += answer.get::<_, i64>("duplicates");
+            }
+            (applied, duplicates)
+        }
+    };
+    let (first, second) = tokio::join!(run(0), run(1));
+    assert_eq!(
+        first.0 + second.0,
+        ROUNDS * EVENTS,
+        "each is applied by one of them"
+    );
+    assert_eq!(
+        first.1 + second.1,
+        ROUNDS * EVENTS,
+        "and is a duplicate to the other"
+    );
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_is_terminated_within_the_apply_lets_go_of_its_pages() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    admin
+        .batch_execute("CREATE EXTENSION pg_buffercache")
+        .await
+        .expect("comes with PostgreSQL");
+    let leader = lead(&writer, 0, "a").await;
+    let first = Batch::default().event(0, "a", &[change(1, "1", "0")]);
+    first.apply(&writer, leader, 0, 1).await.expect("applied");
+    let other = database.admin().await;
+    other
+        .batch_execute("BEGIN; SELECT FROM ledger.account_balances FOR UPDATE")
+        .await
+        .expect("locked");
+    let second = Batch::default().event(1, "b", &[change(1, "1", "0")]);
+    let (terminated, answer) = tokio::join!(
+        async {
+            database.wait_until_blocked(1).await;
+            let blocked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            admin.batch_execute(blocked).await
+        },
+        second.apply(&writer, leader, 1, 2)
+    );
+    terminated.expect("terminated");
+    answer.expect_err("the connection is gone");
+    database.wait_for_sessions(0).await;
+    other.batch_execute("ROLLBACK").await.expect("rolled back");
+    let pinned = "SELECT count(*) FROM pg_buffercache b JOIN pg_class c ON b.relfilenode = pg_relation_filenode(c.oid)
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'ledger' AND b.pinning_backends > 0
+            AND b.reldatabase = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let pinned: i64 = admin.query_one(pinned, &[]).await.expect("asked").get(0);
+    assert_eq!(pinned, 0);
 }
 
 #[tokio::test]

@@ -53,11 +53,7 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
         )?,
     );
     accounts::empty_logs(stack).await?;
-    Ok(Measured {
-        text,
-        figures: Vec::new(),
-        curves: Vec::new(),
-    })
+    Ok(Measured::of(text, Vec::new()))
 }
 
 /// Microseconds per event by step, and of the whole.

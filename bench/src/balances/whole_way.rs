@@ -47,7 +47,8 @@ pub async fn fill<T>(
     tokio::task::block_in_place(|| produce(kafka, topic, backlog, record))
 }
 
-fn produce<T>(
+/// Sends the records, and waits until Kafka has them.
+pub fn produce<T>(
     kafka: &Kafka,
     topic: &str,
     backlog: &[T],

@@ -59,6 +59,8 @@ pub struct Event {
 /// An endless stream of events.
 pub struct Stream {
     skew: Skew,
+    /// How many the uniform workload uses.
+    accounts: usize,
     random: Random,
     /// Which stream an event id belongs to, so that no two streams share one.
     label: String,
@@ -77,6 +79,7 @@ impl Stream {
         };
         Self {
             skew,
+            accounts: ACCOUNTS,
             random: Random(seed),
             label,
             produced: 0,
@@ -85,13 +88,19 @@ impl Stream {
         }
     }
 
+    /// Uses fewer accounts.
+    pub fn over(mut self, accounts: usize) -> Self {
+        self.accounts = accounts;
+        self
+    }
+
     pub fn take(&mut self, count: usize) -> Vec<Event> {
         (0..count).map(|_| self.next_event()).collect()
     }
 
     fn account(&mut self) -> i64 {
         let index = match self.skew {
-            Skew::Uniform => self.random.below(ACCOUNTS),
+            Skew::Uniform => self.random.below(self.accounts),
             Skew::UniformFew => self.random.below(FEW_ACCOUNTS),
             Skew::Hot => 0,
             Skew::Zipf => {
@@ -104,7 +113,7 @@ impl Stream {
         index as i64 + 1
     }
 
-    fn next_event(&mut self) -> Event {
+    pub fn next_event(&mut self) -> Event {
         let id = event_id(&self.label, self.produced);
         self.produced += 1;
         let account_id = self.account();

@@ -109,13 +109,10 @@ impl Stream {
         (0..)
             .zip(&TYPES)
             .map(|(place, event_type)| {
-                let sample = Command::new(stack.sluice()?)
-                    .args(["events", "sample", event_type.name])
-                    .output()?;
                 Ok(Self {
                     event_type,
                     place,
-                    sample: serde_json::from_slice(&sample.stdout)?,
+                    sample: sample(stack, event_type.name)?,
                     next: 0,
                 })
             })
@@ -136,7 +133,7 @@ impl Stream {
         event["eventId"] = Uuid::from_u64_pair(random.next(), self.place)
             .to_string()
             .into();
-        event["timestamp"] = self.time(no).into();
+        event["timestamp"] = time(no, self.place).into();
         let mut references = 0;
         for (name, value) in event["data"].as_object_mut().into_iter().flatten() {
             // Ids are written as usr_01J9ZK6T: what precedes the line says of what.
@@ -167,15 +164,22 @@ impl Stream {
             payload,
         }
     }
+}
 
-    /// A millisecond after the other, and of one number the types in their order.
-    fn time(&self, no: u64) -> String {
-        let (seconds, ms) = (no / 1_000, no % 1_000);
-        let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
-        format!(
-            "2026-11-21T{hours:02}:{minutes:02}:{:02}.{ms:03}{:03}Z",
-            seconds % 60,
-            self.place
-        )
-    }
+/// What `sluice events sample` has for a type.
+pub fn sample(stack: &Stack, event_type: &str) -> Result<Value> {
+    let sample = Command::new(stack.sluice()?)
+        .args(["events", "sample", event_type])
+        .output()?;
+    Ok(serde_json::from_slice(&sample.stdout)?)
+}
+
+/// A millisecond after the other, and of one number by their place.
+pub fn time(no: u64, place: u64) -> String {
+    let (seconds, ms) = (no / 1_000, no % 1_000);
+    let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
+    format!(
+        "2026-11-21T{hours:02}:{minutes:02}:{:02}.{ms:03}{place:03}Z",
+        seconds % 60,
+    )
 }

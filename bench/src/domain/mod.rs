@@ -3,7 +3,7 @@
 
 mod backlog;
 mod document2;
-mod event;
+pub mod event;
 mod redis_server;
 mod sluice;
 mod tables;
@@ -54,11 +54,10 @@ pub async fn run(stack: &Stack, form: Form, rounds: usize) -> Result<Measured> {
         poison: bench.poison().await?,
         redis,
     };
-    Ok(Measured {
-        text: report.text(),
-        figures: vec![("domain", report.mixed.ratio)],
-        curves: Vec::new(),
-    })
+    Ok(Measured::of(
+        report.text(),
+        vec![("domain", report.mixed.ratio)],
+    ))
 }
 
 struct Bench<'a> {

@@ -1,28 +1,24 @@
 //! `sluice dlq`: the dead letters, for people: look, replay, discard, export.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 use tokio_postgres::Client;
-use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::output::{self, Format, Output, Parameter, cell, connect, failed, new_table};
 use crate::commands::write_line;
 use crate::config::DatabaseArgs;
-use crate::error::describe;
 
 /// Letters of one transaction: what a stopped replay finishes, and a killed one loses.
 const CHUNK: usize = 500;
 /// As in sluice.find_dead_letters: that ends loops.
 const ATTEMPTS: i32 = 20;
-/// Longer texts are cut in tables.
-const CELL: usize = 100;
 
 #[derive(Subcommand)]
 pub enum Dlq {
@@ -140,13 +136,6 @@ pub struct Most {
 }
 
 #[derive(Args)]
-pub struct Format {
-    /// How it is shown on stdout
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-}
-
-#[derive(Args)]
 pub struct Action {
     /// Do it; without this it is a dry run that says what each letter would become
     #[arg(long)]
@@ -157,13 +146,6 @@ pub struct Action {
     /// Why, for those who read the record later
     #[arg(long)]
     why: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    Table,
-    Json,
-    Jsonl,
 }
 
 // A key is given as it is shown: as text, or as \x and hexadecimal digits.
@@ -180,8 +162,6 @@ const WHERE: &str = "
 // Of two columns with one name the later one stands. encode() breaks lines.
 const EVERYTHING: &str = "
     d.*, translate(encode(d.payload, 'base64'), E'\\n', '') AS payload";
-
-type Parameter<'a> = &'a (dyn ToSql + Sync);
 
 /// What a statement with `WHERE` and a `LIMIT $9` is given.
 struct Query<'f> {
@@ -232,15 +212,7 @@ pub async fn dlq(
     command: &Dlq,
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
-    let target = database.admin("sluice dlq").map_err(|bad| bad.0)?;
-    let client = target.connect(|_| ()).await;
-    let client = client.map_err(|error| {
-        format!(
-            "ADMIN_DATABASE_URL: PostgreSQL at {}: {}",
-            target.address(),
-            describe(&error)
-        )
-    })?;
+    let client = connect(database, "sluice dlq").await?;
     match command {
         Dlq::List {
             filter,
@@ -531,7 +503,9 @@ async fn export(client: &Client, query: &Query<'_>) -> Result<(), String> {
     let mut rows = std::pin::pin!(rows.map_err(|error| failed(&error))?);
     let mut count = 0;
     while let Some(row) = rows.try_next().await.map_err(|error| failed(&error))? {
-        let letter = object(row.get(0))?;
+        let letter = serde_json::from_str(row.get(0));
+        let mut letter: Value = letter.map_err(|error| error.to_string())?;
+        show_key(&mut letter);
         write_line(&letter.to_string())?;
         count += 1;
     }
@@ -589,27 +563,27 @@ async fn show(client: &Client, id: i64, output: Output) -> Result<(), String> {
     print(&actions, Output::Table)
 }
 
-/// Rows as JSON objects, columns in order; of two columns with one name the later one stands.
+/// Rows whose keys are as people know them.
 async fn rows(
     client: &Client,
     statement: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Value>, String> {
-    let statement = format!("SELECT row_to_json(r)::text FROM ({statement}) r");
-    let rows = client.query(&statement, parameters).await;
-    let rows = rows.map_err(|error| failed(&error))?;
-    rows.iter().map(|row| object(row.get(0))).collect()
+    let mut rows = output::rows(client, statement, parameters).await?;
+    rows.iter_mut().for_each(show_key);
+    Ok(rows)
 }
 
-/// A row as a JSON object, its key as people know it.
-fn object(text: &str) -> Result<Value, String> {
-    let mut row: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+fn print(rows: &[Value], output: Output) -> Result<(), String> {
+    output::print(rows, output, "no dead letters")
+}
+
+fn show_key(row: &mut Value) {
     if let Some(Value::String(key)) = row.get_mut("key")
         && let Some(text) = key_text(key)
     {
         *key = text;
     }
-    Ok(row)
 }
 
 /// PostgreSQL's `\x…` as the text that it is, if it is one and does not look like that itself.
@@ -618,85 +592,6 @@ fn key_text(hex: &str) -> Option<String> {
     let bytes = digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
     let text = String::from_utf8(bytes.collect::<Option<_>>()?).ok()?;
     (!text.starts_with("\\x") && !text.chars().any(char::is_control)).then_some(text)
-}
-
-fn failed(error: &tokio_postgres::Error) -> String {
-    let advice = match error.code().map(|code| code.code()) {
-        Some("42501") => "; let ADMIN_DATABASE_URL name a member of sluice_admin",
-        _ => "",
-    };
-    format!("{}{advice}", describe(error))
-}
-
-fn print(rows: &[Value], output: Output) -> Result<(), String> {
-    match output {
-        Output::Json => write_line(&serde_json::to_string_pretty(rows).unwrap_or_default()),
-        Output::Jsonl => rows.iter().try_for_each(|row| write_line(&row.to_string())),
-        Output::Table => {
-            let Some(Value::Object(first)) = rows.first() else {
-                eprintln!("no dead letters");
-                return Ok(());
-            };
-            let mut table = new_table();
-            table.set_header(first.keys());
-            for row in rows.iter().filter_map(Value::as_object) {
-                table.add_row(row.values().map(|value| short(&cell(value))));
-            }
-            for (index, name) in first.keys().enumerate() {
-                let is_number = |row: &Value| row[name].is_number() || row[name].is_null();
-                if let (true, Some(column)) = (
-                    first[name].is_number() && rows.iter().all(is_number),
-                    table.column_mut(index),
-                ) {
-                    column.set_cell_alignment(CellAlignment::Right);
-                }
-            }
-            write_line(&table.trim_fmt())
-        }
-    }
-}
-
-fn new_table() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(
-        if std::io::stdout().is_terminal() {
-            ContentArrangement::Dynamic
-        } else {
-            ContentArrangement::Disabled
-        },
-    );
-    table
-}
-
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => time(text).unwrap_or_else(|| text.clone()),
-        other => other.to_string(),
-    }
-}
-
-/// A time as people read it, to the second: PostgreSQL's JSON has `2026-11-21T05:00:00.123456+00:00`.
-fn time(text: &str) -> Option<String> {
-    let (date, rest) = text.split_at_checked(10)?;
-    let (time, rest) = rest.strip_prefix('T')?.split_at_checked(8)?;
-    let is_like = |text: &str, shape: &str| {
-        let mut both = text.chars().zip(shape.chars());
-        both.all(|(c, s)| c.is_ascii_digit() == (s == '0') && (s == '0' || c == s))
-    };
-    let fraction = |c: char| c == '.' || c.is_ascii_digit();
-    (is_like(date, "0000-00-00") && is_like(time, "00:00:00"))
-        .then(|| format!("{date} {time}{}", rest.trim_start_matches(fraction)))
-}
-
-/// On one line, and not too long for a table.
-fn short(text: &str) -> String {
-    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut short: String = chars.by_ref().take(CELL).collect();
-    if chars.next().is_some() {
-        short.push('…');
-    }
-    short
 }
 
 /// Base64 as the text that it is, if it is one.

@@ -4,6 +4,8 @@ pub mod check;
 pub mod dlq;
 pub mod events;
 pub mod migrate;
+pub mod output;
+pub mod partitions;
 
 use std::io::{ErrorKind, Write};
 

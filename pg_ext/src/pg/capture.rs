@@ -24,7 +24,10 @@ thread_local! {
 
 /// Works on what was staged; staging is empty afterwards.
 pub fn take<T>(work: impl FnOnce(&[u8]) -> T) -> T {
-    let done = STAGED.with_borrow(|staged| work(staged));
+    // Not borrowed meanwhile: a backend that is terminated ends its transaction from within the work.
+    let staged = STAGED.take();
+    let done = work(&staged);
+    STAGED.set(staged);
     forget();
     done
 }

@@ -1,0 +1,294 @@
+//! From the send to the committed row, under a steady load: the way of every single event.
+
+use std::time::{Duration, Instant};
+
+use crate::balances::contender::Apply;
+use crate::balances::whole_way::PARTITIONS;
+use crate::balances::workload::{ACCOUNTS, Event, Skew, Stream, payload};
+use crate::ingester::Ingester;
+use crate::kafka::{Kafka, Record};
+use crate::report::{grouped, right_aligned, table};
+use crate::sample::Spread;
+use crate::stack::{Result, Stack};
+use crate::{Form, Measured, fill, number};
+
+const EVENTS_PER_SECOND: u32 = 2_000;
+/// Of Kafka, before all: a broker that runs for long has compiled its code.
+const BROKER_WARM_UP: Duration = Duration::from_secs(30);
+/// Events before the first that counts: connections, statements, caches.
+const WARM_UP: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_secs(30);
+/// Of 100,000 events each.
+const TOUCH_ROUNDS: usize = 4;
+const LONG_MINUTES: usize = 10;
+/// Between two looks at what is committed.
+const LOOK: Duration = Duration::from_millis(1);
+const KNOWN_IDENTITIES: usize = 1_000_000;
+
+/// One load, and the figure that it gives.
+struct Load {
+    delay_ms: &'static str,
+    time: Duration,
+    figure: &'static str,
+    quantile: f64,
+}
+
+/// Measures all, and answers with the table.
+pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
+    let machine = stack.machine().await?;
+    let admin = stack.admin().await?;
+    fill::anew(&admin, ACCOUNTS, KNOWN_IDENTITIES).await?;
+    touch(stack).await?;
+    measure(stack, "bench.latency.first", "30", BROKER_WARM_UP).await?;
+    let mut loads = Vec::from(["30", "0"].map(short));
+    if form == Form::Full {
+        loads.push(long()?);
+    }
+    let mut table = table(&[
+        "BATCHING_DELAY_MS",
+        "events",
+        "p50 (ms)",
+        "p99 (ms)",
+        "p99.9 (ms)",
+        "longest (ms)",
+        "checkpoints",
+        "runs of autovacuum",
+    ]);
+    let mut figures = Vec::new();
+    for (number, load) in loads.iter().enumerate() {
+        let long = load.time > SHORT;
+        if long {
+            disturb(stack).await?;
+        }
+        let before = disturbances(stack).await?;
+        let times = measure(
+            stack,
+            &format!("bench.latency.{number}"),
+            load.delay_ms,
+            load.time,
+        )
+        .await?;
+        let after = disturbances(stack).await?;
+        if long {
+            leave_alone(stack).await?;
+        }
+        let ms = |quantile| format!("{:.1}", at(&times, quantile));
+        table.add_row([
+            load.delay_ms.to_owned(),
+            grouped(times.len() as f64),
+            ms(0.5),
+            ms(0.99),
+            ms(0.999),
+            ms(1.0),
+            (after.checkpoints - before.checkpoints).to_string(),
+            (after.autovacuums - before.autovacuums).to_string(),
+        ]);
+        figures.push((load.figure, Spread::once(at(&times, load.quantile))));
+    }
+    let text = format!(
+        "Measured on {}.\n\n{}\n\n{}",
+        machine.date,
+        machine.list(),
+        right_aligned(table)
+    );
+    Ok(Measured::of(text, figures))
+}
+
+/// Changes every page once after the checkpoint, which logs it as a whole.
+async fn touch(stack: &Stack) -> Result<()> {
+    let mut apply = Apply::connect(stack).await?;
+    let mut stream = Stream::new(Skew::Uniform, "touch".into(), 1);
+    for _ in 0..TOUCH_ROUNDS {
+        apply.measure(&stream.take(100_000), 2_000).await?;
+    }
+    Ok(())
+}
+
+fn short(delay_ms: &'static str) -> Load {
+    Load {
+        delay_ms,
+        time: SHORT,
+        figure: if delay_ms == "0" {
+            "p99-delay-0"
+        } else {
+            "p99-delay-30"
+        },
+        quantile: 0.99,
+    }
+}
+
+/// Across checkpoints and runs of autovacuum.
+fn long() -> Result<Load> {
+    let minutes = number("BENCH_MINUTES", 60)?.unwrap_or(LONG_MINUTES);
+    Ok(Load {
+        delay_ms: "30",
+        time: Duration::from_secs(60) * minutes as u32,
+        figure: "p999",
+        quantile: 0.999,
+    })
+}
+
+/// Has checkpoints and autovacuum come as often as they do where they are most of a burden.
+async fn disturb(stack: &Stack) -> Result<()> {
+    stack.set("checkpoint_timeout", "'1min'").await?;
+    stack.set("autovacuum_naptime", "'10s'").await
+}
+
+async fn leave_alone(stack: &Stack) -> Result<()> {
+    stack.set("checkpoint_timeout", "'1h'").await?;
+    stack.set("autovacuum_naptime", "DEFAULT").await
+}
+
+struct Disturbances {
+    checkpoints: i64,
+    autovacuums: i64,
+}
+
+async fn disturbances(stack: &Stack) -> Result<Disturbances> {
+    let row = stack
+        .admin()
+        .await?
+        .query_one(
+            "SELECT checkpoints_timed + checkpoints_req,
+                (SELECT sum(autovacuum_count)::bigint FROM pg_stat_user_tables)
+             FROM pg_stat_bgwriter",
+            &[],
+        )
+        .await?;
+    Ok(Disturbances {
+        checkpoints: row.get(0),
+        autovacuums: row.get(1),
+    })
+}
+
+/// How long each event took, in milliseconds, sorted.
+async fn measure(stack: &Stack, topic: &str, delay_ms: &str, time: Duration) -> Result<Vec<f64>> {
+    let kafka = Kafka::prompt(stack)?;
+    kafka.create_topics([topic], PARTITIONS as i32).await?;
+    let settings = [
+        ("BALANCE_TOPICS", topic),
+        ("EVENT_TOPICS", ""),
+        ("BATCHING_DELAY_MS", delay_ms),
+    ];
+    let mut ingester = Ingester::start_with(stack, &settings)?;
+    all_led(stack, topic, &mut ingester).await?;
+
+    let events = EVENTS_PER_SECOND * (WARM_UP + time).as_secs() as u32;
+    let start = Instant::now();
+    let to = topic.to_owned();
+    let sending = std::thread::spawn(move || send(&kafka, &to, start, events));
+    let mut times = watch(stack, topic, start, events, &mut ingester).await?;
+    sending.join().map_err(|_| "the producer panicked")??;
+    ingester.stop();
+    times.sort_by(f64::total_cmp);
+    eprintln!(
+        "delay {} ms, {} s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+        delay_ms,
+        time.as_secs(),
+        at(&times, 0.5),
+        at(&times, 0.99),
+        at(&times, 0.999)
+    );
+    Ok(times)
+}
+
+async fn all_led(stack: &Stack, topic: &str, ingester: &mut Ingester) -> Result<()> {
+    let admin = stack.admin().await?;
+    let since = Instant::now();
+    loop {
+        let led: i64 = admin
+            .query_one(
+                "SELECT count(leader_svc_id) FROM ledger.partition_leader_locks WHERE topic = $1",
+                &[&topic],
+            )
+            .await?
+            .get(0);
+        if led == PARTITIONS as i64 {
+            return Ok(());
+        }
+        ingester.check(0, since)?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// When an event is to be sent, whatever became of those before it.
+fn due(event: u32) -> Duration {
+    Duration::from_secs(1) * event / EVENTS_PER_SECOND
+}
+
+fn send(kafka: &Kafka, topic: &str, start: Instant, events: u32) -> Result<()> {
+    let mut stream = Stream::new(Skew::Uniform, topic.replace('.', "-"), 1);
+    for number in 0..events {
+        // Partitions take turns, so that an event's number follows from its offset.
+        let partition = number as i32 % PARTITIONS as i32;
+        let event = of_partition(stream.next_event(), partition);
+        let payload = payload(&event);
+        let key = event.change.key.account_id.to_string();
+        std::thread::sleep(due(number).saturating_sub(start.elapsed()));
+        kafka.send(&Record {
+            topic,
+            partition,
+            key: key.as_bytes(),
+            payload: &payload,
+        })?;
+    }
+    kafka.flush()
+}
+
+/// An account's events stay in one partition, as any producer would send them.
+fn of_partition(mut event: Event, partition: i32) -> Event {
+    let partitions = PARTITIONS as i64;
+    let account_id = &mut event.change.key.account_id;
+    *account_id = (*account_id - 1) / partitions * partitions + i64::from(partition) + 1;
+    event
+}
+
+/// Looks again and again at what is committed: from when an event was due to the first look that finds it.
+async fn watch(
+    stack: &Stack,
+    topic: &str,
+    start: Instant,
+    events: u32,
+    ingester: &mut Ingester,
+) -> Result<Vec<f64>> {
+    let admin = stack.admin().await?;
+    let committed = admin
+        .prepare(
+            "SELECT partition, commit_offset FROM ledger.partition_leader_locks WHERE topic = $1",
+        )
+        .await?;
+    let mut times = Vec::with_capacity(events as usize);
+    let mut next_offsets = [0; PARTITIONS];
+    let (mut last_commit, mut looks) = (start, 0);
+    loop {
+        let rows = admin.query(&committed, &[&topic]).await?;
+        let now = Instant::now();
+        looks += 1;
+        for row in rows {
+            let (partition, commit_offset): (i32, i64) = (row.get(0), row.get(1));
+            let next_offset = &mut next_offsets[partition as usize];
+            for offset in *next_offset..commit_offset {
+                let due = due(offset as u32 * PARTITIONS as u32 + partition as u32);
+                if due >= WARM_UP {
+                    times.push((now - start - due).as_secs_f64() * 1_000.0);
+                }
+                last_commit = now;
+            }
+            *next_offset = commit_offset;
+        }
+        let missing = i64::from(events) - next_offsets.iter().sum::<i64>();
+        if missing == 0 {
+            let between = start.elapsed().as_secs_f64() * 1_000.0 / f64::from(looks);
+            eprintln!("looked every {between:.2} ms");
+            return Ok(times);
+        }
+        ingester.check(missing, last_commit)?;
+        // Not tokio's clock, which counts whole milliseconds only.
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn at(sorted: &[f64], quantile: f64) -> f64 {
+    let rank = (sorted.len() as f64 * quantile).ceil() as usize;
+    sorted[rank.max(1) - 1]
+}

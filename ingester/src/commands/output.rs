@@ -1,0 +1,139 @@
+//! Rows of the database on stdout: as a table, or as JSON.
+
+use std::io::IsTerminal;
+
+use clap::{Args, ValueEnum};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use crate::commands::write_line;
+use crate::config::DatabaseArgs;
+use crate::error::describe;
+
+/// Longer texts are cut in tables.
+const CELL: usize = 100;
+
+#[derive(Args)]
+pub struct Format {
+    /// How it is shown on stdout
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+    Jsonl,
+}
+
+pub type Parameter<'a> = &'a (dyn ToSql + Sync);
+
+/// A connection for a command that people give.
+pub async fn connect(database: &DatabaseArgs, command: &str) -> Result<Client, String> {
+    let target = database.admin(command).map_err(|bad| bad.0)?;
+    let client = target.connect(|_| ()).await;
+    client.map_err(|error| {
+        format!(
+            "ADMIN_DATABASE_URL: PostgreSQL at {}: {}",
+            target.address(),
+            describe(&error)
+        )
+    })
+}
+
+/// Rows as JSON objects, columns in order; of two columns with one name the later one stands.
+pub async fn rows(
+    client: &Client,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Value>, String> {
+    let statement = format!("SELECT row_to_json(r)::text FROM ({statement}) r");
+    let rows = client.query(&statement, parameters).await;
+    let rows = rows.map_err(|error| failed(&error))?;
+    rows.iter()
+        .map(|row| serde_json::from_str(row.get(0)).map_err(|error| error.to_string()))
+        .collect()
+}
+
+pub fn failed(error: &tokio_postgres::Error) -> String {
+    let advice = match error.code().map(|code| code.code()) {
+        Some("42501") => "; let ADMIN_DATABASE_URL name a member of sluice_admin",
+        _ => "",
+    };
+    format!("{}{advice}", describe(error))
+}
+
+/// `nothing` is said on stderr where a table would have no rows.
+pub fn print(rows: &[Value], output: Output, nothing: &str) -> Result<(), String> {
+    match output {
+        Output::Json => write_line(&serde_json::to_string_pretty(rows).unwrap_or_default()),
+        Output::Jsonl => rows.iter().try_for_each(|row| write_line(&row.to_string())),
+        Output::Table => {
+            let Some(Value::Object(first)) = rows.first() else {
+                eprintln!("{nothing}");
+                return Ok(());
+            };
+            let mut table = new_table();
+            table.set_header(first.keys());
+            for row in rows.iter().filter_map(Value::as_object) {
+                table.add_row(row.values().map(|value| short(&cell(value))));
+            }
+            for (index, name) in first.keys().enumerate() {
+                let is_number = |row: &Value| row[name].is_number() || row[name].is_null();
+                if let (true, Some(column)) = (
+                    first[name].is_number() && rows.iter().all(is_number),
+                    table.column_mut(index),
+                ) {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+            write_line(&table.trim_fmt())
+        }
+    }
+}
+
+pub fn new_table() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(
+        if std::io::stdout().is_terminal() {
+            ContentArrangement::Dynamic
+        } else {
+            ContentArrangement::Disabled
+        },
+    );
+    table
+}
+
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => time(text).unwrap_or_else(|| text.clone()),
+        other => other.to_string(),
+    }
+}
+
+/// A time as people read it, to the second: PostgreSQL's JSON has `2026-11-21T05:00:00.123456+00:00`.
+fn time(text: &str) -> Option<String> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let (time, rest) = rest.strip_prefix('T')?.split_at_checked(8)?;
+    let is_like = |text: &str, shape: &str| {
+        let mut both = text.chars().zip(shape.chars());
+        both.all(|(c, s)| c.is_ascii_digit() == (s == '0') && (s == '0' || c == s))
+    };
+    let fraction = |c: char| c == '.' || c.is_ascii_digit();
+    (is_like(date, "0000-00-00") && is_like(time, "00:00:00"))
+        .then(|| format!("{date} {time}{}", rest.trim_start_matches(fraction)))
+}
+
+/// On one line, and not too long for a table.
+pub fn short(text: &str) -> String {
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut short: String = chars.by_ref().take(CELL).collect();
+    if chars.next().is_some() {
+        short.push('…');
+    }
+    short
+}

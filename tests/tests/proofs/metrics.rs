@@ -1,0 +1,262 @@
+//! What is measured is documented, what is documented is measured, and alerts and dashboard ask for nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use proofs::scene::{STALL, Scene};
+use proofs::stack::repository;
+use proofs::wait::wait_until;
+use proofs::workload::{Message, credit};
+use serde_json::Value;
+
+use super::domain::Notes;
+
+/// One line of the table in docs/metrics.md.
+#[derive(Debug)]
+struct Documented {
+    kind: String,
+    labels: Vec<String>,
+    /// What the last label may say; empty where the values are no closed list.
+    values: Vec<String>,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).expect(path)
+}
+
+fn in_backticks(text: &str) -> Vec<String> {
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn documented() -> BTreeMap<String, Documented> {
+    let document = read("docs/metrics.md");
+    let rows = document
+        .lines()
+        .filter(|line| line.starts_with("| `sluice_"));
+    let metrics = rows.map(|row| {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let (labels, values) = cells[2].split_once('=').unwrap_or((cells[2], ""));
+        let documented = Documented {
+            kind: cells[1].to_owned(),
+            labels: in_backticks(labels),
+            values: in_backticks(values),
+        };
+        (in_backticks(cells[0]).remove(0), documented)
+    });
+    metrics.collect()
+}
+
+/// The types that a scrape tells, by name.
+fn types(scrape: &str) -> BTreeMap<&str, &str> {
+    let told = scrape
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    told.filter_map(|line| line.split_once(' ')).collect()
+}
+
+/// Without what a histogram adds.
+fn base(name: &str, known: impl Fn(&str) -> bool) -> &str {
+    let parts = ["_bucket", "_sum", "_count"];
+    let base = parts.iter().find_map(|part| name.strip_suffix(part));
+    base.filter(|base| known(base)).unwrap_or(name)
+}
+
+/// Name and labels of each sample; no value of ours has a comma or a quote in it.
+fn samples(scrape: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
+    let lines = scrape.lines().filter(|line| !line.starts_with('#'));
+    let samples = lines.map(|line| {
+        let (series, _) = line.rsplit_once(' ').expect("a value");
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let labels = labels.trim_end_matches('}').split(',');
+        let labels = labels.filter_map(|label| label.split_once('='));
+        (
+            name,
+            labels
+                .map(|(label, value)| (label, value.trim_matches('"')))
+                .collect(),
+        )
+    });
+    samples.collect()
+}
+
+fn promtool(arguments: &[&str], input: &str) {
+    let mut child = Command::new(repository().join("scripts/promtool.sh"))
+        .args(arguments)
+        .current_dir(repository())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("scripts/promtool.sh");
+    let mut stdin = child.stdin.take().expect("piped");
+    // It may end before it has read everything; its status says why.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(
+        output.status.success(),
+        "promtool {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented_and_every_documented_one_is_there() {
+    let scene = Scene::new(1).await;
+    let notes = Notes::new(&scene, 1).await;
+    notes.register(&scene).await;
+    let placeholder =
+        "INSERT INTO domain.users (user_id, referenced_by) VALUES ('nobody', 'a test')";
+    let database = &scene.database.client;
+    database
+        .batch_execute(placeholder)
+        .await
+        .expect("a placeholder");
+    let mut ingester = scene.ingester_with(&[
+        ("EVENT_TOPICS", &notes.topic),
+        ("REDIS_URL", &scene.stack.redis_url),
+        ("DANGLING_AFTER", "0"),
+    ]);
+    let balances = [credit("a", 1, "5"), Message::of("{")];
+    scene.kafka().produce(&scene.topic, 0, balances);
+    let note = [notes.message("e", "n", Some("text"), 1)];
+    scene.kafka().produce(&notes.topic, 0, note);
+    let (topic, note) = (&scene.topic, &notes.topic);
+    let wanted = [
+        format!("sluice_records_total{{topic=\"{topic}\",verdict=\"APPLIED\"}} 1"),
+        format!("sluice_records_total{{topic=\"{note}\",verdict=\"APPLIED\"}} 1"),
+        format!("sluice_dead_letters_parked{{topic=\"{topic}\",code=\"MALFORMED_JSON\"}} 1"),
+        format!("sluice_event_delay_seconds_count{{topic=\"{note}\"}} 1"),
+        format!("sluice_partition_lag_seconds{{topic=\"{topic}\",partition=\"0\"}} 0.0"),
+        format!("sluice_batch_errors_total{{topic=\"{topic}\",consequence=\"halt\"}} 0"),
+        format!("sluice_topic_partitions{{topic=\"{topic}\"}} 1"),
+        "sluice_dangling_references{kind=\"user\"} 1".to_owned(),
+        "sluice_leadership_changes_total{change=\"acquired\"} 2".to_owned(),
+        "sluice_partitions_led{state=\"running\"} 2".to_owned(),
+        "sluice_batch_phase_seconds_count{phase=\"copy\"} 1".to_owned(),
+        "sluice_staging_bytes 0".to_owned(),
+        "sluice_kafka_queue_bytes 0".to_owned(),
+        "sluice_redis_up 1".to_owned(),
+    ];
+    let mut scrape = String::new();
+    wait_until("the metrics to say it all", STALL, async || {
+        scrape = ingester.get("/metrics").await.1;
+        let found = |line: &String| scrape.lines().any(|found| found == line);
+        wanted.iter().all(found)
+    })
+    .await;
+    ingester.stop().await;
+
+    promtool(&["check", "metrics"], &scrape);
+    let (documented, measured) = (documented(), types(&scrape));
+    let said: BTreeMap<&str, &str> = documented
+        .iter()
+        .map(|(name, metric)| (name.as_str(), metric.kind.as_str()))
+        .collect();
+    assert_eq!(measured, said, "measured, and documented");
+    for (name, labels) in samples(&scrape) {
+        let metric = &documented[base(name, |base| measured.contains_key(base))];
+        let labels: Vec<_> = labels.into_iter().filter(|label| label.0 != "le").collect();
+        let names: Vec<&str> = labels.iter().map(|label| label.0).collect();
+        assert_eq!(names, metric.labels, "labels of {name}");
+        if !metric.values.is_empty() {
+            let value = labels.last().expect("a label").1;
+            assert!(
+                metric.values.iter().any(|known| known == value),
+                "{name}: {value}"
+            );
+        }
+    }
+}
+
+const RULES: &str = "deploy/prometheus/alerts.yml";
+const RULE_TESTS: &str = "deploy/prometheus/alerts_test.yml";
+
+/// Each rule by its name.
+fn alerts(rules: &str) -> Vec<(&str, &str)> {
+    let rules = rules.split("- alert: ").skip(1);
+    rules
+        .map(|rule| rule.split_once('\n').expect("more"))
+        .collect()
+}
+
+#[test]
+fn every_alert_fires_clears_and_has_a_run_book() {
+    promtool(&["check", "rules", RULES], "");
+    promtool(&["test", "rules", RULE_TESTS], "");
+    let (rules, tests) = (read(RULES), read(RULE_TESTS));
+    let (operations, metrics) = (read("docs/operations.md"), read("docs/metrics.md"));
+    let (mut run_books, mut listed) = (BTreeSet::new(), BTreeSet::new());
+    for (alert, rule) in alerts(&rules) {
+        for part in ["severity: ", "summary: ", "description: "] {
+            assert!(rule.contains(part), "{alert} has no {part}");
+        }
+        let run_book = format!("operations.md#{}", alert.to_lowercase());
+        assert!(
+            rule.contains(&format!("runbook_url: docs/{run_book}\n")),
+            "{alert}"
+        );
+        let severity = rule
+            .split("severity: ")
+            .nth(1)
+            .and_then(|rest| rest.split('}').next());
+        listed.insert(format!(
+            "| [{alert}]({run_book}) | {} |",
+            severity.expect("a severity")
+        ));
+        run_books.insert(format!("### {alert}"));
+        let fires = format!("        alertname: {alert}\n        exp_alerts:\n          - ");
+        assert!(tests.contains(&fires), "{alert} is not seen firing");
+        let clears = format!("alertname: {alert}, exp_alerts: []");
+        assert!(tests.contains(&clears), "{alert} is not seen clearing");
+    }
+    let starting = |text: &str, start: &str, end: char| -> BTreeSet<String> {
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        lines
+            .map(|line| {
+                let cells = line.match_indices(end).nth(2);
+                cells.map_or(line, |(at, _)| &line[..=at]).to_owned()
+            })
+            .collect()
+    };
+    assert_eq!(starting(&operations, "### Sluice", '\n'), run_books);
+    assert_eq!(starting(&metrics, "| [Sluice", '|'), listed);
+}
+
+/// Every `sluice_…` in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let starts = text.match_indices("sluice_").map(|(at, _)| &text[at..]);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    starts
+        .map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_documented_metrics_only() {
+    let documented = documented();
+    let dashboard = read("deploy/grafana/sluice.json");
+    let parsed: Value = dashboard.parse().expect("JSON");
+    let panels = parsed["panels"].as_array().expect("panels");
+    for panel in panels {
+        let targets = panel["targets"].as_array().expect("targets");
+        assert!(!targets.is_empty(), "{panel}");
+        for target in targets {
+            let expression = target["expr"].as_str().expect("an expression");
+            assert!(expression.contains("sluice_"), "{expression}");
+        }
+        assert_eq!(panel["datasource"]["uid"], "${datasource}");
+    }
+    for (file, text) in [("dashboard", &dashboard), ("rules", &read(RULES))] {
+        for name in names(text) {
+            let known = |name: &str| documented.contains_key(name);
+            assert!(known(base(name, known)), "{file}: {name}");
+        }
+    }
+}

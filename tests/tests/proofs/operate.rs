@@ -1,0 +1,179 @@
+//! What an operator does with partitions: pause, resume, step down, and look.
+
+use std::time::Duration;
+
+use proofs::compare::Accounts;
+use proofs::rng::seed;
+use proofs::scene::{STALL, Scene};
+use proofs::stack::sluice_command;
+use proofs::wait::wait_until;
+use proofs::watch::settled;
+use proofs::workload::Workload;
+use serde_json::Value;
+
+/// What `sluice` says on stdout, and its exit status.
+fn sluice(scene: &Scene, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let environment = [("ADMIN_DATABASE_URL", scene.database.admin_url.as_str())];
+    let output = sluice_command(arguments, &environment).output();
+    let output = output.expect("sluice runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+fn done(scene: &Scene, arguments: &[&str]) -> String {
+    let (status, stdout, stderr) = sluice(scene, arguments);
+    assert_eq!(status, Some(0), "{arguments:?}: {stderr}");
+    stdout
+}
+
+fn status(scene: &Scene) -> Vec<Value> {
+    let text = done(scene, &["status", "--output", "json"]);
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_partition_commits_nothing_until_it_is_resumed() {
+    let scene = Scene::new(2).await;
+    let mut ingester = scene.ingester();
+    let feed = scene.feed(&Workload::new(seed()), 1_000);
+    scene.committed_beyond(1_000).await;
+
+    let paused = format!("{}/0", scene.topic);
+    let pause = ["pause", &paused, "--why", "a look at its accounts"];
+    assert_eq!(done(&scene, &pause), format!("{paused} is paused\n"));
+    let before = scene.database.progress(&scene.topic).await;
+    assert!(done(&scene, &pause).contains("paused already"));
+    wait_until("the pause to be told", STALL, async || {
+        let body: Value = ingester.get("/health").await.1.parse().expect("JSON");
+        let partition = &body["partitions"][0];
+        partition["state"] == "paused"
+            && partition["reason"] == "paused by hand: a look at its accounts"
+            && body["status"] == "degraded"
+    })
+    .await;
+    scene
+        .committed_beyond(scene.committed().await + 2_000)
+        .await;
+    let after = scene.database.progress(&scene.topic).await;
+    assert_eq!(after[&0].commit_offset, before[&0].commit_offset);
+    assert_eq!(after[&0].leader, before[&0].leader, "its leader stays");
+    assert!(after[&1].commit_offset > before[&1].commit_offset);
+    wait_until("what waits to be seen in the database", STALL, async || {
+        let partitions = status(&scene);
+        partitions[0]["state"] == "paused"
+            && partitions[0]["lag"].as_i64() > Some(0)
+            && partitions[1]["state"] == "running"
+            && partitions[1]["records_per_second"].as_f64() > Some(0.0)
+            && partitions[1]["last_apply_us"].as_i64() > Some(0)
+    })
+    .await;
+
+    // Whoever leads it next stays out of it, too.
+    ingester.kill9();
+    ingester.ended(Duration::from_secs(10)).await;
+    ingester.start_again();
+    scene
+        .committed_beyond(scene.committed().await + 1_000)
+        .await;
+    let after = scene.database.progress(&scene.topic).await;
+    assert_eq!(after[&0].commit_offset, before[&0].commit_offset);
+
+    assert_eq!(
+        done(&scene, &["resume", &paused]),
+        format!("{paused} goes on\n")
+    );
+    assert!(done(&scene, &["resume", &paused]).contains("was not paused"));
+    feed.stop().await;
+    scene.verify(Accounts::OfOnePartition).await;
+    ingester.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_instance_takes_what_a_leader_steps_down_from() {
+    let scene = Scene::new(4).await;
+    let mut instances = [scene.ingester(), scene.ingester()];
+    let names = instances.each_ref().map(|one| one.service_id.clone());
+    let names = names.each_ref().map(String::as_str);
+    let feed = scene.feed(&Workload::new(seed()), 2_000);
+    settled(&scene.database, &scene.topic, 4, &names, STALL).await;
+    let before = scene.database.progress(&scene.topic).await;
+    let former = before[&1].leader.clone().expect("settled");
+
+    let partition = format!("{}/1", scene.topic);
+    let said = done(&scene, &["step-down", &partition]);
+    assert_eq!(said, format!("{former} leads {partition} no more\n"));
+    wait_until("the other one to lead it and commit", STALL, async || {
+        let now = &scene.database.progress(&scene.topic).await[&1];
+        now.leader.as_ref().is_some_and(|leader| *leader != former)
+            && now.fencing_token > before[&1].fencing_token
+            && now.commit_offset > before[&1].commit_offset
+    })
+    .await;
+    settled(&scene.database, &scene.topic, 4, &names, STALL).await;
+    let led = scene.database.progress(&scene.topic).await;
+    assert_ne!(led[&1].leader.as_ref(), Some(&former), "it stays there");
+    feed.stop().await;
+    scene.verify(Accounts::OfOnePartition).await;
+
+    // Alone, an instance leads it again.
+    instances[1].stop().await;
+    settled(&scene.database, &scene.topic, 4, &names[..1], STALL).await;
+    assert!(done(&scene, &["step-down", &partition]).contains(names[0]));
+    wait_until("the only one to lead it again", STALL, async || {
+        let now = &scene.database.progress(&scene.topic).await[&1];
+        now.leader.as_deref() == Some(names[0]) && now.fencing_token > led[&1].fencing_token
+    })
+    .await;
+    instances[0].stop().await;
+    assert_eq!(
+        done(&scene, &["step-down", &partition]),
+        format!("nobody leads {partition}\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_meant_is_refused_in_one_line() {
+    let scene = Scene::new(1).await;
+    for (arguments, status, told) in [
+        (
+            &["resume", "nowhere/0"][..],
+            1,
+            "nobody has read nowhere/0 yet",
+        ),
+        (
+            &["step-down", "nowhere"],
+            2,
+            "for example balance.changed/0",
+        ),
+        (&["pause", "nowhere/0"], 2, "--why"),
+        (
+            &["pause", "nowhere/0", "--why", ""],
+            1,
+            "a pause needs a reason",
+        ),
+    ] {
+        let (found, stdout, stderr) = sluice(&scene, arguments);
+        assert_eq!(found, Some(status), "{arguments:?}: {stderr}");
+        assert!(stdout.is_empty() && stderr.contains(told), "{stderr}");
+    }
+    let (found, stdout, stderr) = sluice(&scene, &["status"]);
+    assert_eq!((found, stdout.as_str()), (Some(0), ""));
+    assert_eq!(stderr, "no partition has been read yet\n");
+    let writer = scene.database.writer().await;
+    for call in [
+        "sluice.pause_partition('t', 0, 'why')",
+        "sluice.resume_partition('t', 0)",
+        "sluice.step_down('t', 0)",
+    ] {
+        let refused = writer.batch_execute(&format!("SELECT {call}")).await;
+        let code = refused
+            .expect_err(call)
+            .code()
+            .map(|code| code.code().to_owned());
+        assert_eq!(code.as_deref(), Some("42501"), "{call}");
+    }
+}
