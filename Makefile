@@ -65,7 +65,7 @@ package: ## Debian packages of the ingester and the extension: target/package/*.
 test-package: build package ## install the packages here, use them beside a private stack, remove them (as root)
 	@packaging/test.sh
 
-check-deploy: ## judge Dockerfile, compose file and Kubernetes manifests (tools from PyPI)
+check-deploy: setup ## judge Dockerfile, compose file and Kubernetes manifests (tools from PyPI)
 	@deploy/check.sh
 
 audit: ## licenses, bans, sources and known vulnerabilities of dependencies (cargo-deny, cargo-audit; needs GitHub)
