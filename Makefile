@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants lint fmt doc package test-package
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants lint fmt doc package test-package check-deploy audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -65,14 +65,22 @@ package: ## Debian packages of the ingester and the extension: target/package/*.
 test-package: build package ## install the packages here, use them beside a private stack, remove them (as root)
 	@packaging/test.sh
 
+check-deploy: setup ## judge Dockerfile, compose file and Kubernetes manifests (tools from PyPI)
+	@deploy/check.sh
+
+audit: ## licenses, bans, sources and known vulnerabilities of dependencies (cargo-deny, cargo-audit; needs GitHub)
+	cargo deny check
+	cargo audit
+
 mutants: build ## remove one safeguard at a time from a copy of the sources; the tests must notice each
 	@tests/mutants/run.sh
 
-lint: setup ## formatting, clippy and, where installed, shellcheck
+lint: setup ## formatting, clippy and, where installed, shellcheck and cargo-deny
 	cargo fmt --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
-	@for script in scripts/*.sh .ci/run docker/*.sh packaging/*.sh; do test ! -e $$script || bash -n $$script || exit 1; done
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning -x -P scripts scripts/*.sh .ci/run docker/*.sh packaging/*.sh; fi
+	@for script in scripts/*.sh .ci/run docker/*.sh packaging/*.sh deploy/*.sh; do test ! -e $$script || bash -n $$script || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning -x -P scripts scripts/*.sh .ci/run docker/*.sh packaging/*.sh deploy/*.sh; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; fi
 
 fmt: ## format the sources
 	cargo fmt

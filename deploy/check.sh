@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Judges Dockerfile, compose file and Kubernetes manifests by the tools that read them; starts nothing.
-# The tools come from PyPI (deploy/requirements.txt); Prometheus' settings are judged where promtool is installed.
+# The tools come from PyPI (deploy/requirements.txt), promtool from `make setup`.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,10 +18,8 @@ grep -oE '\.\.?/[^:]+\.(yml|yaml|json)' docker/compose.yaml | while read -r file
   [ -f "docker/$file" ] || die "docker/compose.yaml mounts $file, which is not there"
 done
 kubernetes-validate --strict deploy/kubernetes/{sluice,secret,migrate}.yaml
-if command -v promtool >/dev/null; then
-  promtool check rules deploy/prometheus/alerts.yml
-  promtool check config --syntax-only docker/prometheus.yml
-fi
+scripts/promtool.sh check rules deploy/prometheus/alerts.yml
+scripts/promtool.sh check config --syntax-only docker/prometheus.yml
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 stale=$(grep -n 'image: sluice:' deploy/kubernetes/*.yaml | grep -v "sluice:$version$" || true)

@@ -106,7 +106,7 @@ scripts/with-stack.sh packaging/test.sh use
 
 dpkg --remove sluice postgresql-15-sluice >/dev/null
 [ -e $settings ] || die "removing took the settings away, which is for purging"
-dpkg --purge sluice postgresql-15-sluice >/dev/null
+dpkg --purge sluice >/dev/null
 left=$(for file in $files /etc/sluice; do [ ! -e "$file" ] || echo "$file"; done)
 [ -z "$left" ] || die "left behind: $left"
 ! id sluice >/dev/null 2>&1 || die "the user sluice is left behind"
