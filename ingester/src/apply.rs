@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
 use futures_util::SinkExt;
 use ledger::contract::STAGING_TABLE;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -22,6 +23,10 @@ use crate::status::{LastBatch, State, Status};
 
 /// A batch that takes longer than this in the database is worth a line.
 const SLOW: Duration = Duration::from_secs(5);
+/// A batch of so many records is work for a processor; smaller ones are round trips and waits for the disk.
+const LARGE: i64 = 1_000;
+/// A large batch that takes longer waits for something: its turn goes to the next.
+const TURN: Duration = Duration::from_secs(1);
 /// Bytes in one message of the COPY: what the backend takes in at once, and keeps room for.
 const MESSAGE: usize = 64 << 10;
 /// Races that may be lost in a row before the tries are spaced out and said.
@@ -54,6 +59,9 @@ pub struct Applier {
     pub pool: Pool,
     pub partition: Partition,
     pub leadership: Arc<Leadership>,
+    /// As many as large batches may be in the database at once. More of them only get into each other's way: they wait
+    /// for the same balances, and each one's snapshot keeps PostgreSQL from reusing the room of all rows replaced meanwhile.
+    pub turns: Arc<Semaphore>,
     pub retry: RetrySettings,
     /// Told of dead letters.
     pub aftercare: Arc<Notify>,
@@ -191,11 +199,18 @@ impl Applier {
     }
 
     async fn watched(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
+        let mut turn = None;
+        if slice.rows() >= LARGE {
+            let asked = Instant::now();
+            turn = self.turns.acquire().await.ok();
+            self.metrics.phase("turn", asked.elapsed());
+        }
         let transaction = self.transaction(slice);
         tokio::pin!(transaction);
         loop {
             tokio::select! {
                 done = &mut transaction => return done,
+                () = tokio::time::sleep(TURN), if turn.is_some() => turn = None,
                 () = tokio::time::sleep(SLOW) => warn!(
                     partition = %self.partition, from_offset = slice.from_offset, rows = slice.rows(),
                     "batch is still in the database; something holds it up there"
@@ -275,45 +290,45 @@ impl Applier {
                 return Ok((row, took));
             }
         };
-        if rows.count > 0 {
-            // Sent together: the COPY does not wait for the answer to BEGIN.
-            let ((), sink) = tokio::try_join!(
-                client.batch_execute("BEGIN"),
-                client.copy_in(&statements.copy)
-            )?;
-            tokio::pin!(sink);
-            for start in (0..rows.copy.len()).step_by(MESSAGE) {
-                let end = rows.copy.len().min(start + MESSAGE);
-                sink.feed(rows.copy.slice(start..end)).await?;
-            }
-            sink.finish().await?;
-        } else {
-            client.batch_execute("BEGIN").await?;
+        let args: [&(dyn ToSql + Sync); 9] = [
+            topic,
+            number,
+            &token,
+            &lease_id,
+            &slice.from_offset,
+            &slice.next_offset,
+            &rows.count,
+            &rows.checksum,
+            &last_record,
+        ];
+        if rows.count == 0 {
+            // One statement, and so one transaction.
+            let row = client.query_one(&statements.apply_balances, &args).await?;
+            took.apply = began.elapsed();
+            self.metrics.phase("apply", took.apply);
+            return Ok((row, took));
         }
-        took.copy = began.elapsed();
+        // Sent together: the COPY does not wait for the answer to BEGIN.
+        let ((), sink) = tokio::try_join!(
+            client.batch_execute("BEGIN"),
+            client.copy_in(&statements.copy)
+        )?;
+        tokio::pin!(sink);
+        for start in (0..rows.copy.len()).step_by(MESSAGE) {
+            let end = rows.copy.len().min(start + MESSAGE);
+            sink.feed(rows.copy.slice(start..end)).await?;
+        }
+        // And neither does what follows: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.
+        let ((copied, _), (applied, row), (committed, ())) = tokio::try_join!(
+            timed(sink.finish()),
+            timed(client.query_one(&statements.apply_balances, &args)),
+            timed(client.batch_execute("COMMIT")),
+        )?;
+        took.copy = copied - began;
+        took.apply = applied - copied;
+        took.commit = committed - applied;
         self.metrics.phase("copy", took.copy);
-        let began = Instant::now();
-        let row = client
-            .query_one(
-                &statements.apply_balances,
-                &[
-                    topic,
-                    number,
-                    &token,
-                    &lease_id,
-                    &slice.from_offset,
-                    &slice.next_offset,
-                    &rows.count,
-                    &rows.checksum,
-                    &last_record,
-                ],
-            )
-            .await?;
-        took.apply = began.elapsed();
         self.metrics.phase("apply", took.apply);
-        let began = Instant::now();
-        client.batch_execute("COMMIT").await?;
-        took.commit = began.elapsed();
         self.metrics.phase("commit", took.commit);
         Ok((row, took))
     }
@@ -331,6 +346,12 @@ impl Applier {
             debug!(partition = %self.partition, "handler not paused: {error}");
         }
     }
+}
+
+/// When the work was done, and with what.
+async fn timed<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<(Instant, T), E> {
+    let done = work.await?;
+    Ok((Instant::now(), done))
 }
 
 /// Opens connections up to `wanted`, as far as the pool has room, and prepares what is run on them.

@@ -90,8 +90,11 @@ pub struct RunArgs {
     /// Connections to PostgreSQL at most
     #[arg(long, env = "DB_POOL_SIZE", default_value_t = 20, value_parser = clap::value_parser!(u16).range(3..=1000))]
     db_pool_size: u16,
+    /// Batches of 1000 records or more that PostgreSQL gets at the same time
+    #[arg(long, env = "APPLY_CONCURRENCY", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    apply_concurrency: u16,
     /// Records of a batch at most
-    #[arg(long, env = "BATCH_SIZE", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "BATCH_SIZE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch_size: u32,
     /// Bytes of a batch at most, records and their rows
     #[arg(long, env = "BATCH_BYTES", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=33_554_432))]
@@ -194,6 +197,7 @@ pub struct RunSettings {
     /// Address, and how long a mark stays.
     pub redis: Option<(String, Duration)>,
     pub pool_size: usize,
+    pub apply_concurrency: usize,
     pub connection_timeout: Duration,
     pub gate: GateSettings,
     pub lease: Duration,
@@ -505,6 +509,7 @@ impl RunArgs {
             redis: redis.url().map(|url| (url, redis.ttl())),
             // Two connections are for leases.
             pool_size: usize::from(self.db_pool_size) - 2,
+            apply_concurrency: usize::from(self.apply_concurrency),
             connection_timeout: database.connection_timeout(),
             gate: GateSettings {
                 batch_size: self.batch_size as usize,

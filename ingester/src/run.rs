@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -171,6 +171,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         hint,
         kafka,
         pool,
+        turns: Arc::new(Semaphore::new(settings.apply_concurrency)),
         standby: Some(Arc::new(standby)),
         wake,
         leases,
@@ -300,6 +301,7 @@ struct Conductor {
     hint: Option<Hint>,
     kafka: Arc<Kafka>,
     pool: deadpool_postgres::Pool,
+    turns: Arc<Semaphore>,
     standby: Option<Arc<Session>>,
     wake: mpsc::Sender<()>,
     leases: Arc<Leases>,
@@ -526,6 +528,7 @@ impl Conductor {
                 pool: self.pool.clone(),
                 partition: partition.clone(),
                 leadership: leadership.clone(),
+                turns: self.turns.clone(),
                 retry: self.settings.retry.clone(),
                 aftercare: self.aftercare.clone(),
                 status: self.status.clone(),

@@ -9,9 +9,9 @@ use pgrx::spi::SpiClient;
 use crate::apply::assert_count;
 use crate::error::raise;
 use crate::identities::Ownership;
-use crate::leader::run;
 use crate::pg::balances::{Balances, LockedRow};
 use crate::pg::log::Place;
+use crate::statements::run;
 
 // In key order, so that two partitions that open the same accounts cannot deadlock: the
 // later one fails on the primary key, and its batch is tried again.
@@ -174,7 +174,7 @@ impl Columns {
         self.last_change_nos.push(last_change.change_no);
     }
 
-    fn write(self, client: &mut SpiClient<'_>, statement: &str, updated_msec: i64) -> i64 {
+    fn write(self, client: &mut SpiClient<'_>, statement: &'static str, updated_msec: i64) -> i64 {
         if self.account_ids.is_empty() {
             return 0;
         }

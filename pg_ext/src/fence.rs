@@ -7,6 +7,7 @@ use pgrx::spi::SpiClient;
 use crate::error::raise;
 use crate::leader::{Leadership, PartitionName, check_name, internal};
 use crate::pg::session;
+use crate::statements;
 
 /// What every batch says of itself: whose it is, and from where to where.
 pub struct Span<'a> {
@@ -75,7 +76,7 @@ pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
         span.last_record
             .map_or_else(pgrx::datum::DatumWithOid::null::<Uuid>, Into::into),
     ];
-    let rows = client.update(ADVANCE, None, &args).unwrap_or_else(internal);
+    let rows = statements::execute(client, ADVANCE, &args);
     if !rows.is_empty() {
         let partition_id = rows
             .first()

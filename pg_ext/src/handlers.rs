@@ -12,6 +12,7 @@ use crate::error::raise;
 use crate::events::{Event, Records};
 use crate::leader::{PartitionName, internal};
 use crate::pg::session;
+use crate::statements;
 
 // A paused handler that was replaced since is not paused any more.
 const FIND: &str = "
@@ -64,9 +65,7 @@ pub struct Handler {
 impl Handler {
     /// Finds the handler; raises where there is none, or where it is paused.
     pub fn of(client: &mut SpiClient<'_>, event_type: &str) -> Self {
-        let rows = client
-            .update(FIND, Some(1), &[event_type.into()])
-            .unwrap_or_else(internal);
+        let rows = statements::execute(client, FIND, &[event_type.into()]);
         if rows.is_empty() {
             raise(
                 Code::ERRCODE_UNDEFINED_OBJECT,
@@ -221,7 +220,7 @@ impl Handler {
             events().map(Event::version).collect::<Vec<_>>().into(),
             payloads.into(),
         ];
-        let rows = client.update(CALL, Some(1), &args).unwrap_or_else(internal);
+        let rows = statements::execute(client, CALL, &args);
         let (sqlstate, message) = rows
             .first()
             .get_two::<String, String>()

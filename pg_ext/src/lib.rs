@@ -15,6 +15,7 @@ mod leader;
 mod outcome;
 mod pg;
 mod replay;
+mod statements;
 mod steps;
 
 ::pgrx::pg_module_magic!();

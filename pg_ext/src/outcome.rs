@@ -4,7 +4,8 @@
 use pgrx::spi::SpiClient;
 
 use crate::fence::{Fenced, Span};
-use crate::leader::{PartitionName, run};
+use crate::leader::PartitionName;
+use crate::statements::run;
 
 const VERDICTS: &str = "
     INSERT INTO ledger.verdicts (partition_id, kafka_offset, event_id, source, verdict, reason)

@@ -4,6 +4,7 @@
 //! prepared in memory; the clock runs from the first BEGIN to the last COMMIT's answer.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use ledger::contract::STAGING_TABLE;
 use ledger::staging;
 use ledger::verdict::Verdict;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, CopyInSink, Row, Statement};
 use uuid::Uuid;
 
 use crate::sample::Sample;
@@ -36,6 +37,7 @@ const PARTITION_ID: i32 = 1;
 struct Batch {
     rows: Bytes,
     events: usize,
+    staged: i64,
     applied: i64,
     rejected: i64,
     duplicates: i64,
@@ -44,8 +46,11 @@ struct Batch {
     checksum: i64,
 }
 
+/// The COPY of a transaction, all sent but its end.
+type Copying = Pin<Box<CopyInSink<Bytes>>>;
+
 /// Sends BEGIN and the COPY without waiting in between, as the ingester does.
-async fn begin_copy(client: &Client, copy: &Statement, rows: &Bytes) -> Result<u64> {
+async fn begin_copy(client: &Client, copy: &Statement, rows: &Bytes) -> Result<Copying> {
     let (begun, sink) = tokio::join!(
         client.batch_execute("BEGIN"),
         client.copy_in::<_, Bytes>(copy)
@@ -56,7 +61,22 @@ async fn begin_copy(client: &Client, copy: &Statement, rows: &Bytes) -> Result<u
         let end = rows.len().min(start + MESSAGE);
         sink.feed(rows.slice(start..end)).await?;
     }
-    Ok(sink.as_mut().finish().await?)
+    Ok(sink)
+}
+
+/// Sends the end of the COPY, the statement and COMMIT without waiting in between, as the ingester does.
+async fn call_and_commit(
+    client: &Client,
+    mut copying: Copying,
+    statement: &Statement,
+    args: &[&(dyn ToSql + Sync)],
+) -> Result<Row> {
+    let (_, answer, ()) = tokio::try_join!(
+        copying.as_mut().finish(),
+        client.query_one(statement, args),
+        client.batch_execute("COMMIT"),
+    )?;
+    Ok(answer)
 }
 
 /// `sluice.apply_balance_batch`, as the ingester calls it.
@@ -133,6 +153,7 @@ impl Apply {
         let batch = Batch {
             rows: staging_copy(bytes).finish(),
             events,
+            staged: events as i64,
             applied: events as i64,
             rejected: 0,
             duplicates: 0,
@@ -141,9 +162,12 @@ impl Apply {
             checksum: staging::checksum(bytes),
         };
         let begin = Instant::now();
-        begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        let mut copying = begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        copying.as_mut().finish().await?;
         let copied = Instant::now();
-        let answer = self.call(&batch, last_record.map(Uuid::from_bytes)).await?;
+        let last_record = last_record.map(Uuid::from_bytes);
+        let args = self.args(&batch, &last_record);
+        let answer = self.client.query_one(&self.call, &args).await?;
         let called = Instant::now();
         self.client.batch_execute("COMMIT").await?;
         let committed = Instant::now();
@@ -160,26 +184,28 @@ impl Apply {
         Ok(rows.iter().map(|row| (row.get(0), took(row))).collect())
     }
 
-    async fn call(&self, batch: &Batch, last_record: Option<Uuid>) -> Result<Row> {
-        let events = batch.events as i64;
-        let args: [&(dyn ToSql + Sync); 8] = [
+    fn args<'a>(
+        &'a self,
+        batch: &'a Batch,
+        last_record: &'a Option<Uuid>,
+    ) -> [&'a (dyn ToSql + Sync); 8] {
+        [
             &TOPIC,
             &self.fencing_token,
             &self.lease_id,
             &batch.from_offset,
             &batch.next_offset,
-            &events,
+            &batch.staged,
             &batch.checksum,
-            &last_record,
-        ];
-        Ok(self.client.query_one(&self.call, &args).await?)
+            last_record,
+        ]
     }
 
     async fn apply(&self, batch: &Batch) -> Result<()> {
-        begin_copy(&self.client, &self.copy, &batch.rows).await?;
-        let last_record = Uuid::from_u128(batch.next_offset as u128);
-        let answer = self.call(batch, Some(last_record)).await?;
-        self.client.batch_execute("COMMIT").await?;
+        let copying = begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        let last_record = Some(Uuid::from_u128(batch.next_offset as u128));
+        let args = self.args(batch, &last_record);
+        let answer = call_and_commit(&self.client, copying, &self.call, &args).await?;
         expect(&answer, "applied", batch.applied)?;
         expect(&answer, "rejected", batch.rejected)?;
         expect(&answer, "duplicates", batch.duplicates)
@@ -238,6 +264,7 @@ fn batch(copy: Copy, events: &[Event], from_offset: i64, checksum: i64) -> Batch
     Batch {
         rows: copy.finish(),
         events: events.len(),
+        staged: events.len() as i64,
         applied: count(Verdict::Applied),
         rejected: count(Verdict::Rejected),
         duplicates: count(Verdict::Duplicate),
@@ -269,8 +296,11 @@ impl Floor {
             .await?;
         let clock = Instant::now();
         for rows in &batches {
-            begin_copy(&self.client, &self.copy, rows).await?;
-            self.client.batch_execute("COMMIT").await?;
+            let mut copying = begin_copy(&self.client, &self.copy, rows).await?;
+            tokio::try_join!(
+                copying.as_mut().finish(),
+                self.client.batch_execute("COMMIT")
+            )?;
         }
         Ok(Sample {
             events: events.len(),
@@ -397,20 +427,14 @@ impl Baseline {
     }
 
     async fn apply(&self, batch: &Batch) -> Result<()> {
-        begin_copy(&self.client, &self.copy, &batch.rows).await?;
-        let answer = self
-            .client
-            .query_one(
-                &self.apply,
-                &[
-                    &PARTITION_ID,
-                    &FENCING_TOKEN,
-                    &batch.from_offset,
-                    &batch.next_offset,
-                ],
-            )
-            .await?;
-        self.client.batch_execute("COMMIT").await?;
+        let copying = begin_copy(&self.client, &self.copy, &batch.rows).await?;
+        let args: [&(dyn ToSql + Sync); 4] = [
+            &PARTITION_ID,
+            &FENCING_TOKEN,
+            &batch.from_offset,
+            &batch.next_offset,
+        ];
+        let answer = call_and_commit(&self.client, copying, &self.apply, &args).await?;
         expect(&answer, "fenced", 1)?;
         expect(&answer, "updated_rows", batch.events as i64)
     }

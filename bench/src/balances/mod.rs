@@ -29,7 +29,7 @@ const EVENTS_PER_ROUND: usize = 100_000;
 /// Rounds before the first that counts: most pages are changed, and logged as a whole.
 const FIRST_TOUCH_ROUNDS: usize = 4;
 /// The ingester's default batch size, at which the whole way is compared with the apply alone.
-const DEFAULT_BATCH: usize = 2_000;
+const DEFAULT_BATCH: usize = 10_000;
 /// Most rounds of what comes from Kafka.
 const KAFKA_ROUNDS: usize = 3;
 /// Events that wait in Kafka when the ingester starts, and transfers.

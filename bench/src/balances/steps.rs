@@ -12,7 +12,7 @@ use ledger::staging;
 use crate::Measured;
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
-use crate::report::{right_aligned, table};
+use crate::report::{grouped, right_aligned, table};
 use crate::stack::{Result, Stack};
 
 use super::contender::Apply;
@@ -23,6 +23,8 @@ use super::{BACKLOG, DEFAULT_BATCH, SEED, accounts};
 const EVENTS: usize = 200_000;
 /// Events of the same kind before the first that counts.
 const WARM_UP: usize = 100_000;
+/// What document 1 gathers.
+const SMALL_BATCH: usize = 200;
 /// What the steps may differ from the whole by.
 const TOLERANCE: f64 = 0.1;
 
@@ -34,13 +36,18 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
     let machine = stack.machine().await?;
     accounts::open(stack).await?;
     let mut columns = Vec::new();
-    for skew in [Skew::Uniform, Skew::Zipf] {
-        columns.push((skew.name(), one_session(stack, skew).await?));
+    for (skew, batch_size) in [
+        (Skew::Uniform, DEFAULT_BATCH),
+        (Skew::Zipf, DEFAULT_BATCH),
+        (Skew::Zipf, SMALL_BATCH),
+    ] {
+        let name = format!("{}, batch {}", skew.name(), grouped(batch_size as f64));
+        columns.push((name, one_session(stack, skew, batch_size).await?));
     }
     let (by_process, whole) = every_process(stack).await?;
     let text = format!(
         "Measured on {}.\n\n{}\n\n\
-         One session, batches of {DEFAULT_BATCH}, one step after the other: microseconds per event\n\n{}\n\n\
+         One session, one step after the other: microseconds per event\n\n{}\n\n\
          Kafka to COMMIT, {PARTITIONS} partitions with backlog, everything on this machine: microseconds of processor time per event\n\n{}",
         machine.date,
         machine.list(),
@@ -57,14 +64,14 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
 }
 
 /// Microseconds per event by step, and of the whole.
-async fn one_session(stack: &Stack, skew: Skew) -> Result<(Times, f64)> {
+async fn one_session(stack: &Stack, skew: Skew, batch_size: usize) -> Result<(Times, f64)> {
     let mut apply = Apply::connect(stack).await?;
-    let mut stream = Stream::new(skew, format!("steps-{skew:?}"), SEED);
-    apply.measure(&stream.take(WARM_UP), DEFAULT_BATCH).await?;
+    let mut stream = Stream::new(skew, format!("steps-{skew:?}-{batch_size}"), SEED);
+    apply.measure(&stream.take(WARM_UP), batch_size).await?;
     let payloads: Vec<Vec<u8>> = stream.take(EVENTS).iter().map(payload).collect();
     let (mut times, mut whole) = (Times::new(), Duration::ZERO);
     let mut changes = Vec::new();
-    for payloads in payloads.chunks(DEFAULT_BATCH) {
+    for payloads in payloads.chunks(batch_size) {
         let clock = Instant::now();
         let mut staged = Vec::new();
         let mut last = None;
@@ -190,9 +197,9 @@ fn busy() -> Result<u64> {
     Ok([0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum())
 }
 
-fn side_by_side(columns: &[(&str, (Times, f64))]) -> Result<String> {
+fn side_by_side(columns: &[(String, (Times, f64))]) -> Result<String> {
     let mut shown = table(&["step"]);
-    shown.set_header(std::iter::once("step").chain(columns.iter().map(|(name, _)| *name)));
+    shown.set_header(std::iter::once("step").chain(columns.iter().map(|(name, _)| name.as_str())));
     let (_, (first, _)) = &columns[0];
     for (step, _) in first {
         let times = columns.iter().map(|(_, (times, _))| {
