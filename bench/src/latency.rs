@@ -254,7 +254,8 @@ async fn watch(
     let admin = stack.admin().await?;
     let committed = admin
         .prepare(
-            "SELECT partition, commit_offset FROM ledger.partition_leader_locks WHERE topic = $1",
+            "SELECT partition, commit_offset FROM ledger.partition_leases
+             JOIN ledger.partition_progress USING (partition_id) WHERE topic = $1",
         )
         .await?;
     let mut times = Vec::with_capacity(events as usize);

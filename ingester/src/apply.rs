@@ -1,11 +1,12 @@
-//! One batch, one transaction: BEGIN, COPY, apply, COMMIT. And what follows when one of
+//! One batch, one transaction: BEGIN, staging, apply, COMMIT. And what follows when one of
 //! them fails: again, in smaller parts, or not at all.
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
-use futures_util::SinkExt;
+use futures_util::future::{BoxFuture, try_join};
+use futures_util::{FutureExt, SinkExt, TryFutureExt};
 use ledger::contract::STAGING_TABLE;
 use tokio::sync::{Notify, Semaphore};
 use tokio_postgres::types::ToSql;
@@ -18,7 +19,7 @@ use crate::error::{Consequence, back_off, chain, consequence, describe};
 use crate::lease::Leadership;
 use crate::metrics::{Counts, Metrics};
 use crate::partition::Partition;
-use crate::staging::{Batch, Content, Kind, Slice};
+use crate::staging::{Batch, Content, Kind, Slice, Staged};
 use crate::status::{LastBatch, State, Status};
 
 /// A batch that takes longer than this in the database is worth a line.
@@ -308,19 +309,29 @@ impl Applier {
             self.metrics.phase("apply", took.apply);
             return Ok((row, took));
         }
-        // Sent together: the COPY does not wait for the answer to BEGIN.
-        let ((), sink) = tokio::try_join!(
-            client.batch_execute("BEGIN"),
-            client.copy_in(&statements.copy)
-        )?;
-        tokio::pin!(sink);
-        for start in (0..rows.copy.len()).step_by(MESSAGE) {
-            let end = rows.copy.len().min(start + MESSAGE);
-            sink.feed(rows.copy.slice(start..end)).await?;
-        }
-        // And neither does what follows: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.
+        let stage: BoxFuture<'_, Result<u64, tokio_postgres::Error>> = match &rows.staged {
+            Staged::Piece(piece) => {
+                let begin = client.batch_execute("BEGIN");
+                let insert = async move { client.execute(&statements.insert, &[piece]).await };
+                try_join(begin, insert).map_ok(|((), rows)| rows).boxed()
+            }
+            Staged::Copy(copy) => {
+                let (begin, copying) = (
+                    client.batch_execute("BEGIN"),
+                    client.copy_in(&statements.copy),
+                );
+                let ((), sink) = try_join(begin, copying).await?;
+                let mut sink = Box::pin(sink);
+                for start in (0..copy.len()).step_by(MESSAGE) {
+                    let end = copy.len().min(start + MESSAGE);
+                    sink.feed(copy.slice(start..end)).await?;
+                }
+                async move { sink.as_mut().finish().await }.boxed()
+            }
+        };
+        // All is sent before the first answer: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.
         let ((copied, _), (applied, row), (committed, ())) = tokio::try_join!(
-            timed(sink.finish()),
+            timed(stage),
             timed(client.query_one(&statements.apply_balances, &args)),
             timed(client.batch_execute("COMMIT")),
         )?;
@@ -374,19 +385,22 @@ pub async fn warm_up(pool: Pool, wanted: usize) {
 struct Statements {
     apply_balances: Statement,
     apply_events: Statement,
+    insert: Statement,
     copy: Statement,
 }
 
 impl Statements {
     async fn prepare(client: &Object) -> Result<Self, tokio_postgres::Error> {
-        let (apply_balances, apply_events, copy) = tokio::try_join!(
+        let (apply_balances, apply_events, insert, copy) = tokio::try_join!(
             client.prepare_cached(APPLY),
             client.prepare_cached(APPLY_EVENTS),
+            client.prepare_cached(&INSERT),
             client.prepare_cached(&COPY),
         )?;
         Ok(Self {
             apply_balances,
             apply_events,
+            insert,
             copy,
         })
     }
@@ -397,6 +411,9 @@ enum Persisted {
     /// The database does not take these records, with its words.
     Refused(String),
 }
+
+static INSERT: LazyLock<String> =
+    LazyLock::new(|| format!("INSERT INTO {STAGING_TABLE} VALUES ($1)"));
 
 static COPY: LazyLock<String> =
     LazyLock::new(|| format!("COPY {STAGING_TABLE} FROM STDIN (FORMAT binary)"));

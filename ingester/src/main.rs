@@ -264,6 +264,9 @@ fn log(args: &LogArgs) -> Result<(), String> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say on standard error that standard error takes no more, and abort: a full disk under a log is no
+        // reason to stop.
+        .log_internal_errors(false)
         .with_target(false);
     let text = args
         .log_format

@@ -22,7 +22,7 @@ const PIECE: usize = 32 << 10;
 /// What the records of a topic are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Balance events, staged by COPY.
+    /// Balance events, decoded and staged.
     Balance,
     /// Domain events, handed over raw.
     Domain,
@@ -69,10 +69,10 @@ pub enum Content<'b> {
     Domain(Records<'b>),
 }
 
-/// What is sent by COPY, and what is promised of it.
+/// What is staged, and what is promised of it.
 #[derive(Debug)]
 pub struct Rows {
-    pub copy: Bytes,
+    pub staged: Staged,
     pub count: i64,
     pub checksum: i64,
 }
@@ -80,9 +80,28 @@ pub struct Rows {
 impl Rows {
     fn new(staged: &[u8], count: usize) -> Self {
         Self {
-            copy: copy_of(staged),
+            staged: Staged::of(staged),
             count: count as i64,
             checksum: staging::checksum(staged),
+        }
+    }
+}
+
+/// How it is sent.
+#[derive(Debug)]
+pub enum Staged {
+    /// Little: one row, by an INSERT that needs no answer in between as a COPY does.
+    Piece(Vec<u8>),
+    /// A binary COPY.
+    Copy(Bytes),
+}
+
+impl Staged {
+    fn of(staged: &[u8]) -> Self {
+        if staged.len() <= PIECE {
+            Self::Piece(staged.to_vec())
+        } else {
+            Self::Copy(copy_of(staged))
         }
     }
 }
@@ -394,22 +413,30 @@ mod tests {
         }
     }
 
-    /// What the COPY of a slice leaves in the backend.
-    fn staged(slice: &Slice<'_>) -> Vec<u8> {
-        let mut rest = content(slice)
-            .copy
-            .strip_prefix(COPY_HEADER)
-            .expect("a header");
-        let mut staged = Vec::new();
+    fn staged<'s>(slice: &'s Slice<'_>) -> &'s [u8] {
+        match &content(slice).staged {
+            Staged::Piece(staged) => staged,
+            Staged::Copy(_) => panic!("a small batch"),
+        }
+    }
+
+    #[test]
+    fn a_copy_has_the_staged_bytes_in_pieces() {
+        let staged: Vec<u8> = (0..2 * PIECE + 7).map(|byte| byte as u8).collect();
+        let Staged::Copy(copy) = Staged::of(&staged) else {
+            panic!("more than one piece");
+        };
+        let mut rest = copy.strip_prefix(COPY_HEADER).expect("a header");
+        let mut copied = Vec::new();
         while let Some(row) = rest.strip_prefix(&[0, 1]) {
             let (length, row) = row.split_first_chunk::<4>().expect("a length");
             let (piece, next) = row.split_at(u32::from_be_bytes(*length) as usize);
             assert!(!piece.is_empty() && piece.len() <= PIECE);
-            staged.extend_from_slice(piece);
+            copied.extend_from_slice(piece);
             rest = next;
         }
         assert_eq!(rest, [0xff, 0xff], "the end");
-        staged
+        assert_eq!(copied, staged);
     }
 
     proptest! {
@@ -433,8 +460,8 @@ mod tests {
             prop_assert_eq!(right.last_record, whole.last_record);
             for slice in [&whole, &left, &right] {
                 let staged = staged(slice);
-                prop_assert_eq!(staging::checksum(&staged), content(slice).checksum);
-                prop_assert!(staging::read(&staged, slice.rows() as usize).is_ok());
+                prop_assert_eq!(staging::checksum(staged), content(slice).checksum);
+                prop_assert!(staging::read(staged, slice.rows() as usize).is_ok());
             }
         }
     }

@@ -102,7 +102,7 @@ fn apply_behind_fence(
     let (counts, verdicts, letters) = decide(client, fenced, staged, steps);
     assert_count(
         "verdicts",
-        verdicts.write(client, fenced) as i64,
+        verdicts.write(fenced) as i64,
         counts.duplicates + counts.dead,
     );
     assert_count(

@@ -232,11 +232,7 @@ impl Writer<'_> {
         let counts = self.counts;
         let records = self.records.offsets.len() as i64;
         assert_count("events", counts.events(), records);
-        assert_count(
-            "verdicts",
-            self.verdicts.write(client, fenced) as i64,
-            records,
-        );
+        assert_count("verdicts", self.verdicts.write(fenced) as i64, records);
         assert_count(
             "dead letters",
             self.letters.write(client, span.name) as i64,

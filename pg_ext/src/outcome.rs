@@ -5,11 +5,8 @@ use pgrx::spi::SpiClient;
 
 use crate::fence::{Fenced, Span};
 use crate::leader::PartitionName;
+use crate::pg::verdicts::{self, VerdictRow};
 use crate::statements::run;
-
-const VERDICTS: &str = "
-    INSERT INTO ledger.verdicts (partition_id, kafka_offset, event_id, source, verdict, reason)
-    SELECT $1, u.* FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[]) AS u";
 
 const DEAD_LETTERS: &str = "
     INSERT INTO ledger.dead_letters
@@ -30,14 +27,15 @@ pub struct EventName {
     pub source: Option<String>,
 }
 
-/// Columns of `ledger.verdicts` to be.
+/// Rows of `ledger.verdicts` to be.
 #[derive(Default)]
-pub struct Verdicts {
-    offsets: Vec<i64>,
-    event_ids: Vec<Option<String>>,
-    sources: Vec<Option<String>>,
-    verdicts: Vec<&'static str>,
-    reasons: Vec<Option<String>>,
+pub struct Verdicts(Vec<Row>);
+
+struct Row {
+    offset: i64,
+    event: EventName,
+    verdict: &'static str,
+    reason: Option<String>,
 }
 
 impl Verdicts {
@@ -48,27 +46,26 @@ impl Verdicts {
         verdict: &'static str,
         reason: Option<String>,
     ) {
-        self.offsets.push(offset);
-        self.event_ids.push(event.event_id);
-        self.sources.push(event.source);
-        self.verdicts.push(verdict);
-        self.reasons.push(reason);
+        self.0.push(Row {
+            offset,
+            event,
+            verdict,
+            reason,
+        });
     }
 
-    pub fn write(self, client: &mut SpiClient<'_>, fenced: &Fenced) -> usize {
-        if self.offsets.is_empty() {
+    pub fn write(&self, fenced: &Fenced) -> u64 {
+        if self.0.is_empty() {
             return 0;
         }
-        let verdicts: Vec<String> = self.verdicts.into_iter().map(str::to_owned).collect();
-        let args = [
-            fenced.partition_id.into(),
-            self.offsets.into(),
-            self.event_ids.into(),
-            self.sources.into(),
-            verdicts.into(),
-            self.reasons.into(),
-        ];
-        run(client, VERDICTS, &args)
+        let rows = self.0.iter().map(|row| VerdictRow {
+            kafka_offset: row.offset,
+            event_id: row.event.event_id.as_deref(),
+            source: row.event.source.as_deref(),
+            verdict: row.verdict,
+            reason: row.reason.as_deref(),
+        });
+        verdicts::append(fenced.partition_id, rows)
     }
 }
 

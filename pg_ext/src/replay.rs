@@ -218,7 +218,7 @@ fn replay_balances(
     for (offset, event, code) in dead {
         verdicts.push(offset, event, Verdict::Dead.as_str(), Some(code.to_owned()));
     }
-    verdicts.write(client, fenced);
+    verdicts.write(fenced);
     faults
 }
 
@@ -330,7 +330,7 @@ fn replay_events(
             reason.map(str::to_owned),
         );
     }
-    verdicts.write(client, fenced);
+    verdicts.write(fenced);
     faults
 }
 

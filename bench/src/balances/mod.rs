@@ -21,7 +21,7 @@ use self::tables::{Cell, Drained, Report, Unlike, best};
 use self::transfer::Transfers;
 use self::workload::{Event, Skew, Stream, with_duplicates, with_rejects};
 
-pub const DEFAULT_ROUNDS: usize = 5;
+pub const DEFAULT_ROUNDS: usize = 4;
 /// Most events in a batch.
 const BATCH_SIZES: [usize; 3] = [200, 2_000, 10_000];
 /// Events that a contender is given per round; one that is slow does not finish them.

@@ -21,6 +21,7 @@ use super::workload::{Event, Skew, Stream, payload};
 use super::{BACKLOG, DEFAULT_BATCH, SEED, accounts};
 
 const EVENTS: usize = 200_000;
+const MOST_BATCHES: usize = 1_000;
 /// Events of the same kind before the first that counts.
 const WARM_UP: usize = 100_000;
 /// What document 1 gathers.
@@ -68,7 +69,8 @@ async fn one_session(stack: &Stack, skew: Skew, batch_size: usize) -> Result<(Ti
     let mut apply = Apply::connect(stack).await?;
     let mut stream = Stream::new(skew, format!("steps-{skew:?}-{batch_size}"), SEED);
     apply.measure(&stream.take(WARM_UP), batch_size).await?;
-    let payloads: Vec<Vec<u8>> = stream.take(EVENTS).iter().map(payload).collect();
+    let events = EVENTS.min(MOST_BATCHES * batch_size);
+    let payloads: Vec<Vec<u8>> = stream.take(events).iter().map(payload).collect();
     let (mut times, mut whole) = (Times::new(), Duration::ZERO);
     let mut changes = Vec::new();
     for payloads in payloads.chunks(batch_size) {
@@ -95,9 +97,9 @@ async fn one_session(stack: &Stack, skew: Skew, batch_size: usize) -> Result<(Ti
         whole += clock.elapsed();
         // Asked for when the clock stands still.
         let inside = apply.last_steps().await?;
-        let [copy, call, commit] = steps;
+        let [stage, call, commit] = steps;
         let called: Duration = inside.iter().map(|(_, took)| *took).sum();
-        add(&mut times, "BEGIN and COPY", copy);
+        add(&mut times, "BEGIN and staging", stage);
         add(
             &mut times,
             "call: way there and back",
@@ -108,7 +110,7 @@ async fn one_session(stack: &Stack, skew: Skew, batch_size: usize) -> Result<(Ti
         }
         add(&mut times, "COMMIT", commit);
     }
-    let each = |seconds: f64| seconds * 1e6 / EVENTS as f64;
+    let each = |seconds: f64| seconds * 1e6 / events as f64;
     let times = times
         .into_iter()
         .map(|(step, seconds)| (step, each(seconds)));

@@ -12,3 +12,4 @@ pub mod numeric;
 pub mod session;
 mod target;
 mod varlena;
+pub mod verdicts;
