@@ -14,7 +14,8 @@ WITH pointers AS (
 ), changes AS (
     SELECT * FROM ledger.balance_log WHERE reject_reason IS NULL
 ), pointed AS (
-    SELECT account_id, shard_id, currency_code, c.partition_id, c.kafka_offset, c.change_no, c.previous_offset IS NULL AS is_first, count(p.account_id) AS pointed_at,
+    SELECT account_id, shard_id, currency_code, c.partition_id, c.kafka_offset, c.change_no, c.previous_offset IS NULL AS is_first,
+        count(p.account_id) AS pointed_at,
         bool_or(p.available_met <> c.available_after OR p.frozen_met <> c.frozen_after OR p.created_at < c.created_at) AS differs
     FROM changes c
     LEFT JOIN pointers p USING (account_id, shard_id, currency_code, partition_id, kafka_offset, change_no)

@@ -89,12 +89,13 @@ const PROGRESS_HOLDERS: &str = "
 // original and its restored copy would count alike: each goes on by chance.
 const GRANT: &str = "
     WITH lease AS MATERIALIZED (
-        SELECT pg_catalog.gen_random_uuid() AS id
+        SELECT pg_catalog.gen_random_uuid() AS id, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint AS now_us
     ), progress AS (
         UPDATE ledger.partition_progress p
-        SET fencing_token = greatest(
-                p.fencing_token + 1 + (pg_catalog.random() * 4294967296)::bigint,
-                (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint),
+        SET fencing_token = CASE
+                WHEN lease.now_us > p.fencing_token THEN lease.now_us
+                ELSE p.fencing_token + 1 + (pg_catalog.random() * 4294967296)::bigint
+            END,
             lease_id = lease.id
         FROM lease
         WHERE p.partition_id = $1
