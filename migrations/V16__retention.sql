@@ -4,7 +4,8 @@ SET LOCAL ROLE sluice_owner;
 CREATE TABLE ledger.retention (
     partition_id integer PRIMARY KEY,
     pruned_below bigint NOT NULL CHECK (pruned_below >= 0),
-    pruned_at timestamptz NOT NULL
+    pruned_at timestamptz NOT NULL,
+    pruned_by text NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE ledger.retention IS 'Per partition, the offset below which records were pruned: nothing is left of them but dead letters that are still open.';
 

@@ -45,8 +45,9 @@ BEGIN
     END IF;
     IF NOT dry_run THEN
         -- One at a time; whoever comes second goes on where the first one stopped.
-        INSERT INTO ledger.retention AS r (partition_id, pruned_below, pruned_at) VALUES (place.partition_id, 0, clock_timestamp())
-        ON CONFLICT (partition_id) DO UPDATE SET pruned_at = excluded.pruned_at;
+        INSERT INTO ledger.retention (partition_id, pruned_below, pruned_at, pruned_by)
+        VALUES (place.partition_id, 0, clock_timestamp(), session_user)
+        ON CONFLICT (partition_id) DO UPDATE SET pruned_at = excluded.pruned_at, pruned_by = excluded.pruned_by;
     END IF;
     since := coalesce((SELECT r.pruned_below FROM ledger.retention r WHERE r.partition_id = place.partition_id), 0);
     -- Never what Kafka may deliver again, nor a verdict that RESULTS_TOPIC is still to tell.
