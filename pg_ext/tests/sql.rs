@@ -266,7 +266,7 @@ async fn a_pruned_history_begins_with_the_balance_brought_forward() {
     let database = Database::create().await;
     let (writer, admin) = (database.writer().await, database.admin().await);
     let (zero, one) = (lead(&writer, 0, "a").await, lead(&writer, 1, "a").await);
-    let apply = async |leader, from: i64, id: &str, amount: &str| {
+    let apply = async |leader: common::Leader, from: i64, id: &str, amount: &str| {
         let batch = Batch::default().event(from, id, &[change(1, amount, "0")]);
         let applied = batch.apply(&writer, leader, from, from + 1).await;
         applied.expect("applied");

@@ -24,7 +24,7 @@ fn prune(scene: &Scene, arguments: &[&str]) -> (Option<i32>, String, String) {
         ("ADMIN_DATABASE_URL", scene.database.admin_url.as_str()),
         ("KAFKA_BROKERS", &scene.kafka().brokers),
     ];
-    let arguments = [&["prune"], arguments].concat();
+    let arguments = [&["prune"][..], arguments].concat();
     let output = sluice_command(&arguments, &environment).output();
     let output = output.expect("sluice runs");
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -37,7 +37,7 @@ fn prune(scene: &Scene, arguments: &[&str]) -> (Option<i32>, String, String) {
 
 fn pruned(scene: &Scene, arguments: &[&str]) -> Vec<Value> {
     let json = ["--topic", &scene.topic, "--output", "json"];
-    let (status, stdout, stderr) = prune(scene, &[&json, arguments].concat());
+    let (status, stdout, stderr) = prune(scene, &[&json[..], arguments].concat());
     assert_eq!(status, Some(0), "{stderr}");
     serde_json::from_str(&stdout).expect("JSON")
 }
@@ -133,11 +133,8 @@ async fn what_kafka_still_holds_or_is_young_is_not_pruned() {
     let mut ingester = scene.ingester();
     scene.caught_up().await;
     let all = pruned(&scene, &["--older-than", "0s"]);
-    assert_eq!(
-        (&all[0]["records"], &all[0]["pruned_below"]),
-        (&0.into(), &0.into()),
-        "Kafka holds them all"
-    );
+    assert_eq!(all[0]["records"], 0, "Kafka holds them all");
+    assert_eq!(all[0]["pruned_below"], 0);
     kafka.delete_records(&scene.topic, 0, 60).await;
     let young = pruned(&scene, &[]);
     assert_eq!(young[0]["records"], 0, "30 days are not over");
@@ -187,21 +184,21 @@ async fn what_cannot_be_pruned_is_said_in_one_line() {
     scene.kafka().produce(&scene.topic, 0, [credit("e", 1, "5")]);
     let mut ingester = scene.ingester();
     scene.caught_up().await;
-    let topic = ["--topic", scene.topic.as_str()];
+    let topic = scene.topic.as_str();
     for (arguments, status, told) in [
-        (&["--topic", "nowhere"][..], 0, "no such partition has been read yet"),
-        (&[&topic[..], &["--older-than", "soon"]].concat(), 1, "invalid input syntax for type interval"),
-        (&[&topic[..], &["--older-than=-1 day"]].concat(), 1, "must not be negative"),
-        (&[&topic[..], &["--max-records", "0"]].concat(), 2, "MAX_RECORDS"),
-        (&[], 2, "--topic"),
+        (vec!["--topic", "nowhere"], 0, "no such partition has been read yet"),
+        (vec!["--topic", topic, "--older-than", "soon"], 1, "invalid input syntax for type interval"),
+        (vec!["--topic", topic, "--older-than=-1 day"], 1, "must not be negative"),
+        (vec!["--topic", topic, "--max-records", "0"], 2, "MAX_RECORDS"),
+        (vec![], 2, "--topic"),
     ] {
-        let (found, stdout, stderr) = prune(&scene, arguments);
+        let (found, stdout, stderr) = prune(&scene, &arguments);
         assert_eq!(found, Some(status), "{arguments:?}: {stderr}");
         assert!(stdout.is_empty() && stderr.contains(told), "{stderr}");
     }
     ingester.stop().await;
     scene.kafka().delete_topic(&scene.topic).await;
-    let (status, _, stderr) = prune(&scene, &topic);
+    let (status, _, stderr) = prune(&scene, &["--topic", topic]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("does not exist in Kafka"), "{stderr}");
     scene.kafka().create_topic(&scene.topic, 1, &[]).await;
