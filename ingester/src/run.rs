@@ -222,7 +222,9 @@ async fn connect_first(
         let trouble = match tokio::time::timeout(settings.connection_timeout * 2, opened).await {
             Ok(Ok((session, Ok(())))) => return Ok(Some(session)),
             Ok(Ok((_, Err(Misfit::Wrong(misfit))))) => return Err(misfit),
-            Ok(Ok((_, Err(Misfit::Behind(misfit))))) => format!("waiting for a migration: {misfit}"),
+            Ok(Ok((_, Err(Misfit::Behind(misfit))))) => {
+                format!("waiting for a migration: {misfit}")
+            }
             Ok(Err(error)) if is_refusal(&error) || consequence(&error) == Consequence::Halt => {
                 return Err(format!(
                     "DATABASE_URL: PostgreSQL at {address} refuses: {}",

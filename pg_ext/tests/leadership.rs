@@ -323,12 +323,20 @@ async fn a_restored_copy_gives_other_tokens_than_its_original_even_with_a_clock_
         lead(&client, 0, "a").await;
         let ahead = "UPDATE ledger.partition_progress SET fencing_token = 9000000000000000";
         let admin = database.admin().await;
-        admin.execute(ahead, &[]).await.expect("a token of the future");
+        admin
+            .execute(ahead, &[])
+            .await
+            .expect("a token of the future");
         for _ in 0..3 {
             given.push(lead(&client, 0, "a").await.fencing_token);
         }
-        let rising = given[given.len() - 3..].windows(2).all(|pair| pair[0] < pair[1]);
-        assert!(rising && given.iter().all(|token| *token > 9_000_000_000_000_000), "{given:?}");
+        let rising = given[given.len() - 3..]
+            .windows(2)
+            .all(|pair| pair[0] < pair[1]);
+        assert!(
+            rising && given.iter().all(|token| *token > 9_000_000_000_000_000),
+            "{given:?}"
+        );
     }
     given.sort_unstable();
     let count = given.len();

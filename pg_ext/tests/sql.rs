@@ -253,7 +253,11 @@ async fn results_are_told_from_where_they_were_left_and_again_when_a_replay_chan
 }
 
 /// What one call of `sluice.prune` on partition 0 or 1 answers: the columns, as text.
-async fn prune(client: &Client, partition: i32, arguments: &str) -> Result<String, tokio_postgres::Error> {
+async fn prune(
+    client: &Client,
+    partition: i32,
+    arguments: &str,
+) -> Result<String, tokio_postgres::Error> {
     let query = format!(
         "SELECT concat_ws(' ', pruned_below, records, log_rows, identities, dead_letters, open_dead_letters, more)
          FROM sluice.prune('balance.changed', {partition}, {arguments})"
@@ -277,11 +281,14 @@ async fn a_pruned_history_begins_with_the_balance_brought_forward() {
     apply(one, 0, "c", "5").await;
     apply(zero, 2, "d", "1").await;
     apply(one, 1, "e", "-2").await;
-    let made = "SELECT string_agg(created_at::text, ',' ORDER BY created_at) FROM ledger.balance_log";
+    let made =
+        "SELECT string_agg(created_at::text, ',' ORDER BY created_at) FROM ledger.balance_log";
     let made = text(&admin, made).await.expect("five changes");
     let made: Vec<&str> = made.split(',').collect();
     let as_of = async |at: &str| {
-        let query = format!("SELECT trim_scale(available)::text FROM sluice.balance_as_of(1, 0, 'USD', '{at}')");
+        let query = format!(
+            "SELECT trim_scale(available)::text FROM sluice.balance_as_of(1, 0, 'USD', '{at}')"
+        );
         let answer = admin.query_opt(&query, &[]).await;
         match answer {
             Ok(row) => row.map_or_else(|| "none".to_owned(), |row| row.get(0)),
@@ -299,7 +306,12 @@ async fn a_pruned_history_begins_with_the_balance_brought_forward() {
     let verify = "SELECT account_id::text FROM sluice.verify_balances()";
     for (partition, below, left, at_each) in [
         // The oldest two.
-        (0, 2, "1:-2=11@1/1.0 2:1=13@0/2.0 3:5=12@1/0.0 4:=7@/.", "22023 7 12 13 11"),
+        (
+            0,
+            2,
+            "1:-2=11@1/1.0 2:1=13@0/2.0 3:5=12@1/0.0 4:=7@/.",
+            "22023 7 12 13 11",
+        ),
         // One between those that are left of the other partition: what is older is out of reach.
         (0, 3, "1:-2=11@1/1.0 2:=13@/.", "22023 22023 22023 13 11"),
         (1, 1, "1:-2=11@1/1.0 2:=13@/.", "22023 22023 22023 13 11"),
@@ -311,7 +323,11 @@ async fn a_pruned_history_begins_with_the_balance_brought_forward() {
         let query = "SELECT string_agg(nth || ':' || coalesce(trim_scale(available_delta)::text, '') || '=' || trim_scale(available_after)
                 || '@' || coalesce(partition || '/' || kafka_offset, '/') || '.' || coalesce(change_no::text, ''), ' ' ORDER BY nth)
             FROM ledger.account_history WHERE account_id = 1";
-        assert_eq!(text(&admin, query).await.as_deref(), Some(left), "{partition} {below}");
+        assert_eq!(
+            text(&admin, query).await.as_deref(),
+            Some(left),
+            "{partition} {below}"
+        );
         assert_eq!(all().await, at_each, "{partition} {below}");
         assert_eq!(text(&admin, verify).await, None);
         database.assert_invariants().await;
@@ -356,22 +372,49 @@ async fn pruning_keeps_what_is_open_young_or_still_to_be_told() {
          UPDATE ledger.verdicts SET created_at = created_at - interval '40 days' WHERE kafka_offset < 3").await;
     assert_eq!(prune("8").await.expect("dry"), "3 1 2 1 0 1 f");
     // Not beyond the committed offset, nor beyond what Kafka has lost.
-    assert_eq!(prune(&format!("99, {dry}")).await.expect("dry"), "8 4 4 3 0 2 f");
-    assert_eq!(prune(&format!("4, {dry}")).await.expect("dry"), "4 2 3 2 0 1 f");
+    assert_eq!(
+        prune(&format!("99, {dry}")).await.expect("dry"),
+        "8 4 4 3 0 2 f"
+    );
+    assert_eq!(
+        prune(&format!("4, {dry}")).await.expect("dry"),
+        "4 2 3 2 0 1 f"
+    );
     // Nor what RESULTS_TOPIC does not have yet.
     let told = async |below: i64| {
         let mark = "SELECT sluice.mark_results('balance.changed', 0, $1, '{}')";
         writer.execute(mark, &[&below]).await.expect("marked");
     };
     told(1).await;
-    assert_eq!(prune(&format!("8, {dry}")).await.expect("dry"), "1 1 2 1 0 0 f");
+    assert_eq!(
+        prune(&format!("8, {dry}")).await.expect("dry"),
+        "1 1 2 1 0 0 f"
+    );
     told(8).await;
 
     // In chunks of two records, the open dead letters among them.
-    assert_eq!(prune(&format!("8, {real}, max_records => 2")).await.expect("pruned"), "3 1 2 1 0 1 t");
-    assert_eq!(prune(&format!("8, {real}, max_records => 2")).await.expect("pruned"), "5 2 1 1 0 1 t");
-    assert_eq!(prune(&format!("8, {real}, max_records => 2")).await.expect("pruned"), "8 1 1 1 0 2 f");
-    assert_eq!(prune(&format!("8, {real}")).await.expect("pruned"), "8 0 0 0 0 2 f");
+    assert_eq!(
+        prune(&format!("8, {real}, max_records => 2"))
+            .await
+            .expect("pruned"),
+        "3 1 2 1 0 1 t"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}, max_records => 2"))
+            .await
+            .expect("pruned"),
+        "5 2 1 1 0 1 t"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}, max_records => 2"))
+            .await
+            .expect("pruned"),
+        "8 1 1 1 0 2 f"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}")).await.expect("pruned"),
+        "8 0 0 0 0 2 f"
+    );
     let left = "SELECT string_agg(kafka_offset || ' ' || verdict, ', ' ORDER BY kafka_offset) FROM ledger.event_verdicts";
     assert_eq!(text(&admin, left).await.as_deref(), Some("1 DEAD, 5 DEAD"));
     database.assert_invariants().await;
@@ -383,14 +426,26 @@ async fn pruning_keeps_what_is_open_young_or_still_to_be_told() {
     let discard = "SELECT sluice.discard_dead_letters(ids => ARRAY(SELECT max(id) FROM ledger.dead_letters), dry_run => false)";
     admin.execute(discard, &[]).await.expect("discarded");
     database.assert_invariants().await;
-    assert_eq!(prune("8, dry_run => false").await.expect("young"), "8 0 0 0 0 0 f");
-    assert_eq!(prune(&format!("8, {real}")).await.expect("untold"), "8 1 0 0 1 0 f");
+    assert_eq!(
+        prune("8, dry_run => false").await.expect("young"),
+        "8 0 0 0 0 0 f"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}")).await.expect("untold"),
+        "8 1 0 0 1 0 f"
+    );
     let changed = "SELECT id FROM ledger.changed_verdicts";
     let changed: i64 = admin.query_one(changed, &[]).await.expect("one").get(0);
     let mark = "SELECT sluice.mark_results('balance.changed', 0, NULL, $1)";
     writer.execute(mark, &[&vec![changed]]).await.expect("told");
-    assert_eq!(prune(&format!("8, {dry}")).await.expect("dry"), "8 1 1 1 1 0 f");
-    assert_eq!(prune(&format!("8, {real}")).await.expect("told"), "8 1 1 1 1 0 f");
+    assert_eq!(
+        prune(&format!("8, {dry}")).await.expect("dry"),
+        "8 1 1 1 1 0 f"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}")).await.expect("told"),
+        "8 1 1 1 1 0 f"
+    );
     assert_eq!(text(&admin, left).await, None);
     let balance = available(&database, 1).await;
     assert_eq!(balance.as_deref(), Some("12"));
@@ -403,11 +458,24 @@ async fn only_admins_prune_and_only_what_can_be_meant() {
     let (writer, admin) = (database.writer().await, database.admin().await);
     lead(&writer, 0, "a").await;
     assert_eq!(sqlstate(prune(&writer, 0, "1").await), "42501");
-    for refused in ["-1", "NULL", "1, '-1 day'", "1, NULL", "1, max_records => 0", "1, dry_run => NULL"] {
-        assert_eq!(sqlstate(prune(&admin, 0, refused).await), "22023", "{refused}");
+    for refused in [
+        "-1",
+        "NULL",
+        "1, '-1 day'",
+        "1, NULL",
+        "1, max_records => 0",
+        "1, dry_run => NULL",
+    ] {
+        assert_eq!(
+            sqlstate(prune(&admin, 0, refused).await),
+            "22023",
+            "{refused}"
+        );
     }
     assert_eq!(sqlstate(prune(&admin, 7, "1").await), "42704");
-    let corrections = admin.query("SELECT sluice.prune('manual corrections', 0, 1)", &[]).await;
+    let corrections = admin
+        .query("SELECT sluice.prune('manual corrections', 0, 1)", &[])
+        .await;
     assert_eq!(sqlstate(corrections), "22023");
     for role in ["sluice_reader", "sluice_writer", "sluice_handler"] {
         let may = format!("SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use crate::database::{Database, Lines, connect, unescape};
 use crate::dead_letters::{Buried, compare_dead_letters};
@@ -314,8 +315,9 @@ impl Stored {
     async fn pruned_below(&self, place: &Place<'_>) -> i64 {
         let query = "SELECT r.pruned_below FROM ledger.retention r JOIN ledger.partition_leases l USING (partition_id)
             WHERE l.topic = $1 AND l.partition = $2";
-        let row = self.session.query_opt(query, &[&place.topic, &place.partition]);
-        let row = row.await.expect("the table of what was pruned");
+        let at = [&place.topic as &(dyn ToSql + Sync), &place.partition];
+        let row = self.session.query_opt(query, &at).await;
+        let row = row.expect("the table of what was pruned");
         row.map_or(0, |row| row.get(0))
     }
 

@@ -151,7 +151,11 @@ impl Stream {
 
     /// A known identity with another payload.
     fn conflict(&mut self) -> Message {
-        let known = if self.forgets { &self.recent } else { &self.early };
+        let known = if self.forgets {
+            &self.recent
+        } else {
+            &self.early
+        };
         if known.is_empty() {
             return self.event(None);
         }

@@ -14,7 +14,10 @@ use proofs::wait::wait_until;
 use proofs::workload::{Workload, credit};
 
 fn done(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().expect("PostgreSQL's programs");
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .expect("PostgreSQL's programs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
@@ -54,7 +57,9 @@ async fn a_restored_database_goes_on_from_its_older_offset_with_tokens_of_its_ow
     scene
         .kafka()
         .produce(&scene.topic, 0, [credit("the future", 1, "1")]);
-    scene.committed_beyond(scene.committed().await + 6_000).await;
+    scene
+        .committed_beyond(scene.committed().await + 6_000)
+        .await;
     feed.stop().await;
     scene.caught_up().await;
     wait_until("the last mark", STALL, async || {
@@ -75,12 +80,22 @@ async fn a_restored_database_goes_on_from_its_older_offset_with_tokens_of_its_ow
             .args(["--exit-on-error", "-d", &restored.admin_url])
             .arg(&dump),
     );
-    for table in ["ingester_instances", "partition_reports", "staging_balance_changes"] {
+    for table in [
+        "ingester_instances",
+        "partition_reports",
+        "staging_balance_changes",
+    ] {
         let rows = format!("SELECT count(*) FROM ledger.{table}");
         assert_eq!(restored.count(&rows).await, 0, "{table}");
     }
-    let (older, newer) = (restored.committed(&scene.topic).await, scene.committed().await);
-    assert!((6_000..newer - 6_000).contains(&older), "{older} of {newer}");
+    let (older, newer) = (
+        restored.committed(&scene.topic).await,
+        scene.committed().await,
+    );
+    assert!(
+        (6_000..newer - 6_000).contains(&older),
+        "{older} of {newer}"
+    );
     restored.audit(&scene.topic).await;
     // As docs/operations.md says.
     let again = "SELECT sluice.pause_handler(event_type, pause_reason) FROM ledger.event_handlers WHERE paused_at IS NOT NULL";
@@ -91,7 +106,9 @@ async fn a_restored_database_goes_on_from_its_older_offset_with_tokens_of_its_ow
 
     let mut successor = Ingester::start(&scene.stack, &restored.url, &scene.topic, &redis);
     let (kafka, topic) = (scene.kafka(), &scene.topic);
-    restored.caught_up(kafka, topic, scene.partitions, STALL).await;
+    restored
+        .caught_up(kafka, topic, scene.partitions, STALL)
+        .await;
     let fresh = tokens(&restored, topic).await;
     assert!(fresh.first() > given.last(), "{fresh:?} after {given:?}");
     // What the original's leader held means nothing here.

@@ -166,10 +166,7 @@ async fn an_event_sent_again_after_its_identity_was_pruned_is_a_new_one() {
     scene.kafka().produce(&scene.topic, 0, again());
     scene.caught_up().await;
     scene.kafka().delete_records(&scene.topic, 0, 2).await;
-    assert_eq!(
-        pruned(&scene, &["--older-than", "0s"])[0]["identities"],
-        1
-    );
+    assert_eq!(pruned(&scene, &["--older-than", "0s"])[0]["identities"], 1);
     scene.kafka().produce(&scene.topic, 0, again());
     scene.caught_up().await;
     let balance = "SELECT available::bigint FROM ledger.account_balances";
@@ -181,15 +178,33 @@ async fn an_event_sent_again_after_its_identity_was_pruned_is_a_new_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_pruned_is_said_in_one_line() {
     let scene = Scene::new(1).await;
-    scene.kafka().produce(&scene.topic, 0, [credit("e", 1, "5")]);
+    scene
+        .kafka()
+        .produce(&scene.topic, 0, [credit("e", 1, "5")]);
     let mut ingester = scene.ingester();
     scene.caught_up().await;
     let topic = scene.topic.as_str();
     for (arguments, status, told) in [
-        (vec!["--topic", "nowhere"], 0, "no such partition has been read yet"),
-        (vec!["--topic", topic, "--older-than", "soon"], 1, "invalid input syntax for type interval"),
-        (vec!["--topic", topic, "--older-than=-1 day"], 1, "must not be negative"),
-        (vec!["--topic", topic, "--max-records", "0"], 2, "MAX_RECORDS"),
+        (
+            vec!["--topic", "nowhere"],
+            0,
+            "no such partition has been read yet",
+        ),
+        (
+            vec!["--topic", topic, "--older-than", "soon"],
+            1,
+            "invalid input syntax for type interval",
+        ),
+        (
+            vec!["--topic", topic, "--older-than=-1 day"],
+            1,
+            "must not be negative",
+        ),
+        (
+            vec!["--topic", topic, "--max-records", "0"],
+            2,
+            "MAX_RECORDS",
+        ),
         (vec![], 2, "--topic"),
     ] {
         let (found, stdout, stderr) = prune(&scene, &arguments);

@@ -20,7 +20,9 @@ async fn an_ingester_that_is_newer_than_the_database_waits_for_the_migration() {
     let created = database.client.batch_execute(older).await;
     created.expect("every version can be installed");
     let scene = Scene::with_database(stack, database, 1, &[]).await;
-    scene.kafka().produce(&scene.topic, 0, [credit("e", 1, "5")]);
+    scene
+        .kafka()
+        .produce(&scene.topic, 0, [credit("e", 1, "5")]);
     let mut ingester = scene.ingester();
     let waits = "waiting for a migration: the extension is of version 0.4.0, this binary wants";
     ingester.logs(waits, STALL).await;
@@ -36,7 +38,12 @@ async fn an_ingester_that_is_older_than_the_database_says_so_and_ends() {
     let scene = Scene::new(1).await;
     // As the next version's ALTER EXTENSION leaves it.
     let newer = "UPDATE pg_extension SET extversion = '99.0.0' WHERE extname = 'sluice'";
-    scene.database.client.execute(newer, &[]).await.expect("a superuser may");
+    scene
+        .database
+        .client
+        .execute(newer, &[])
+        .await
+        .expect("a superuser may");
     let mut ingester = scene.ingester();
     let status = ingester.ended(STALL).await;
     assert_eq!(status.code(), Some(1));
@@ -67,7 +74,8 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let stack = Stack::get();
     let database = Database::create_empty(&stack).await;
     migrate_by(&previous(), &stack, &database.name).await;
-    let version = "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.5.0'";
+    let version =
+        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.5.0'";
     assert_eq!(database.count(version).await, 1);
     let scene = Scene::with_database(stack, database, 4, &[]).await;
     let old = || {
@@ -77,7 +85,11 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let mut olds = [old(), old()];
     let feed = scene.feed(&Workload::new(seed()), 3_000);
     scene.committed_beyond(6_000).await;
-    let goes_on = async || scene.committed_beyond(scene.committed().await + 6_000).await;
+    let goes_on = async || {
+        scene
+            .committed_beyond(scene.committed().await + 6_000)
+            .await
+    };
 
     // The new library beside the old functions and tables: for sessions that are there and for fresh ones.
     install_library();
