@@ -21,12 +21,13 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 say "building $(git log -n 1 --format='%h of %cs' "$previous")"
-mkdir "$work/sources" "$work/lib"
-git archive "$previous" | tar -x -C "$work/sources"
-# A target folder of its own: what is installed and tested elsewhere lies in target/release.
-export PGRX_PG_CONFIG_PATH=${PGRX_PG_CONFIG_PATH:-/usr/lib/postgresql/15/bin/pg_config}
+# Folders of its own: what is installed and tested elsewhere lies in target/release.
 built=$repository/target/upgrade
-(cd "$work/sources" && CARGO_TARGET_DIR=$built cargo build --release --quiet --workspace)
+rm -rf "$built/sources"
+mkdir -p "$built/sources" "$work/lib"
+git archive "$previous" | tar -x -C "$built/sources"
+export PGRX_PG_CONFIG_PATH=${PGRX_PG_CONFIG_PATH:-/usr/lib/postgresql/15/bin/pg_config}
+(cd "$built/sources" && CARGO_TARGET_DIR=$built cargo build --release --quiet --workspace)
 install -m 755 "$built/release/sluice" "$work/sluice"
 install -m 644 "$built/release/libsluice_pg.so" "$work/lib/sluice.so"
 
