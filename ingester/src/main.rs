@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
-use sluice::commands::{check, migrate, partitions, write_line};
+use sluice::commands::{check, migrate, partitions, prune, write_line};
 use sluice::config::{
     DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, with_secret_files, without_empty_variables,
 };
@@ -98,6 +98,15 @@ enum Command {
         #[command(flatten)]
         which: partitions::Which,
     },
+    /// Remove log, verdicts and identities of records that Kafka does not hold any more
+    Prune {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        #[command(flatten)]
+        prune: prune::Prune,
+    },
     /// Dead letters: list, show, stats, replay, discard, export
     Dlq {
         #[command(flatten)]
@@ -178,6 +187,21 @@ async fn execute(command: Command) -> ExitCode {
                 return fail(1, &format!("cannot listen for signals: {error}"));
             }
             said(dlq::dlq(&database, &command, &shutdown).await)
+        }
+        Command::Prune {
+            database,
+            kafka,
+            prune,
+        } => {
+            let settings = match kafka.settings(sluice::config::environment()) {
+                Ok(settings) => settings,
+                Err(bad) => return fail(BAD_SETTING, &bad.0),
+            };
+            let shutdown = CancellationToken::new();
+            if let Err(error) = on_signals(shutdown.clone()) {
+                return fail(1, &format!("cannot listen for signals: {error}"));
+            }
+            said(prune::prune(&database, &settings, &prune, &shutdown).await)
         }
         Command::Status { database, status } => said(partitions::status(&database, &status).await),
         Command::Pause {

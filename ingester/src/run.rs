@@ -25,7 +25,7 @@ use crate::outlet::Outlet;
 use crate::partition::Partition;
 use crate::report::{self, Report};
 use crate::results::Results;
-use crate::schema;
+use crate::schema::{self, Misfit};
 use crate::share;
 use crate::source::Kafka;
 use crate::status::Status;
@@ -203,7 +203,7 @@ async fn ended(task: Option<AbortOnDropHandle<()>>) -> Result<(), tokio::task::J
     }
 }
 
-/// The first connection: waits for a server that is away, gives up on one that refuses.
+/// The first connection: waits for a server that is away and for a migration, gives up on one that refuses.
 async fn connect_first(
     settings: &RunSettings,
     wake: &mpsc::Sender<()>,
@@ -218,19 +218,24 @@ async fn connect_first(
             Ok::<_, tokio_postgres::Error>((session, fit))
         };
         let address = settings.database.address();
+        let unreachable =
+            |why: &str| format!("cannot reach PostgreSQL at {address}, trying again: {why}");
         let trouble = match tokio::time::timeout(settings.connection_timeout * 2, opened).await {
             Ok(Ok((session, Ok(())))) => return Ok(Some(session)),
-            Ok(Ok((_, Err(misfit)))) => return Err(misfit),
+            Ok(Ok((_, Err(Misfit::Wrong(misfit))))) => return Err(misfit),
+            Ok(Ok((_, Err(Misfit::Behind(misfit))))) => {
+                format!("waiting for a migration: {misfit}")
+            }
             Ok(Err(error)) if is_refusal(&error) || consequence(&error) == Consequence::Halt => {
                 return Err(format!(
                     "DATABASE_URL: PostgreSQL at {address} refuses: {}",
                     describe(&error)
                 ));
             }
-            Ok(Err(error)) => describe(&error),
-            Err(_) => "no answer in time".to_owned(),
+            Ok(Err(error)) => unreachable(&describe(&error)),
+            Err(_) => unreachable("no answer in time"),
         };
-        warn!("DATABASE_URL: cannot reach PostgreSQL at {address}, trying again: {trouble}");
+        warn!("DATABASE_URL: {trouble}");
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(waits.next().unwrap_or(SAY_AGAIN)) => {}

@@ -1,6 +1,7 @@
 //! A migrated database of its own for each test, and what is asked of it again and again.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::{Client, NoTls};
 
 use crate::kafka::Kafka;
-use crate::stack::{Login, Stack, repository, sluice_command, unique};
+use crate::stack::{Login, Stack, command_of, repository, sluice, unique};
 
 /// Progress of one partition, as `ledger.partition_leader_locks` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,19 @@ impl Database {
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
             .await
             .expect("the template can be copied");
+        let mut database = Self::open(stack, &name).await;
+        database.is_own = true;
+        database
+    }
+
+    /// An empty one, to be migrated or restored into.
+    pub async fn create_empty(stack: &Stack) -> Self {
+        let name = unique("proof");
+        connect(&stack.admin_url("postgres"))
+            .await
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .expect("a new database");
         let mut database = Self::open(stack, &name).await;
         database.is_own = true;
         database
@@ -104,6 +118,16 @@ impl Database {
             .values()
             .map(|progress| progress.commit_offset)
             .sum()
+    }
+
+    /// That the audits of schema `sluice` find nothing.
+    pub async fn audit(&self, topic: &str) {
+        let differing = "SELECT count(*) FROM sluice.verify_balances()";
+        assert_eq!(self.count(differing).await, 0, "verify_balances");
+        let gaps = format!(
+            "SELECT count(*) FROM ledger.partition_leases l, sluice.offset_gaps(l.topic, l.partition) WHERE l.topic = '{topic}'"
+        );
+        assert_eq!(self.count(&gaps).await, 0, "offset_gaps");
     }
 
     pub async fn count(&self, query: &str) -> i64 {
@@ -276,8 +300,13 @@ const TEMPLATE: &str = "proofs_template";
 
 /// Runs `sluice migrate` on an existing database and lets the ingester's login in.
 pub async fn migrate(stack: &Stack, database: &str) {
+    migrate_by(&sluice(), stack, database).await;
+}
+
+/// The same by another build of `sluice`.
+pub async fn migrate_by(binary: &Path, stack: &Stack, database: &str) {
     let url = stack.admin_url(database);
-    let output = sluice_command(&["migrate"], &[("ADMIN_DATABASE_URL", &url)])
+    let output = command_of(binary, &["migrate"], &[("ADMIN_DATABASE_URL", &url)])
         .output()
         .expect("sluice can be run");
     assert!(

@@ -1,7 +1,7 @@
 //! A running `sluice run`: started, stopped, frozen, killed and measured from outside.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stack::{Stack, sluice_command, unique};
+use crate::stack::{Stack, command_of, sluice, unique};
 use crate::wait::wait_until;
 
 /// A setting of this value is left out, so that its default holds.
@@ -17,6 +17,7 @@ pub const UNSET: &str = "(unset)";
 
 pub struct Ingester {
     pub service_id: String,
+    binary: PathBuf,
     child: Child,
     log: PathBuf,
     environment: Vec<(String, String)>,
@@ -25,6 +26,17 @@ pub struct Ingester {
 impl Ingester {
     /// Starts one on `topic`; `settings` add to or replace the environment that it gets.
     pub fn start(
+        stack: &Stack,
+        database_url: &str,
+        topic: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        Self::start_build(sluice(), stack, database_url, topic, settings)
+    }
+
+    /// The same with another build of it.
+    pub fn start_build(
+        binary: PathBuf,
         stack: &Stack,
         database_url: &str,
         topic: &str,
@@ -53,9 +65,10 @@ impl Ingester {
             environment.push(((*name).to_owned(), (*value).to_owned()));
         }
         let log = stack.logs().join(format!("{service_id}.log"));
-        let child = spawn(&environment, &log);
+        let child = spawn(&binary, &environment, &log);
         Self {
             service_id,
+            binary,
             child,
             log,
             environment,
@@ -65,7 +78,7 @@ impl Ingester {
     /// Starts the same again, under the same name, after it has ended.
     pub fn start_again(&mut self) {
         assert!(self.has_ended(), "{} still runs", self.service_id);
-        self.child = spawn(&self.environment, &self.log);
+        self.child = spawn(&self.binary, &self.environment, &self.log);
     }
 
     pub fn pid(&self) -> u32 {
@@ -226,7 +239,7 @@ impl Drop for Ingester {
     }
 }
 
-fn spawn(environment: &[(String, String)], log: &PathBuf) -> Child {
+fn spawn(binary: &Path, environment: &[(String, String)], log: &Path) -> Child {
     let environment: Vec<(&str, &str)> = environment
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -237,7 +250,7 @@ fn spawn(environment: &[(String, String)], log: &PathBuf) -> Child {
         .open(log)
         .expect("the stack's folder is writable");
     let stdout = file.try_clone().expect("a second handle");
-    sluice_command(&["run"], &environment)
+    command_of(binary, &["run"], &environment)
         .stdout(stdout)
         .stderr(file)
         .spawn()

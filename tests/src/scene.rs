@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::compare::{Accounts, Report, compare};
+use crate::compare::{Accounts, Report, Source, compare_from};
 use crate::database::Database;
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
@@ -42,6 +42,15 @@ impl Scene {
     pub async fn with_topic(partitions: i32, settings: &[(&str, &str)]) -> Self {
         let stack = Stack::get();
         let database = Database::create(&stack).await;
+        Self::with_database(stack, database, partitions, settings).await
+    }
+
+    pub async fn with_database(
+        stack: Stack,
+        database: Database,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let topic = unique("balance");
         let done = std::mem::take(&mut *DONE.lock().expect("no one panics with it"));
         stack.kafka.delete_topics(&done).await;
@@ -104,8 +113,14 @@ impl Scene {
     /// Waits for the end of the topic, then compares everything with the reference ledger and runs
     /// the invariant checks: 0 differences, no row.
     pub async fn verify(&self, accounts: Accounts) -> Report {
+        self.verify_from(Source::Topic, accounts).await
+    }
+
+    /// The same, with the records from `source`.
+    pub async fn verify_from(&self, source: Source, accounts: Accounts) -> Report {
         self.caught_up().await;
-        let report = compare(
+        let report = compare_from(
+            source,
             &self.stack,
             &self.database,
             &self.topic,

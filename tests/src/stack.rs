@@ -95,6 +95,15 @@ pub fn repository() -> &'static Path {
         .expect("tests/ lies in the repository")
 }
 
+/// A program of PostgreSQL's, as `psql`.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let config = std::env::var_os("PG_CONFIG")
+        .unwrap_or_else(|| "/usr/lib/postgresql/15/bin/pg_config".into());
+    let output = Command::new(config).arg("--bindir").output();
+    let output = output.expect("pg_config: run make setup");
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join(name)
+}
+
 /// The binary under test; `SLUICE_BIN` names another build.
 pub fn sluice() -> PathBuf {
     let path = std::env::var_os("SLUICE_BIN")
@@ -109,7 +118,12 @@ pub fn sluice() -> PathBuf {
 
 /// A blocking call of `sluice` with nothing in its environment but what is given.
 pub fn sluice_command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(sluice());
+    command_of(&sluice(), arguments, environment)
+}
+
+/// The same for another build of it.
+pub fn command_of(binary: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::null()).env_clear();
     for kept in ["PATH", "SLUICE_STACK_DIR", "HOME"] {
         command.envs(std::env::var_os(kept).map(|value| (kept, value)));
