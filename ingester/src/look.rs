@@ -18,6 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(2);
 /// How long PostgreSQL may take for what an operator asks for, before it undoes it.
 pub const ACTION_LIMIT: Duration = Duration::from_secs(8);
+/// How long it may take to get a connection.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(2);
 /// How long whoever comes first waits for a look.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -48,7 +50,7 @@ pub async fn within<T>(
     limit: Duration,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, Trouble> {
-    let connected = tokio::time::timeout(limit, pool.get()).await;
+    let connected = tokio::time::timeout(CONNECTION_LIMIT, pool.get()).await;
     let connected = connected.map_err(|_| Trouble::Away("none in time".to_owned()))?;
     let client = connected.map_err(|error| Trouble::Away(chain(&error)))?;
     let done = tokio::time::timeout(limit, work(&client)).await;

@@ -48,7 +48,7 @@ const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// For the page: opened once somebody looks at it.
-const OPERATOR_CONNECTIONS: usize = 2;
+const OPERATOR_CONNECTIONS: usize = 3;
 
 /// What is led, and a way to have it all renewed at once.
 #[derive(Default)]

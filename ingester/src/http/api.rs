@@ -24,6 +24,8 @@ use crate::status::{Led, Snapshot};
 const BODY_BYTES: usize = 2 << 20;
 /// How long PostgreSQL may take to show dead letters.
 const SHOW_LIMIT: Duration = Duration::from_secs(3);
+/// Longer than PostgreSQL's own limit, so that it can say that nothing is changed.
+const ANSWER_LIMIT: Duration = ACTION_LIMIT.saturating_add(Duration::from_secs(1));
 /// Dead letters of one answer at most.
 const LETTERS: i64 = 200;
 const NAME_CHARS: usize = 100;
@@ -182,7 +184,7 @@ async fn partition(
     let partition = Partition { topic, number };
     let Json(asked) = asked.map_err(unreadable)?;
     let why = asked.recorded()?;
-    let done = within(&told.operator, ACTION_LIMIT, async |client| {
+    let done = within(&told.operator, ANSWER_LIMIT, async |client| {
         action.take(client, &partition, &why).await
     });
     let done = done.await;
@@ -191,7 +193,7 @@ async fn partition(
         Err(trouble) => trouble.describe(),
     };
     info!(?action, %partition, why, peer = %peer.ip(), outcome, "an operator acts");
-    Ok(Json(json!({"said": done.map_err(refused)?})))
+    Ok(Json(json!({"said": done.map_err(not_done)?})))
 }
 
 /// Dead letters to be replayed or discarded; in a dry run nobody has to say who and why.
@@ -258,7 +260,7 @@ async fn act(
         true => None,
         false => Some(asked.recorded()?),
     };
-    let done = within(&told.operator, ACTION_LIMIT, async |client| {
+    let done = within(&told.operator, ANSWER_LIMIT, async |client| {
         deed.act(client, ids, why.as_deref(), dry_run).await
     });
     let done = done.await;
@@ -269,7 +271,7 @@ async fn act(
         };
         info!(action, ?ids, why, peer = %peer.ip(), outcome, "an operator acts");
     }
-    let outcomes = done.map_err(refused)?;
+    let outcomes = done.map_err(not_done)?;
     Ok(Json(json!({"dry_run": dry_run, "outcomes": outcomes})))
 }
 
@@ -281,16 +283,24 @@ fn unreadable(bad: JsonRejection) -> Refusal {
     Refusal(bad.status(), text)
 }
 
+/// What was to be changed, and is not, or nobody knows.
+fn not_done(trouble: Trouble) -> Refusal {
+    let is_late = matches!(trouble, Trouble::Late);
+    let Refusal(status, text) = refused(trouble);
+    match is_late {
+        true => Refusal(status, format!("{text}: it is done or not, look before you try again")),
+        false => Refusal(status, text),
+    }
+}
+
 fn refused(trouble: Trouble) -> Refusal {
     let text = trouble.describe();
-    let Trouble::Refused(error) = trouble else {
-        let late = "; it may be done or not: look before you try again";
-        return match trouble {
-            Trouble::Late => Refusal(StatusCode::GATEWAY_TIMEOUT, format!("{text}{late}")),
-            _ => Refusal(StatusCode::SERVICE_UNAVAILABLE, text),
-        };
+    let code = match &trouble {
+        Trouble::Refused(error) => error.code().map(|code| code.code()),
+        Trouble::Away(_) => None,
+        Trouble::Late => return Refusal(StatusCode::GATEWAY_TIMEOUT, text),
     };
-    match error.code().map(|code| code.code()) {
+    match code {
         Some("42704") => Refusal(StatusCode::NOT_FOUND, text),
         Some("22023") => Refusal(StatusCode::BAD_REQUEST, text),
         Some("42501") => {
@@ -298,7 +308,8 @@ fn refused(trouble: Trouble) -> Refusal {
             Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("{text}; {advice}"))
         }
         Some("57014") => {
-            let text = format!("not done within {} s, nothing is changed", ACTION_LIMIT.as_secs());
+            let limit = ACTION_LIMIT.as_secs();
+            let text = format!("not done within {limit} s, nothing is changed");
             Refusal(StatusCode::GATEWAY_TIMEOUT, text)
         }
         _ => Refusal(StatusCode::SERVICE_UNAVAILABLE, text),
