@@ -45,6 +45,7 @@ function show(state) {
   const troubles = [
     state.kafka_connected ? "" : "Kafka does not answer",
     state.database_connected ? "" : "PostgreSQL does not answer",
+    state.trouble ? `PostgreSQL: ${state.trouble}` : "",
     state.redis_connected === false ? "Redis does not answer" : "",
     state.missing_topics.length ? `no topic ${state.missing_topics.join(", ")}` : "",
   ];

@@ -81,7 +81,6 @@ async fn reading_is_for_this_machine_and_changing_for_whoever_has_the_token() {
     without.stop().await;
 
     let mut ingester = scene.ingester_with(&[("ADMIN_TOKEN", TOKEN)]);
-    scene.committed_beyond(-1).await;
     let right = format!("Authorization: Bearer {TOKEN}");
     let wrong = format!("Authorization: Bearer {TOKEN}x");
     for (host, token, expected) in [
@@ -195,13 +194,13 @@ async fn requests_are_limited_in_size_time_and_number() {
     let local = ["Host: localhost", authorization.as_str()];
     for (request, expected) in [
         ("POST /api/dead-letters/replay", 415),
-        ("GET /api/dead-letters/replay", 404),
+        ("GET /api/dead-letters/replay", 405),
         ("GET /api/dead-letters/no-number", 404),
         ("DELETE /api/state", 405),
         ("POST /health", 405),
         ("GET /api/nothing", 404),
         ("GET /page/../../etc/passwd", 404),
-        ("POST /api/partitions/t/0/drop", 415),
+        ("POST /api/partitions/t/0/drop", 404),
     ] {
         let answer = ingester.ask(request, &local, "").await;
         assert_eq!(answer.status, expected, "{request} {}", answer.body);
@@ -215,7 +214,7 @@ async fn requests_are_limited_in_size_time_and_number() {
         let (status, answer) = post(&ingester, path, &asked).await;
         assert_eq!(status, expected, "{path} {answer}");
     }
-    let long = format!("X-Long: {}", "x".repeat(1 << 20));
+    let long = format!("X-Long: {}", "x".repeat(430_000));
     let answer = ingester.ask("GET /health", &[&long], "").await;
     assert_eq!(answer.status, 431);
 
