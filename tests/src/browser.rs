@@ -111,12 +111,15 @@ impl Browser {
 
     pub async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let answer = self.tools.execute_cdp_with_params(command, parameters);
-        answer.await.unwrap_or_else(|error| panic!("{command}: {error}"))
+        answer
+            .await
+            .unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
     /// A screen of that size, light or dark, touched or not.
     pub async fn screen(&self, (width, height): (u32, u32), theme: &str, mobile: bool) {
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile});
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile});
         self.devtools("Emulation.setDeviceMetricsOverride", metrics)
             .await;
         let media = json!({"features": [{"name": "prefers-color-scheme", "value": theme}]});
@@ -163,7 +166,10 @@ impl Browser {
     /// Waits until a text has a part, and says how long that took.
     pub async fn reads(&self, css: &str, part: &str) -> Duration {
         let what = format!("{css} to say {part:?}");
-        wait_until(&what, PATIENCE, async || self.text(css).await.contains(part)).await
+        wait_until(&what, PATIENCE, async || {
+            self.text(css).await.contains(part)
+        })
+        .await
     }
 
     pub async fn click(&self, css: &str) {
@@ -206,7 +212,11 @@ impl Browser {
             if self.has_focus(css).await {
                 let seen = "return document.activeElement.matches(':focus-visible')
                     && getComputedStyle(document.activeElement).outlineStyle !== 'none'";
-                assert_eq!(self.script(seen, css).await, true, "{css}: the focus is not seen");
+                assert_eq!(
+                    self.script(seen, css).await,
+                    true,
+                    "{css}: the focus is not seen"
+                );
                 return;
             }
             self.press(Key::Tab).await;

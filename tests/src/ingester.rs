@@ -177,15 +177,13 @@ impl Ingester {
         let mut stream = TcpStream::connect(self.address().await)
             .await
             .expect("it listens");
-        let headers: String = headers
-            .iter()
-            .flat_map(|header| [header, "\r\n"])
-            .collect();
+        let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
         let length = match body.len() {
             0 => String::new(),
             length => format!("Content-Length: {length}\r\n"),
         };
-        let request = format!("{request} HTTP/1.1\r\nConnection: close\r\n{headers}{length}\r\n{body}");
+        let request =
+            format!("{request} HTTP/1.1\r\nConnection: close\r\n{headers}{length}\r\n{body}");
         // It may have refused before it has read everything.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();

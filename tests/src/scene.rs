@@ -69,9 +69,8 @@ impl Scene {
             password: unique("secret"),
         };
         let Login { user, password } = &login;
-        let statements = format!(
-            "CREATE ROLE {user} LOGIN PASSWORD '{password}'; GRANT sluice_admin TO {user}"
-        );
+        let statements =
+            format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'; GRANT sluice_admin TO {user}");
         let created = self.database.client.batch_execute(&statements).await;
         created.expect("a superuser may create roles");
         let (port, database) = (self.stack.postgres_port, &self.database.name);

@@ -130,7 +130,12 @@ async fn letters(
 }
 
 async fn letter(State(told): State<Arc<Told>>, Path(id): Path<String>) -> Answer {
-    let nothing = || Refusal(StatusCode::NOT_FOUND, format!("there is no dead letter {id}"));
+    let nothing = || {
+        Refusal(
+            StatusCode::NOT_FOUND,
+            format!("there is no dead letter {id}"),
+        )
+    };
     let number: i64 = id.parse().map_err(|_| nothing())?;
     let found = within(&told.operator, SHOW_LIMIT, async |client| {
         let Some(mut letter) = dlq::letter(client, number).await? else {
@@ -180,7 +185,9 @@ async fn partition(
         "step-down" => Action::StepDown,
         _ => return Err(nothing("pause, resume or step-down".to_owned())),
     };
-    let number = number.parse().map_err(|_| nothing(format!("there is no partition {number}")))?;
+    let number = number
+        .parse()
+        .map_err(|_| nothing(format!("there is no partition {number}")))?;
     let partition = Partition { topic, number };
     let Json(asked) = asked.map_err(unreadable)?;
     let why = asked.recorded()?;
@@ -288,7 +295,10 @@ fn not_done(trouble: Trouble) -> Refusal {
     let is_late = matches!(trouble, Trouble::Late);
     let Refusal(status, text) = refused(trouble);
     match is_late {
-        true => Refusal(status, format!("{text}: it is done or not, look before you try again")),
+        true => Refusal(
+            status,
+            format!("{text}: it is done or not, look before you try again"),
+        ),
         false => Refusal(status, text),
     }
 }

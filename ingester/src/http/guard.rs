@@ -1,6 +1,5 @@
 //! Who may ask for what, how often, how much and for how long.
 
-use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,9 +10,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use governor::clock::DefaultClock;
-use governor::state::keyed::HashMapStateStore;
-use governor::{Quota, RateLimiter};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::Refusal;
 
@@ -41,20 +38,20 @@ impl Token {
     }
 }
 
-struct Rate<K: Hash + Eq + Clone>(RateLimiter<K, HashMapStateStore<K>, DefaultClock>);
+struct Rate(DefaultKeyedRateLimiter<IpAddr>);
 
-impl<K: Hash + Eq + Clone> Rate<K> {
+impl Rate {
     fn new((per_second, at_once): (u32, u32)) -> Self {
         let some = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(some(per_second)).allow_burst(some(at_once));
-        Self(RateLimiter::hashmap(quota))
+        Self(RateLimiter::keyed(quota))
     }
 
-    fn check(&self, key: &K) -> Result<(), Refusal> {
+    fn check(&self, peer: IpAddr) -> Result<(), Refusal> {
         if self.0.len() > PEERS {
             self.0.retain_recent();
         }
-        self.0.check_key(key).map_err(|_| {
+        self.0.check_key(&network(peer)).map_err(|_| {
             let text = "too many requests: wait a second";
             Refusal(StatusCode::TOO_MANY_REQUESTS, text.to_owned())
         })
@@ -63,8 +60,8 @@ impl<K: Hash + Eq + Clone> Rate<K> {
 
 pub struct Guard {
     token: Option<Token>,
-    rate: Rate<IpAddr>,
-    api_rate: Rate<IpAddr>,
+    rate: Rate,
+    api_rate: Rate,
 }
 
 impl Guard {
@@ -111,7 +108,9 @@ fn forbidden(text: &str) -> Refusal {
 /// Whether it is asked on this machine, by somebody who means this machine: a page from elsewhere
 /// can give its own name our address, but then it is that name that the browser asks for.
 fn is_local(peer: IpAddr, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
     let host = host.and_then(|host| host.parse::<Authority>().ok());
     let names_us = host.is_some_and(|host| {
         let host = host.host();
@@ -141,7 +140,7 @@ pub async fn only_who_may(
     next: Next,
 ) -> Response {
     let peer = peer.ip();
-    let checked = guard.api_rate.check(&network(peer));
+    let checked = guard.api_rate.check(peer);
     let checked = checked.and_then(|()| guard.may(peer, request.method(), request.headers()));
     match checked {
         Ok(()) => next.run(request).await,
@@ -155,7 +154,7 @@ pub async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    if let Err(refusal) = guard.rate.check(&network(peer.ip())) {
+    if let Err(refusal) = guard.rate.check(peer.ip()) {
         return refusal.into_response();
     }
     match tokio::time::timeout(LIMIT, next.run(request)).await {
@@ -267,12 +266,14 @@ mod tests {
     #[test]
     fn the_rate_of_one_peer_is_not_anothers() {
         let rate = Rate::new((1, 3));
-        let peer = |text: &str| network(text.parse().expect("an address"));
-        let takes = |peer| (0..5).filter(|_| rate.check(&peer).is_ok()).count();
-        assert_eq!(takes(peer("2001:db8::1")), 3);
-        assert_eq!(takes(peer("2001:db8::2")), 0, "the same network");
-        assert_eq!(takes(peer("2001:db8:0:1::1")), 3);
-        assert_eq!(takes(peer("10.0.0.1")), 3);
-        assert_eq!(takes(peer("::ffff:10.0.0.1")), 0, "the same address");
+        let takes = |peer: &str| {
+            let peer = peer.parse().expect("an address");
+            (0..5).filter(|_| rate.check(peer).is_ok()).count()
+        };
+        assert_eq!(takes("2001:db8::1"), 3);
+        assert_eq!(takes("2001:db8::2"), 0, "the same network");
+        assert_eq!(takes("2001:db8:0:1::1"), 3);
+        assert_eq!(takes("10.0.0.1"), 3);
+        assert_eq!(takes("::ffff:10.0.0.1"), 0, "the same address");
     }
 }

@@ -19,7 +19,11 @@ macro_rules! file {
 
 const FILES: [(&str, &str, &str); 9] = [
     ("/", "text/html; charset=utf-8", file!("index.html")),
-    ("/page/style.css", "text/css; charset=utf-8", file!("style.css")),
+    (
+        "/page/style.css",
+        "text/css; charset=utf-8",
+        file!("style.css"),
+    ),
     ("/page/icon.svg", "image/svg+xml", file!("icon.svg")),
     ("/page/main.js", JAVASCRIPT, file!("main.js")),
     ("/page/api.js", JAVASCRIPT, file!("api.js")),

@@ -45,7 +45,10 @@ async fn open(scene: &Scene, ingester: &Ingester) -> Browser {
 
 /// The row of a partition; a part of it.
 fn row(scene: &Scene, partition: i32, part: &str) -> String {
-    format!("#partitions tr[data-key='{}/{partition}'] {part}", scene.topic)
+    format!(
+        "#partitions tr[data-key='{}/{partition}'] {part}",
+        scene.topic
+    )
 }
 
 async fn number(browser: &Browser, css: &str) -> i64 {
@@ -71,7 +74,10 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     let feed = scene.feed(&Workload::new(seed()), 1_000);
     settled(&scene.database, &scene.topic, 3, &names, STALL).await;
     let browser = open(&scene, &instances[0]).await;
-    let (state, leader) = (row(&scene, 1, ".state"), row(&scene, 1, "[data-label=Leader]"));
+    let (state, leader) = (
+        row(&scene, 1, ".state"),
+        row(&scene, 1, "[data-label=Leader]"),
+    );
     let offset = row(&scene, 1, "[data-label=Offset]");
 
     // Live, without a reload.
@@ -89,9 +95,12 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
         number(&browser, &row(&scene, 1, "[data-label='Records/s']")).await > 0
     })
     .await;
-    browser.reads(&row(&scene, 1, "[data-label='Last batch']"), "commit").await;
+    browser
+        .reads(&row(&scene, 1, "[data-label='Last batch']"), "commit")
+        .await;
     wait_until("verdicts and delays to be drawn", STALL, async || {
-        let drawn = "return document.querySelector('#verdicts .applied')?.getAttribute('d').length > 20
+        let drawn =
+            "return document.querySelector('#verdicts .applied')?.getAttribute('d').length > 20
             && document.querySelectorAll('#delays polyline').length >= 2";
         browser.script(drawn, "").await == true
     })
@@ -104,7 +113,9 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     browser.fill("#token", "not-the-right-token").await;
     browser.fill("#by", "ann").await;
     browser.click("#token-dialog [type=submit]").await;
-    browser.reads("#token-dialog .error", "not the one of ADMIN_TOKEN").await;
+    browser
+        .reads("#token-dialog .error", "not the one of ADMIN_TOKEN")
+        .await;
     let complaints = browser.complaints().await;
     assert!(
         complaints.iter().all(|line| line.contains("401")),
@@ -119,7 +130,9 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     browser.click("#action-go").await;
     browser.reads("#done", "/1 is paused").await;
     assert!(browser.reads(&state, "paused").await < SOON);
-    browser.reads(&row(&scene, 1, ".reason"), "ticket 4711 (ann)").await;
+    browser
+        .reads(&row(&scene, 1, ".reason"), "ticket 4711 (ann)")
+        .await;
     let before = scene.database.progress(&scene.topic).await[&1].commit_offset;
     let committed = scene.committed().await;
     scene.committed_beyond(committed + 1_000).await;
@@ -137,7 +150,9 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
 
     let former = browser.text(&leader).await;
     let former = former.lines().last().expect("a leader").to_owned();
-    browser.click(&row(&scene, 1, "[data-action=step-down]")).await;
+    browser
+        .click(&row(&scene, 1, "[data-action=step-down]"))
+        .await;
     browser.fill("#action-why", "its host is slow").await;
     browser.click("#action-go").await;
     browser.reads("#done", &format!("{former} leads ")).await;
@@ -199,7 +214,9 @@ async fn dead_letters_are_worked_on_by_keyboard_alone() {
     assert_eq!(browser.text("#payload").await, "{");
     browser.tab_to("#letter-replay").await;
     browser.press(Key::Enter).await;
-    browser.reads("#outcome-summary", "would become 1 DEAD").await;
+    browser
+        .reads("#outcome-summary", "would become 1 DEAD")
+        .await;
     browser.reads("#outcomes", "MALFORMED_JSON").await;
     browser.tab_to("#corrected").await;
     let corrected = credit("b", 1, "7").payload.expect("a payload");
@@ -210,14 +227,18 @@ async fn dead_letters_are_worked_on_by_keyboard_alone() {
     assert_eq!(browser.script(waits, "").await, true, "a dry run first");
     browser.tab_to("#try").await;
     browser.press(Key::Enter).await;
-    browser.reads("#outcome-summary", "would become 1 APPLIED").await;
+    browser
+        .reads("#outcome-summary", "would become 1 APPLIED")
+        .await;
     let parked = "SELECT count(*) FROM ledger.dead_letters WHERE status = 'PARKED'";
     assert_eq!(scene.database.count(parked).await, 2, "tried only");
     browser.tab_to("#deed-why").await;
     browser.press("cut off").await;
     browser.tab_to("#deed-go").await;
     browser.press(Key::Enter).await;
-    browser.reads("#done", "1 of 1 dead letter replayed: 1 APPLIED").await;
+    browser
+        .reads("#done", "1 of 1 dead letter replayed: 1 APPLIED")
+        .await;
     assert_eq!(scene.database.count(parked).await, 1);
     let balance = "SELECT available::bigint FROM ledger.account_balances WHERE account_id = 1";
     assert_eq!(scene.database.count(balance).await, 12);
@@ -243,7 +264,9 @@ async fn dead_letters_are_worked_on_by_keyboard_alone() {
     browser.press("Any").await;
     browser.tab_to(malformed).await;
     browser.press(Key::Enter).await;
-    browser.reads("#letter-actions", "cut off (bob): APPLIED").await;
+    browser
+        .reads("#letter-actions", "cut off (bob): APPLIED")
+        .await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     browser.quit().await;
     ingester.stop().await;
@@ -276,23 +299,35 @@ const TOO_FAINT: &str = "
 
 /// What can be used and has no name for a screen reader.
 async fn nameless(browser: &Browser) -> Vec<Value> {
-    let tree = browser.devtools("Accessibility.getFullAXTree", json!({})).await;
+    let tree = browser
+        .devtools("Accessibility.getFullAXTree", json!({}))
+        .await;
     let nodes = tree["nodes"].as_array().expect("nodes").clone();
-    let used = ["button", "checkbox", "combobox", "textbox", "link", "table", "image", "dialog"];
+    let used = [
+        "button", "checkbox", "combobox", "textbox", "link", "table", "image", "dialog",
+    ];
     let is_used = |node: &Value| {
         let role = node["role"]["value"].as_str().unwrap_or_default();
         node["ignored"] == false && used.contains(&role)
     };
     let found: Vec<Value> = nodes.into_iter().filter(is_used).collect();
     assert!(found.len() > 10, "only {} things to use", found.len());
-    let has_name = |node: &Value| node["name"]["value"].as_str().is_some_and(|name| !name.is_empty());
+    let has_name = |node: &Value| {
+        node["name"]["value"]
+            .as_str()
+            .is_some_and(|name| !name.is_empty())
+    };
     found.into_iter().filter(|node| !has_name(node)).collect()
 }
 
 /// Kept for the documentation where `WRITE_PICTURES` is set.
 async fn picture(browser: &Browser, name: &str, width: u32) {
     let png = browser.picture().await;
-    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 20_000, "{} bytes", png.len());
+    assert!(
+        png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 20_000,
+        "{} bytes",
+        png.len()
+    );
     let found = u32::from_be_bytes(png[16..20].try_into().expect("four bytes"));
     assert_eq!(found, width, "{name}");
     let path = repository().join("docs/pictures").join(name);
@@ -300,7 +335,11 @@ async fn picture(browser: &Browser, name: &str, width: u32) {
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(&path, png).expect("written");
     }
-    assert!(path.exists(), "{} is missing: set WRITE_PICTURES", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: set WRITE_PICTURES",
+        path.display()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,7 +353,9 @@ async fn the_page_is_readable_in_light_and_dark_on_desks_and_phones() {
     browser.click(&row(&scene, 2, "[data-action=pause]")).await;
     browser.fill("#action-why", "ticket 4711").await;
     browser.click("#action-go").await;
-    browser.reads(&row(&scene, 2, ".reason"), "ticket 4711").await;
+    browser
+        .reads(&row(&scene, 2, ".reason"), "ticket 4711")
+        .await;
     browser.shows("#letters tbody tr").await;
 
     for (name, size, theme, mobile) in [
@@ -344,7 +385,9 @@ async fn the_page_is_readable_in_light_and_dark_on_desks_and_phones() {
     browser.click("#letters tbody tr:first-child button").await;
     browser.shows("#letter-replay:enabled").await;
     browser.click("#letter-replay").await;
-    browser.reads("#outcome-summary", "Nothing is changed yet").await;
+    browser
+        .reads("#outcome-summary", "Nothing is changed yet")
+        .await;
     assert_eq!(browser.script(TOO_FAINT, "").await, json!([]));
     assert_eq!(nameless(&browser).await, Vec::<Value>::new());
     picture(&browser, "page-replay.png", DESKTOP.0).await;
@@ -382,12 +425,16 @@ async fn what_is_away_is_seen_within_five_seconds_and_that_it_is_back() {
     // Of the database that is away the page asks in vain for dead letters.
     let complaints = browser.complaints().await;
     assert!(
-        complaints.iter().all(|line| line.contains("503") || line.contains("504")),
+        complaints
+            .iter()
+            .all(|line| line.contains("503") || line.contains("504")),
         "{complaints:?}"
     );
 
     // Without the instance itself the page says so, and goes on with the next one at this address.
     ingester.stop().await;
-    browser.reads("#problem", "this instance does not answer").await;
+    browser
+        .reads("#problem", "this instance does not answer")
+        .await;
     browser.quit().await;
 }

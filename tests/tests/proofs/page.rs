@@ -135,7 +135,10 @@ async fn the_page_is_whole_and_asks_for_nothing_from_elsewhere() {
     let policy = policy.lines().next().expect("a line");
     assert!(policy.starts_with("default-src 'none'; "), "{policy}");
     assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
-    assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+    assert!(
+        !policy.contains("unsafe") && !policy.contains('*'),
+        "{policy}"
+    );
 
     let named = |text: &str, before: &str| -> Vec<String> {
         let parts = text.split(before).skip(1);
@@ -152,7 +155,10 @@ async fn the_page_is_whole_and_asks_for_nothing_from_elsewhere() {
         let (status, text) = ingester.get(&file).await;
         assert_eq!(status, 200, "{file}");
         let elsewhere = text.replace("http://www.w3.org/2000/svg", "");
-        assert!(!elsewhere.contains("//www") && !elsewhere.contains("https:"), "{file}");
+        assert!(
+            !elsewhere.contains("//www") && !elsewhere.contains("https:"),
+            "{file}"
+        );
         let imported = named(&text, "from \"./").into_iter();
         let imported = imported.map(|name| format!("/page/{name}"));
         let news = imported.filter(|file| !seen.contains(file));
@@ -220,13 +226,18 @@ async fn requests_are_limited_in_size_time_and_number() {
 
     // A body that never comes.
     let began = Instant::now();
-    let mut stream = TcpStream::connect(ingester.address().await).await.expect("it listens");
+    let mut stream = TcpStream::connect(ingester.address().await)
+        .await
+        .expect("it listens");
     let head = format!(
         "POST {replay} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n{authorization}\r\nContent-Length: 9\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.expect("it reads");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("it answers");
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .expect("it answers");
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert!(began.elapsed() < Duration::from_secs(20));
 
@@ -236,7 +247,9 @@ async fn requests_are_limited_in_size_time_and_number() {
         statuses.push(ingester.get("/api/dead-letters/x").await.0);
     }
     assert!(statuses.len() > 100, "{} at once", statuses.len());
-    let refused = ingester.ask("GET /api/state", &["Host: localhost"], "").await;
+    let refused = ingester
+        .ask("GET /api/state", &["Host: localhost"], "")
+        .await;
     if refused.status == 429 {
         assert!(refused.head.contains("\r\nretry-after: 1\r\n"));
     }
@@ -256,7 +269,10 @@ async fn an_operator_pauses_resumes_and_moves_a_partition_on_record() {
         ("ADMIN_TOKEN", TOKEN),
         ("OPERATOR_DATABASE_URL", operator_url.as_str()),
     ];
-    let mut instances = [scene.ingester_with(&settings), scene.ingester_with(&settings)];
+    let mut instances = [
+        scene.ingester_with(&settings),
+        scene.ingester_with(&settings),
+    ];
     let names = instances.each_ref().map(|one| one.service_id.clone());
     let feed = scene.feed(&Workload::new(seed()), 1_000);
     let names = names.each_ref().map(String::as_str);
@@ -273,7 +289,9 @@ async fn an_operator_pauses_resumes_and_moves_a_partition_on_record() {
         let state = state(one).await;
         assert_eq!(state["service_id"], *one.service_id);
         let partitions = state["partitions"].as_array().expect("partitions");
-        let found = partitions.iter().find(|partition| partition["partition"] == 0);
+        let found = partitions
+            .iter()
+            .find(|partition| partition["partition"] == 0);
         found.cloned().unwrap_or_default()
     };
     wait_until("the partition to be seen running", STALL, async || {
@@ -293,7 +311,9 @@ async fn an_operator_pauses_resumes_and_moves_a_partition_on_record() {
     assert!(told.await < Duration::from_secs(5));
     assert!(act("pause", "again").await.ends_with("was paused already"));
     assert_eq!(act("resume", "looked").await, format!("{name} goes on"));
-    let former = scene.database.progress(&scene.topic).await[&0].leader.clone();
+    let former = scene.database.progress(&scene.topic).await[&0]
+        .leader
+        .clone();
     let former = former.expect("a leader");
     let said = act("step-down", "its host is slow").await;
     assert_eq!(said, format!("{former} leads {name} no more"));
@@ -323,7 +343,12 @@ async fn an_operator_pauses_resumes_and_moves_a_partition_on_record() {
     )
     .await;
     assert_eq!(status, 404, "{answer}");
-    assert!(answer["error"].as_str().expect("words").contains("nobody has read"));
+    assert!(
+        answer["error"]
+            .as_str()
+            .expect("words")
+            .contains("nobody has read")
+    );
     feed.stop().await;
     for instance in &mut instances {
         instance.stop().await;
@@ -360,7 +385,10 @@ async fn an_operator_looks_at_dead_letters_tries_replays_and_discards_them() {
     };
     let ids = listed("status=PARKED").await;
     assert_eq!(ids.len(), 2);
-    assert_eq!(listed(&format!("topic={}&code=MALFORMED_JSON", scene.topic)).await, ids);
+    assert_eq!(
+        listed(&format!("topic={}&code=MALFORMED_JSON", scene.topic)).await,
+        ids
+    );
     assert!(listed("topic=other").await.is_empty());
     assert!(listed("code=UNKNOWN").await.is_empty());
     let (binary, malformed) = (ids[0], ids[1]);
@@ -397,7 +425,11 @@ async fn an_operator_looks_at_dead_letters_tries_replays_and_discards_them() {
     let discard = "/api/dead-letters/discard";
     let mut asked = json!({"ids": [binary, malformed], "by": "bob", "why": "test data"});
     let (_, tried) = post(&ingester, discard, &asked).await;
-    assert_eq!(tried["outcomes"].as_array().map(Vec::len), Some(1), "{tried}");
+    assert_eq!(
+        tried["outcomes"].as_array().map(Vec::len),
+        Some(1),
+        "{tried}"
+    );
     assert_eq!(listed("status=PARKED").await, [binary], "tried only");
     asked["dry_run"] = json!(false);
     let (status, done) = post(&ingester, discard, &asked).await;
@@ -435,9 +467,8 @@ async fn the_state_is_told_at_once_also_when_the_database_hangs_or_is_away() {
     let until = async |what: &str, is_so: fn(&Value) -> bool| {
         wait_until(what, STALL, async || is_so(&at_once().await)).await
     };
-    let is_fresh = |state: &Value| {
-        state["stale"] == false && state["partitions"][0]["commit_offset"] == 10
-    };
+    let is_fresh =
+        |state: &Value| state["stale"] == false && state["partitions"][0]["commit_offset"] == 10;
     until("a fresh look", is_fresh).await;
 
     let mut blocker = scene.database.session().await;
