@@ -78,10 +78,10 @@ impl History {
     fn tell_at(&self, now_ms: i64) -> Value {
         let inner = self.at(now_ms);
         let column = |of: &dyn Fn(&Interval) -> Value| inner.past.iter().map(of).collect();
-        let delay = |of: fn(Delays) -> u64| column(&|past| json!(past.delays.map(of)));
+        let delay = |of: fn(Delays) -> u64| column(&|past: &Interval| json!(past.delays.map(of)));
         let mut told = json!({"interval_ms": INTERVAL_MS, "ends_ms": inner.number * INTERVAL_MS});
         for (verdict, name) in VERDICTS.iter().enumerate() {
-            told[name.to_lowercase()] = column(&|past| json!(past.counts[verdict]));
+            told[name.to_lowercase()] = column(&|past: &Interval| json!(past.counts[verdict]));
         }
         told["delay_p50_ms"] = delay(|delays| delays.half_ms);
         told["delay_p99_ms"] = delay(|delays| delays.most_ms);

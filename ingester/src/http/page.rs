@@ -36,7 +36,7 @@ const FILES: [(&str, &str, &str); 9] = [
 pub fn routes() -> Router<Arc<Told>> {
     let add = |routes: Router<Arc<Told>>, (path, kind, text)| {
         let answer = ([(header::CONTENT_TYPE, kind)], text);
-        routes.route(path, get(async move || answer))
+        routes.route(path, get(move || async move { answer }))
     };
     FILES.into_iter().fold(Router::new(), add)
 }
