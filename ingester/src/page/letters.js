@@ -174,10 +174,15 @@ async function act(action, ids, original) {
   $("corrected").value = original ?? "";
   $("correction").hidden = action !== "replay" || ids.length !== 1 || original === undefined;
   openDialog(dialog);
-  const corrected = () => ($("correction").hidden || $("corrected").value === original ? {} : { payload: $("corrected").value });
+  // As the field has it, which keeps no carriage returns.
+  const unchanged = $("corrected").value;
+  const corrected = () => ($("correction").hidden || $("corrected").value === unchanged ? {} : { payload: $("corrected").value });
   let tried;
+  let isPossible = false;
+  const tellWhetherPossible = () => ($("deed-go").disabled = !isPossible || corrected().payload !== tried);
   const dryRun = async () => {
-    $("deed-go").disabled = true;
+    isPossible = false;
+    tellWhetherPossible();
     say(dialog.querySelector(".error"), "");
     say($("outcome-summary"), "Trying…");
     $("outcomes").replaceChildren();
@@ -185,14 +190,15 @@ async function act(action, ids, original) {
     try {
       const { outcomes } = await ask(`/api/dead-letters/${action}`, { ids, ...corrected() });
       tell(action, outcomes, ids.length);
-      $("deed-go").disabled = outcomes.length === 0;
+      isPossible = outcomes.length > 0;
+      tellWhetherPossible();
     } catch (problem) {
       say($("outcome-summary"), "");
       say(dialog.querySelector(".error"), problem.message);
     }
   };
   $("try").onclick = dryRun;
-  $("corrected").oninput = () => ($("deed-go").disabled = corrected().payload !== tried);
+  $("corrected").oninput = tellWhetherPossible;
   onSubmit(dialog, async () => {
     const asked = { ids, dry_run: false, by: by(), why: $("deed-why").value, ...corrected() };
     const { outcomes } = await ask(`/api/dead-letters/${action}`, asked);
