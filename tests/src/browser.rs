@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use thirtyfour::common::command::ExtensionCommand;
+use thirtyfour::common::command::FormatRequestData;
 use thirtyfour::extensions::cdp::ChromeDevTools;
 use thirtyfour::prelude::*;
-use thirtyfour::{ChromiumLikeCapabilities, DesiredCapabilities, RequestMethod};
+use thirtyfour::{RequestData, SessionId};
 
 use crate::stack::{Stack, unique};
 use crate::wait::wait_until;
@@ -22,17 +21,11 @@ const TABS: usize = 100;
 #[derive(Debug)]
 struct ConsoleLog;
 
-impl ExtensionCommand for ConsoleLog {
-    fn parameters_json(&self) -> Option<Value> {
-        Some(json!({"type": "browser"}))
-    }
-
-    fn method(&self) -> RequestMethod {
-        RequestMethod::Post
-    }
-
-    fn endpoint(&self) -> Arc<str> {
-        "/se/log".into()
+impl FormatRequestData for ConsoleLog {
+    fn format_request(&self, session: &SessionId) -> RequestData {
+        let post = "POST".parse().expect("a method");
+        RequestData::new(post, format!("session/{session}/se/log"))
+            .add_body(json!({"type": "browser"}))
     }
 }
 
