@@ -365,7 +365,7 @@ async fn an_operator_looks_at_dead_letters_tries_replays_and_discards_them() {
         ("ADMIN_TOKEN", TOKEN),
         ("OPERATOR_DATABASE_URL", &operator_url),
     ]);
-    let binary = Message::of([0xff, 0xfe, 0].as_slice());
+    let binary = Message::of([0xff_u8, 0xfe, 0].as_slice());
     let messages = [credit("a", 1, "5"), Message::of("{"), binary];
     scene.kafka().produce(&scene.topic, 0, messages);
     scene.caught_up().await;
