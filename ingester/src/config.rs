@@ -11,6 +11,7 @@ use backon::BackoffBuilder;
 use clap::{ArgAction, Args as ClapArgs, ValueEnum};
 
 use crate::db::{Database, Tls};
+use crate::http::Token;
 
 /// Where PostgreSQL is. Shared by all commands.
 #[derive(ClapArgs, Clone)]
@@ -135,6 +136,12 @@ pub struct RunArgs {
     /// Address to listen on
     #[arg(long, env = "HTTP_HOST", default_value = "127.0.0.1")]
     http_host: IpAddr,
+    /// Secret of those who may change something by HTTP, 16 bytes or more; default: nobody may
+    #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
+    admin_token: Option<String>,
+    /// Address for the page, with the login of a member of sluice_admin; default: DATABASE_URL
+    #[arg(long, env = "OPERATOR_DATABASE_URL", hide_env_values = true)]
+    operator_database_url: Option<String>,
     /// Seconds after which a reference to nothing is counted in the metrics
     #[arg(long, env = "DANGLING_AFTER", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     dangling_after: u64,
@@ -207,6 +214,9 @@ pub struct RunSettings {
     pub start: StartOffset,
     pub retry: RetrySettings,
     pub http: SocketAddr,
+    /// For what the page shows and does.
+    pub operator: Database,
+    pub admin_token: Option<Token>,
     pub dangling_after: Duration,
 }
 
@@ -260,9 +270,11 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
 }
 
 /// Settings that may hold a password: each may stand in a file that `<NAME>_FILE` names, as secrets are mounted.
-const SECRETS: [&str; 4] = [
+const SECRETS: [&str; 6] = [
     "DATABASE_URL",
     "ADMIN_DATABASE_URL",
+    "OPERATOR_DATABASE_URL",
+    "ADMIN_TOKEN",
     "DB_PASSWORD",
     "REDIS_URL",
 ];
@@ -520,7 +532,6 @@ impl RunArgs {
             lease,
             renew_interval: Duration::from_millis(self.renew_interval_ms),
             standby_poll: Duration::from_millis(self.standby_poll_ms),
-            service_id,
             start: self.start_offset,
             retry: RetrySettings {
                 max_attempts: self.max_retry_attempts,
@@ -531,8 +542,37 @@ impl RunArgs {
                 self.http_host,
                 self.db_writer_service_port.or(self.port).unwrap_or(3010),
             ),
+            operator: self.operator(database, &service_id)?,
+            admin_token: self.admin_token()?,
             dangling_after: Duration::from_secs(self.dangling_after),
+            service_id,
         })
+    }
+
+    /// A login of its own where one is given, so that the ingester's may do no more than before.
+    fn operator(&self, own: &DatabaseArgs, service_id: &str) -> Result<Database, BadSetting> {
+        let application = format!("sluice page/{service_id}");
+        let idle_limit = Duration::from_secs(10);
+        let url = self.operator_database_url.as_deref();
+        match url.filter(|url| !url.is_empty()) {
+            Some(url) => Database::parse(url, own.connection_timeout(), &application, idle_limit)
+                .map_err(|error| bad("OPERATOR_DATABASE_URL", error)),
+            None => own.database(&application, idle_limit),
+        }
+    }
+
+    fn admin_token(&self) -> Result<Option<Token>, BadSetting> {
+        let token = self.admin_token.as_deref().filter(|text| !text.is_empty());
+        let token = token.map(|text| match text {
+            text if text.len() < 16 => Err("must have 16 bytes or more, or it can be guessed"),
+            text if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Err("must be of ASCII letters, digits and signs, without blanks")
+            }
+            text => Ok(Token::new(text)),
+        });
+        token
+            .transpose()
+            .map_err(|reason| bad("ADMIN_TOKEN", reason))
     }
 }
 

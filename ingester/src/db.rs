@@ -84,6 +84,13 @@ impl Database {
         })
     }
 
+    /// The same, where no statement may take longer than `limit`.
+    pub fn with_statement_limit(mut self, limit: Duration) -> Self {
+        let limit = limit.as_millis();
+        self.session = format!("{}; SET statement_timeout = {limit}", self.session).into();
+        self
+    }
+
     /// Host and port, for people.
     pub fn address(&self) -> String {
         let host = match self.config.get_hosts().first() {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
+use sluice::commands::partitions::Action;
 use sluice::commands::{check, migrate, partitions, prune, write_line};
 use sluice::config::{
     DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, with_secret_files, without_empty_variables,
@@ -90,6 +91,9 @@ enum Command {
         database: DatabaseArgs,
         #[command(flatten)]
         which: partitions::Which,
+        /// Why, for those who read the record later
+        #[arg(long, default_value = "")]
+        why: String,
     },
     /// Take a partition from its leader; another instance takes over, if there is one
     StepDown {
@@ -97,6 +101,9 @@ enum Command {
         database: DatabaseArgs,
         #[command(flatten)]
         which: partitions::Which,
+        /// Why, for those who read the record later
+        #[arg(long, default_value = "")]
+        why: String,
     },
     /// Remove log, verdicts and identities of records that Kafka does not hold any more
     Prune {
@@ -208,11 +215,17 @@ async fn execute(command: Command) -> ExitCode {
             database,
             which,
             why,
-        } => said(partitions::pause(&database, &which, &why).await),
-        Command::Resume { database, which } => said(partitions::resume(&database, &which).await),
-        Command::StepDown { database, which } => {
-            said(partitions::step_down(&database, &which).await)
-        }
+        } => said(partitions::act(&database, &which, Action::Pause, &why).await),
+        Command::Resume {
+            database,
+            which,
+            why,
+        } => said(partitions::act(&database, &which, Action::Resume, &why).await),
+        Command::StepDown {
+            database,
+            which,
+            why,
+        } => said(partitions::act(&database, &which, Action::StepDown, &why).await),
         Command::Events { command } => match events::events(&command) {
             Ok(text) => match write_line(&text) {
                 Ok(()) => ExitCode::SUCCESS,

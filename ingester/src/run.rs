@@ -20,6 +20,7 @@ use crate::hint::Hint;
 use crate::http::{self, Told};
 use crate::lane::{End, Lane};
 use crate::lease::{Acquired, Held, Leadership, Session};
+use crate::look::{ACTION_LIMIT, Look};
 use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::partition::Partition;
@@ -46,6 +47,8 @@ const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 /// How long PostgreSQL may take to release a partition.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// For the page: opened once somebody looks at it.
+const OPERATOR_CONNECTIONS: usize = 3;
 
 /// What is led, and a way to have it all renewed at once.
 #[derive(Default)]
@@ -94,14 +97,22 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     // Before anything that may have to be waited for: health is told from the first moment on.
     let listener = http::bind(settings.http).await?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let operator = settings.operator.clone().with_statement_limit(ACTION_LIMIT);
+    let operator = operator.pool(OPERATOR_CONNECTIONS, settings.connection_timeout)?;
+    let look = Arc::new(Look::new(operator.clone()));
     let told = Told {
+        service_id: settings.service_id.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
         pool: pool.clone(),
         pool_size: settings.pool_size + 2,
+        operator,
+        look: look.clone(),
+        admin_token: settings.admin_token.clone(),
     };
     let serving = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, told)));
-    info!(%address, "serving /health and /metrics");
+    let _looking_for_page = AbortOnDropHandle::new(tokio::spawn(async move { look.run().await }));
+    info!(%address, "serving the page, /health and /metrics");
     let (wake, woken) = mpsc::channel(1);
     let Some(standby) = connect_first(&settings, &wake, &shutdown).await? else {
         return Ok(());

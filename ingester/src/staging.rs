@@ -346,7 +346,7 @@ impl Batch {
     }
 
     /// How long ago each record was made, by Kafka's timestamps.
-    pub fn ages_ms(&self, now_ms: i64) -> impl ExactSizeIterator<Item = i64> {
+    pub fn ages_ms(&self, now_ms: i64) -> impl ExactSizeIterator<Item = i64> + Clone {
         self.marks
             .iter()
             .map(move |mark| now_ms - mark.timestamp_ms)

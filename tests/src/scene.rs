@@ -8,7 +8,7 @@ use crate::database::Database;
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
 use crate::load::{Feed, fill};
-use crate::stack::{Stack, unique};
+use crate::stack::{Login, Stack, unique};
 use crate::workload::Workload;
 
 /// How long a scenario may go without any commit before it counts as stuck.
@@ -69,6 +69,21 @@ impl Scene {
 
     pub fn ingester(&self) -> Ingester {
         self.ingester_with(&[])
+    }
+
+    /// The address of a login of its own that is a member of `sluice_admin`, and its name.
+    pub async fn operator(&self) -> (String, String) {
+        let login = Login {
+            user: unique("operator"),
+            password: unique("secret"),
+        };
+        let Login { user, password } = &login;
+        let statements =
+            format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'; GRANT sluice_admin TO {user}");
+        let created = self.database.client.batch_execute(&statements).await;
+        created.expect("a superuser may create roles");
+        let (port, database) = (self.stack.postgres_port, &self.database.name);
+        (self.stack.url(&login, port, database), login.user)
     }
 
     pub fn ingester_with(&self, settings: &[(&str, &str)]) -> Ingester {

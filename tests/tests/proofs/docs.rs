@@ -9,10 +9,11 @@ use proofs::stack::{postgres_program, repository};
 use proofs::workload::{Message, credit};
 
 /// The documents, and who runs their SQL: a superuser where nobody is named.
-const DOCUMENTS: [(&str, Option<&str>); 3] = [
+const DOCUMENTS: [(&str, Option<&str>); 4] = [
     ("contract.md", None),
     ("sql.md", Some(ALICE)),
     ("operations.md", None),
+    ("page.md", None),
 ];
 const ALICE: &str = "alice";
 /// A block that begins with this line is always run as superuser.

@@ -2,6 +2,7 @@
 //! Needs the services that `scripts/with-stack.sh` starts: run `make test`.
 
 mod bank;
+mod browser;
 mod conformance;
 mod crashes;
 mod docs;
@@ -14,6 +15,7 @@ mod metrics;
 mod mixed;
 mod operate;
 mod outages;
+mod page;
 mod restore;
 mod retention;
 mod service;
