@@ -24,6 +24,14 @@ use tracing::{debug, warn};
 use crate::config::KafkaSettings;
 use crate::partition::Partition;
 use crate::status::{Queue, Status};
+use crate::tls::{self, Names};
+
+const TLS_NAMES: Names = Names {
+    ca: "KAFKA_SSL_CA_LOCATION",
+    certificate: "KAFKA_SSL_CERTIFICATE_LOCATION",
+    key: "KAFKA_SSL_KEY_LOCATION",
+    host: "KAFKA_BROKERS",
+};
 
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -95,6 +103,8 @@ struct Context {
     generations: Generations,
     status: Arc<Status>,
     complained: Arc<Mutex<Option<Instant>>>,
+    /// What the brokers have against us, and what to change.
+    refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl Context {
@@ -163,20 +173,36 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            // Nothing but the operator can mend these.
-            Some(
-                Code::Authentication
-                | Code::SSL
-                | Code::SaslAuthenticationFailed
-                | Code::TopicAuthorizationFailed
-                | Code::GroupAuthorizationFailed
-                | Code::ClusterAuthorizationFailed,
-            ) if self.is_time_to_complain() => {
-                warn!("KAFKA_BROKERS: Kafka refuses us: {error}: {reason}")
-            }
-            _ => debug!("kafka: {error}: {reason}"),
+        let Some(advice) = advice(&error, reason) else {
+            debug!("kafka: {error}: {reason}");
+            return;
+        };
+        let refusal = format!("Kafka refuses us: {reason}; {advice}").replace('\n', " ");
+        if self.is_time_to_complain() {
+            warn!("KAFKA_BROKERS: {refusal}");
         }
+        *self.refusal.lock().expect("no panic while held") = Some(refusal);
+    }
+}
+
+/// What to change, where nothing but that helps.
+fn advice(error: &KafkaError, reason: &str) -> Option<String> {
+    if reason.contains("PLAINTEXT broker listener") || reason.contains("security.protocol") {
+        return Some("if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks".into());
+    }
+    match error.rdkafka_error_code()? {
+        Code::SSL => Some(tls::advice(reason, &TLS_NAMES).unwrap_or_else(|| {
+            "see KAFKA_SSL_CA_LOCATION and KAFKA_SECURITY_PROTOCOL".to_owned()
+        })),
+        Code::Authentication | Code::SaslAuthenticationFailed => Some(
+            "KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must name a login that the brokers let in".into(),
+        ),
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed => {
+            Some("the brokers' ACLs must allow this login what it reads and writes".into())
+        }
+        _ => None,
     }
 }
 
@@ -188,6 +214,7 @@ pub struct Kafka {
     /// Watermarks, on connections of their own: no request waits behind a long poll.
     inquirer: Arc<BaseConsumer<Context>>,
     generations: Generations,
+    refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl Kafka {
@@ -210,7 +237,9 @@ impl Kafka {
             generations: Generations::default(),
             status,
             complained: Arc::default(),
+            refusal: Arc::default(),
         };
+        let refusal = context.refusal.clone();
         let create = |config: &ClientConfig| {
             let consumer: Result<BaseConsumer<Context>, _> =
                 config.create_with_context(context.clone());
@@ -222,6 +251,7 @@ impl Kafka {
             reader: create(&reader)?,
             inquirer: create(&base)?,
             generations: context.generations,
+            refusal,
         })
     }
 
@@ -237,6 +267,11 @@ impl Kafka {
                 }
             });
         }
+    }
+
+    /// What the brokers had against us last, and what to change.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().expect("no panic while held").clone()
     }
 
     /// How many partitions a topic has; `None` if it does not exist.
