@@ -44,6 +44,7 @@ missing_packages() {
     return
   fi
   have redis-server || echo redis-server
+  have openssl || echo openssl
   java_fits || echo openjdk-17-jre-headless
   jars_are_here || have mvn || echo maven
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslConnector;
 use redis::aio::MultiplexedConnection;
-use redis::{ConnectionAddr, IntoConnectionInfo, RedisError};
+use redis::{ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_openssl::SslStream;
@@ -126,19 +126,28 @@ impl Redis {
     }
 }
 
-/// What kind of trouble it is; the error itself may quote anything.
+/// What kind of trouble it is; what Redis itself says may quote anything.
 fn said(error: &RedisError) -> String {
-    let advice = match error.code() {
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => {
-            ": REDIS_USERNAME and REDIS_PASSWORD, or REDIS_URL, must name a login that Redis lets in"
-        }
-        _ => "",
-    };
-    format!("{}{advice}", error.category())
+    if error.is_io_error() {
+        return advised(&error.to_string());
+    }
+    let is_let_in = error.kind() != ErrorKind::AuthenticationFailed
+        && !matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+    if is_let_in {
+        return error.category().to_owned();
+    }
+    format!(
+        "{}; REDIS_USERNAME and REDIS_PASSWORD, or REDIS_URL, must name a login that Redis lets in",
+        error.category()
+    )
 }
 
 fn refused(error: &str, verified: openssl::x509::X509VerifyResult) -> String {
-    let error = format!("{error}: {verified}").replace('\n', " ");
+    advised(&format!("{error}: {verified}"))
+}
+
+fn advised(error: &str) -> String {
+    let error = error.replace('\n', " ");
     match tls::advice(&error, &TLS_NAMES) {
         Some(advice) => format!("{error}; {advice}"),
         None => error,

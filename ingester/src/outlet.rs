@@ -7,7 +7,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::config::KafkaSettings;
-use crate::source::client_config;
+use crate::source::{client_config, describe_config_error};
 
 /// How long one record may take before the whole lot is tried again.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -57,7 +57,9 @@ impl Outlet {
             config.set(property, value);
         }
         Ok(Self {
-            producer: config.create().map_err(|error| error.to_string())?,
+            producer: config
+                .create()
+                .map_err(|error| describe_config_error(&error, settings))?,
             topic: topic.to_owned(),
         })
     }

@@ -190,10 +190,11 @@ fn advice(error: &KafkaError, reason: &str) -> Option<String> {
     if reason.contains("PLAINTEXT broker listener") || reason.contains("security.protocol") {
         return Some("if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks".into());
     }
+    if let Some(advice) = tls::advice(reason, &TLS_NAMES) {
+        return Some(advice);
+    }
     match error.rdkafka_error_code()? {
-        Code::SSL => Some(tls::advice(reason, &TLS_NAMES).unwrap_or_else(|| {
-            "see KAFKA_SSL_CA_LOCATION and KAFKA_SECURITY_PROTOCOL".to_owned()
-        })),
+        Code::SSL => Some("see KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION".into()),
         Code::Authentication | Code::SaslAuthenticationFailed => Some(
             "KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must name a login that the brokers let in".into(),
         ),
@@ -542,12 +543,16 @@ fn base_config(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// Names the variable that a property came from.
-fn describe_config_error(error: &KafkaError, settings: &KafkaSettings) -> String {
-    if let KafkaError::ClientConfig(_, reason, property, _) = error
-        && let Some((variable, _)) = settings.properties.get(property)
-    {
-        return format!("{variable}: {reason}");
-    }
-    format!("KAFKA_BROKERS: {error}")
+/// Names the variable that a property came from, and never its value, which may be a secret.
+pub fn describe_config_error(error: &KafkaError, settings: &KafkaSettings) -> String {
+    let reason = match error {
+        KafkaError::ClientConfig(_, reason, property, _) => format!("{property}: {reason}"),
+        _ => error.to_string(),
+    };
+    let properties = settings.properties.iter();
+    let named = properties
+        .filter(|(property, _)| reason.contains(property.as_str()))
+        .max_by_key(|(property, _)| property.len());
+    let variable = named.map_or("KAFKA_BROKERS", |(_, (variable, _))| variable);
+    format!("{variable}: {reason}")
 }
