@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslConnector;
 use redis::aio::MultiplexedConnection;
-use redis::{ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
+use redis::{AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_openssl::SslStream;
@@ -52,7 +52,7 @@ impl Redis {
     ) -> Result<Self, String> {
         const FORM: &str =
             "not redis://user:password@host:port/database, or rediss:// for TLS; \
-             other characters than letters and digits in a password must be written as %23 for #";
+             in a password # is written as %23, / as %2F, @ as %40";
         if url.contains('#') {
             return Err(FORM.to_owned());
         }
@@ -111,7 +111,8 @@ impl Redis {
             return Err(refused(&error.to_string(), stream.ssl().verify_result()));
         }
         let settings = self.client.get_connection_info().redis_settings();
-        let opened = MultiplexedConnection::new(settings, stream).await;
+        let config = AsyncConnectionConfig::default();
+        let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
         let (connection, driver) = opened.map_err(|error| said(&error))?;
         tokio::spawn(driver);
         Ok(connection)

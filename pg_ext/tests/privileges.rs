@@ -166,7 +166,7 @@ async fn each_role_may_do_to_each_table_what_it_has_to_and_nothing_else() {
             let (function, privileges): (_, &[&str]) = if is_sequence {
                 ("has_sequence_privilege", &["USAGE", "SELECT", "UPDATE"])
             } else {
-                let all = &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
+                let all: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
                 ("has_table_privilege", all)
             };
             for privilege in privileges {

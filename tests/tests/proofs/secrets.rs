@@ -48,7 +48,7 @@ impl Secrets {
 
 /// Each command as it is used; a new one has to be added here.
 fn commands<'a>(partition: &'a str, folder: &'a str) -> Vec<Vec<&'a str>> {
-    [
+    vec![
         vec!["migrate"],
         vec!["check"],
         vec!["status"],
@@ -70,8 +70,6 @@ fn commands<'a>(partition: &'a str, folder: &'a str) -> Vec<Vec<&'a str>> {
         vec!["version"],
         vec!["help"],
     ]
-    .into_iter()
-    .collect()
 }
 
 /// The names of all commands, from the help.
@@ -276,7 +274,7 @@ async fn no_running_ingester_shows_a_secret() {
     for (what, settings) in [
         ("trying again", [("DATABASE_URL", away.as_str())]),
         ("KAFKA_SASL_PASSWORD", [("KAFKA_SASL_PASSWORD", CANARY)]),
-        ("REDIS_PASSWORD", [("REDIS_URL", &wrong_redis)]),
+        ("REDIS_PASSWORD", [("REDIS_URL", wrong_redis.as_str())]),
     ] {
         let mut waiting = run(&settings);
         waiting.logs(what, Duration::from_secs(30)).await;

@@ -180,18 +180,20 @@ async fn what_is_wrong_is_refused_and_named_by_check() {
     let redis_url = secure.setting("REDIS_URL").replace("localhost", "127.0.0.1");
     let plain_redis = secure.setting("REDIS_URL").replace("rediss:", "redis:");
     let wrong_redis = secure.setting("REDIS_URL").replacen("://:", "://:x", 1);
+    let (stranger, by_address) = (stranger.as_str(), by_address.as_str());
+    let (brokers, redis_url, wrong_redis) = (brokers.as_str(), redis_url.as_str(), wrong_redis.as_str());
     for (what, settings, names) in [
-        ("PostgreSQL", vec![("DB_SSLROOTCERT", stranger.as_str())], "sslrootcert (DB_SSLROOTCERT) must name the CA"),
-        ("PostgreSQL", vec![("DATABASE_URL", &by_address)], "the host of DATABASE_URL (DB_HOST) must name one"),
+        ("PostgreSQL", vec![("DB_SSLROOTCERT", stranger)], "sslrootcert (DB_SSLROOTCERT) must name the CA"),
+        ("PostgreSQL", vec![("DATABASE_URL", by_address)], "the host of DATABASE_URL (DB_HOST) must name one"),
         ("PostgreSQL", vec![("DB_SSLMODE", "disable")], "no encryption"),
-        ("Kafka", vec![("KAFKA_SSL_CA_LOCATION", &stranger)], "KAFKA_SSL_CA_LOCATION must name the CA"),
-        ("Kafka", vec![("KAFKA_BROKERS", &brokers)], "KAFKA_BROKERS a host that stands in it"),
+        ("Kafka", vec![("KAFKA_SSL_CA_LOCATION", stranger)], "KAFKA_SSL_CA_LOCATION must name the CA"),
+        ("Kafka", vec![("KAFKA_BROKERS", brokers)], "KAFKA_BROKERS a host that stands in it"),
         ("Kafka", vec![("KAFKA_SASL_PASSWORD", "wrong")], "KAFKA_SASL_PASSWORD must name a login"),
         ("Kafka", vec![("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")], "KAFKA_SECURITY_PROTOCOL is not what"),
-        ("Redis", vec![("REDIS_CA", &stranger)], "REDIS_CA must name the CA"),
-        ("Redis", vec![("REDIS_URL", &redis_url)], "the host of REDIS_URL (REDIS_HOST) must name one"),
+        ("Redis", vec![("REDIS_CA", stranger)], "REDIS_CA must name the CA"),
+        ("Redis", vec![("REDIS_URL", redis_url)], "the host of REDIS_URL (REDIS_HOST) must name one"),
         ("Redis", vec![("REDIS_CERT", ""), ("REDIS_KEY", "")], "REDIS_CERT and REDIS_KEY must name one"),
-        ("Redis", vec![("REDIS_URL", &wrong_redis)], "REDIS_PASSWORD, or REDIS_URL, must name a login"),
+        ("Redis", vec![("REDIS_URL", wrong_redis)], "REDIS_PASSWORD, or REDIS_URL, must name a login"),
     ] {
         let mut all = vec![("DATABASE_URL", url.as_str()), ("BALANCE_TOPICS", &scene.topic)];
         all.retain(|(name, _)| settings.iter().all(|(another, _)| another != name));
