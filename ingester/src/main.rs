@@ -122,8 +122,8 @@ enum Command {
 const BAD_SETTING: u8 = 2;
 
 fn main() -> ExitCode {
-    let command = match with_secret_files(without_empty_variables(command_line())) {
-        Ok(command) => command,
+    let command = match with_secret_files(command_line()) {
+        Ok(command) => without_empty_variables(command),
         Err(bad) => return fail(BAD_SETTING, &bad.0),
     };
     let matches = match command.try_get_matches() {
