@@ -327,8 +327,14 @@ pub fn with_secrets_apart(command: clap::Command) -> clap::Command {
         if help.is_empty() {
             return command;
         }
-        let reads_kafka = command.get_arguments().any(|argument| argument.get_id() == "kafka_brokers");
-        let kafka = if reads_kafka { format!("\n\n{KAFKA_HELP}") } else { String::new() };
+        let reads_kafka = command
+            .get_arguments()
+            .any(|argument| argument.get_id() == "kafka_brokers");
+        let kafka = if reads_kafka {
+            format!("\n\n{KAFKA_HELP}")
+        } else {
+            String::new()
+        };
         command
             .mut_args(|argument| match secret_of(&argument) {
                 Some(_) => argument.hide(true),
@@ -373,7 +379,9 @@ pub fn refuse_secrets_in(matches: &ArgMatches) -> Result<(), BadSetting> {
             {
                 return Err(bad(
                     &name,
-                    format!("every user of this machine can read a command line: set {name} or {name}_FILE in the environment instead"),
+                    format!(
+                        "every user of this machine can read a command line: set {name} or {name}_FILE in the environment instead"
+                    ),
                 ));
             }
         }
@@ -583,8 +591,8 @@ impl RedisArgs {
     pub fn redis(&self) -> Result<Option<Redis>, BadSetting> {
         let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
         let scheme = if self.redis_tls { "rediss" } else { "redis" };
-        let by_host = given(&self.redis_host)
-            .map(|host| format!("{scheme}://{host}:{}", self.redis_port));
+        let by_host =
+            given(&self.redis_host).map(|host| format!("{scheme}://{host}:{}", self.redis_port));
         let (setting, url) = match (given(&self.redis_url), by_host) {
             (Some(url), _) => ("REDIS_URL", url),
             (None, Some(url)) => ("REDIS_HOST", url),

@@ -107,7 +107,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
     let text = chain(error);
     // A certificate that we refuse, or that the server misses.
-    let will_not_heal = text.contains("password missing") || tls::advice(&text, &TLS_NAMES).is_some();
+    let will_not_heal =
+        text.contains("password missing") || tls::advice(&text, &TLS_NAMES).is_some();
     let codes = [
         SqlState::INVALID_PASSWORD,
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,

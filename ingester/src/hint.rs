@@ -50,8 +50,7 @@ impl Redis {
         password: Option<&str>,
         files: &Files,
     ) -> Result<Self, String> {
-        const FORM: &str =
-            "not redis://user:password@host:port/database, or rediss:// for TLS; \
+        const FORM: &str = "not redis://user:password@host:port/database, or rediss:// for TLS; \
              in a password # is written as %23, / as %2F, @ as %40";
         if url.contains('#') {
             return Err(FORM.to_owned());

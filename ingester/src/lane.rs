@@ -408,10 +408,7 @@ impl Lane {
     }
 
     fn send(&self, flow: &mut Flow) {
-        let mut next = flow
-            .spare
-            .take()
-            .unwrap_or_else(|| self.batch(0));
+        let mut next = flow.spare.take().unwrap_or_else(|| self.batch(0));
         next.restart(flow.gathering.next_offset);
         let batch = std::mem::replace(&mut flow.gathering, next);
         let metrics = &self.applier.metrics;

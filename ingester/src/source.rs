@@ -188,7 +188,10 @@ impl ClientContext for Context {
 /// What to change, where nothing but that helps.
 fn advice(error: &KafkaError, reason: &str) -> Option<String> {
     if reason.contains("PLAINTEXT broker listener") || reason.contains("security.protocol") {
-        return Some("if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks".into());
+        return Some(
+            "if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks"
+                .into(),
+        );
     }
     if let Some(advice) = tls::advice(reason, &TLS_NAMES) {
         return Some(advice);

@@ -27,11 +27,7 @@ fn every_dependency_is_named_in_its_room_only() {
             "ingester/src",
             "ingester/src/metrics",
         ),
-        (
-            "openssl::ssl",
-            "ingester/src",
-            "ingester/src/{tls,db,hint}",
-        ),
+        ("openssl::ssl", "ingester/src", "ingester/src/{tls,db,hint}"),
         ("refinery::", "ingester/src", "ingester/src/schema"),
         (
             "clap::",

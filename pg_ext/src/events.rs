@@ -185,7 +185,8 @@ fn apply_behind_fence(
 
 /// What the ingester says in its session; a replay by hand has no limit.
 fn max_event_bytes() -> usize {
-    let Some(limit) = session::setting(MAX_EVENT_BYTES_SETTING).filter(|limit| !limit.is_empty()) else {
+    let Some(limit) = session::setting(MAX_EVENT_BYTES_SETTING).filter(|limit| !limit.is_empty())
+    else {
         return usize::MAX;
     };
     limit.parse().unwrap_or_else(|_| {

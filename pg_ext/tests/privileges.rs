@@ -73,7 +73,9 @@ async fn rows(client: &Client, statement: &str) -> Vec<Row> {
 
 async fn refused(client: &Client, who: &str, attempt: &str) {
     let error = client.batch_execute(attempt).await;
-    let error = error.err().unwrap_or_else(|| panic!("{who} may: {attempt}"));
+    let error = error
+        .err()
+        .unwrap_or_else(|| panic!("{who} may: {attempt}"));
     assert_eq!(
         error.code(),
         Some(&SqlState::INSUFFICIENT_PRIVILEGE),
@@ -123,8 +125,14 @@ async fn each_function_may_be_called_by_its_roles_and_no_other() {
             let callers = expected[name];
             let may = callers.contains(&role) || (role == ADMIN && callers.contains(&READER));
             let granted = "SELECT has_function_privilege($1, $2::oid, 'EXECUTE')";
-            let granted = admin.query_one(granted, &[&role, &function.get::<_, u32>(0)]).await;
-            assert_eq!(granted.expect("asked").get::<_, bool>(0), may, "{role}: {signature}");
+            let granted = admin
+                .query_one(granted, &[&role, &function.get::<_, u32>(0)])
+                .await;
+            assert_eq!(
+                granted.expect("asked").get::<_, bool>(0),
+                may,
+                "{role}: {signature}"
+            );
             if !may {
                 let attempt = format!("SELECT sluice.{name}({nulls})");
                 refused(&member, role, &attempt).await;
@@ -166,7 +174,15 @@ async fn each_role_may_do_to_each_table_what_it_has_to_and_nothing_else() {
             let (function, privileges): (_, &[&str]) = if is_sequence {
                 ("has_sequence_privilege", &["USAGE", "SELECT", "UPDATE"])
             } else {
-                let all: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
+                let all: &[&str] = &[
+                    "SELECT",
+                    "INSERT",
+                    "UPDATE",
+                    "DELETE",
+                    "TRUNCATE",
+                    "REFERENCES",
+                    "TRIGGER",
+                ];
                 ("has_table_privilege", all)
             };
             for privilege in privileges {
@@ -177,14 +193,22 @@ async fn each_role_may_do_to_each_table_what_it_has_to_and_nothing_else() {
         }
         for schema in ["ledger", "domain", "sluice", "public"] {
             let ask = format!("SELECT has_schema_privilege('{role}', '{schema}', 'CREATE')");
-            assert!(!rows(&admin, &ask).await[0].get::<_, bool>(0), "{role} in {schema}");
+            assert!(
+                !rows(&admin, &ask).await[0].get::<_, bool>(0),
+                "{role} in {schema}"
+            );
         }
     }
     // Of two tables the writer reads some columns: not those by which it could pass for another leader.
-    let columns = "SELECT table_name || '.' || column_name FROM information_schema.column_privileges
+    let columns =
+        "SELECT table_name || '.' || column_name FROM information_schema.column_privileges
         WHERE grantee = 'sluice_writer' AND privilege_type = 'SELECT'
             AND table_name IN ('partition_leases', 'partition_progress') ORDER BY 1";
-    let columns: Vec<String> = rows(&admin, columns).await.iter().map(|row| row.get(0)).collect();
+    let columns: Vec<String> = rows(&admin, columns)
+        .await
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     assert_eq!(
         columns,
         [
@@ -267,7 +291,8 @@ async fn what_a_role_may_not_it_cannot() {
                 refused(&member, role, &format!("SET ROLE {other}")).await;
             }
         }
-        let superusers = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'";
+        let superusers =
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'";
         refused(&member, role, superusers).await;
     }
     server.batch_execute("SELECT 1").await.expect("it lives");
@@ -286,7 +311,11 @@ async fn public_has_nothing(database: &Database) {
     let schemas = "SELECT n.nspname::text FROM pg_namespace n, LATERAL aclexplode(n.nspacl) a
         WHERE n.nspname IN ('sluice', 'ledger', 'domain') AND a.grantee = 0";
     for statement in [functions, relations, schemas] {
-        let found: Vec<String> = rows(&admin, statement).await.iter().map(|row| row.get(0)).collect();
+        let found: Vec<String> = rows(&admin, statement)
+            .await
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
         assert!(found.is_empty(), "PUBLIC: {found:?}");
     }
 }
@@ -305,17 +334,29 @@ async fn functions_run_as_roles_that_cannot_log_in_with_a_path_of_their_own() {
                     AND 'search_path=pg_catalog, domain, pg_temp' = ANY (p.proconfig)
                 ELSE p.proowner = 'sluice_owner'::regrole AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
             END)";
-    let found: Vec<String> = rows(&admin, definers).await.iter().map(|row| row.get(0)).collect();
+    let found: Vec<String> = rows(&admin, definers)
+        .await
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     assert!(found.is_empty(), "{found:?}");
     // Whatever else is SECURITY DEFINER would be a way in, too.
     let others = "SELECT p.oid::regprocedure::text FROM pg_proc p
         WHERE p.prosecdef AND p.pronamespace <> 'sluice'::regnamespace AND p.proowner::regrole::text LIKE 'sluice%'";
-    let found: Vec<String> = rows(&admin, others).await.iter().map(|row| row.get(0)).collect();
+    let found: Vec<String> = rows(&admin, others)
+        .await
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     assert!(found.is_empty(), "{found:?}");
     let logins = "SELECT rolname::text FROM pg_roles
         WHERE rolname = ANY ('{sluice_owner,sluice_writer,sluice_reader,sluice_admin,sluice_handler}')
             AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)";
-    let found: Vec<String> = rows(&admin, logins).await.iter().map(|row| row.get(0)).collect();
+    let found: Vec<String> = rows(&admin, logins)
+        .await
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     assert!(found.is_empty(), "{found:?}");
 }
 
@@ -328,7 +369,10 @@ async fn a_forged_token_or_lease_changes_nothing() {
     let batch = Batch::default().event(0, "forged", &[change(1, "1000000", "0")]);
     for (fencing_token, lease_id) in [
         (led.fencing_token, Uuid::nil()),
-        (led.fencing_token, Uuid::from_u128(led.lease_id.as_u128() ^ 1)),
+        (
+            led.fencing_token,
+            Uuid::from_u128(led.lease_id.as_u128() ^ 1),
+        ),
         (led.fencing_token + 1, led.lease_id),
         (led.fencing_token - 1, led.lease_id),
         (i64::MAX, led.lease_id),
@@ -341,30 +385,63 @@ async fn a_forged_token_or_lease_changes_nothing() {
             ..led
         };
         let stale = |error: Option<&SqlState>| {
-            assert_eq!(error, Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "{forged:?}");
+            assert_eq!(
+                error,
+                Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE),
+                "{forged:?}"
+            );
         };
-        let error = batch.apply(&forger, forged, 0, 1).await.expect_err("a stale token");
+        let error = batch
+            .apply(&forger, forged, 0, 1)
+            .await
+            .expect_err("a stale token");
         stale(error.code());
         let events = "SELECT * FROM sluice.apply_event_batch($1, 0, $2, $3, 0, 1, NULL, '{0}', '{0}', '{NULL}', '{NULL}', '{NULL}')";
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
             [&common::TOPIC, &fencing_token, &lease_id];
-        stale(forger.query(events, &parameters).await.expect_err("a stale token").code());
+        stale(
+            forger
+                .query(events, &parameters)
+                .await
+                .expect_err("a stale token")
+                .code(),
+        );
         let retry = "SELECT * FROM sluice.retry_dead_letters($1, 0, $2, $3, 3, 0, true)";
-        stale(forger.query(retry, &parameters).await.expect_err("a stale token").code());
+        stale(
+            forger
+                .query(retry, &parameters)
+                .await
+                .expect_err("a stale token")
+                .code(),
+        );
         let renew = "SELECT sluice.renew_partition_lock($1, 0, $2, $3, interval '1 day') IS NULL";
         let release = "SELECT NOT sluice.release_partition_lock($1, 0, $2, $3)";
         for statement in [renew, release] {
-            let lost = forger.query_one(statement, &parameters).await.expect("an answer");
+            let lost = forger
+                .query_one(statement, &parameters)
+                .await
+                .expect("an answer");
             assert!(lost.get::<_, bool>(0), "{statement} with {forged:?}");
         }
     }
     // Nor does another's name help, while its session lives.
     let others_name = "SELECT sluice.heartbeat('leader', '{t}', interval '60 s')";
     leader.query(others_name, &[]).await.expect("a heartbeat");
-    let mine: bool = forger.query_one(others_name, &[]).await.expect("an answer").get(0);
+    let mine: bool = forger
+        .query_one(others_name, &[])
+        .await
+        .expect("an answer")
+        .get(0);
     assert!(!mine);
-    forger.query("SELECT sluice.leave('leader')", &[]).await.expect("an answer");
-    let lives = rows(&database.admin().await, "SELECT FROM ledger.live_instances WHERE service_id = 'leader'").await;
+    forger
+        .query("SELECT sluice.leave('leader')", &[])
+        .await
+        .expect("an answer");
+    let lives = rows(
+        &database.admin().await,
+        "SELECT FROM ledger.live_instances WHERE service_id = 'leader'",
+    )
+    .await;
     assert_eq!(lives.len(), 1);
     // What it would need to know it cannot read.
     for attempt in [
@@ -381,7 +458,10 @@ async fn a_forged_token_or_lease_changes_nothing() {
         found
     };
     assert_eq!(leases(fingerprint(&database).await), leases(before));
-    batch.apply(&leader, led, 0, 1).await.expect("the leader goes on");
+    batch
+        .apply(&leader, led, 0, 1)
+        .await
+        .expect("the leader goes on");
 }
 
 /// Names of ours and of PostgreSQL's that a function would take by mistake, in a schema of the caller's.
@@ -415,10 +495,19 @@ async fn a_callers_search_path_and_temporary_objects_deceive_nobody() {
     let (writer, admin) = (database.writer().await, database.member(ADMIN).await);
     let server = database.admin().await;
     // As an owner might have it: everybody creates what they like in public.
-    server.batch_execute("CREATE SCHEMA decoys; GRANT ALL ON SCHEMA decoys TO PUBLIC").await.expect("a schema");
-    writer.batch_execute(&DECOYS.replace("SCHEMA", "decoys")).await.expect("decoys");
+    server
+        .batch_execute("CREATE SCHEMA decoys; GRANT ALL ON SCHEMA decoys TO PUBLIC")
+        .await
+        .expect("a schema");
+    writer
+        .batch_execute(&DECOYS.replace("SCHEMA", "decoys"))
+        .await
+        .expect("decoys");
     for client in [&writer, &admin] {
-        client.batch_execute(&DECOYS.replace("SCHEMA", "pg_temp")).await.expect("decoys");
+        client
+            .batch_execute(&DECOYS.replace("SCHEMA", "pg_temp"))
+            .await
+            .expect("decoys");
         client
             .batch_execute("SET search_path = pg_temp, decoys, ledger, pg_catalog")
             .await
@@ -451,13 +540,24 @@ async fn a_callers_search_path_and_temporary_objects_deceive_nobody() {
         let (call, is_writers): (&str, bool) = (function.get(0), function.get(1));
         let caller = if is_writers { &writer } else { &admin };
         if let Err(error) = caller.simple_query(call).await {
-            let answer = error.as_db_error().unwrap_or_else(|| panic!("{call}: {error:?}"));
+            let answer = error
+                .as_db_error()
+                .unwrap_or_else(|| panic!("{call}: {error:?}"));
             assert_ne!(answer.message(), "deceived", "{call}: {answer:?}");
             let is_of_ours = ["22004", "22023", "42704", "42883", "55000"];
-            assert!(is_of_ours.contains(&answer.code().code()), "{call}: {answer:?}");
+            assert!(
+                is_of_ours.contains(&answer.code().code()),
+                "{call}: {answer:?}"
+            );
         }
     }
-    for table in ["account_balances", "partition_progress", "partition_leases", "dead_letters", "event_handlers"] {
+    for table in [
+        "account_balances",
+        "partition_progress",
+        "partition_leases",
+        "dead_letters",
+        "event_handlers",
+    ] {
         for schema in ["pg_temp", "decoys"] {
             let count = format!("SELECT 1 FROM {schema}.{table}");
             assert!(rows(&writer, &count).await.is_empty(), "{schema}.{table}");
@@ -506,17 +606,25 @@ async fn a_handler_reaches_nothing_but_its_own_schema() {
             "CREATE OR REPLACE FUNCTION domain.evil(events domain.event[]) RETURNS void LANGUAGE plpgsql AS $$ BEGIN {body}; END $$"
         )
     };
-    server.batch_execute(&handler("NULL")).await.expect("a handler");
+    server
+        .batch_execute(&handler("NULL"))
+        .await
+        .expect("a handler");
     let register = "SELECT sluice.register_handler('evil', 'domain.evil')";
     admin.batch_execute(register).await.expect("registered");
-    let acquire = "SELECT * FROM sluice.acquire_partition_lock('evil', 0, 'leader', interval '60 s')";
+    let acquire =
+        "SELECT * FROM sluice.acquire_partition_lock('evil', 0, 'leader', interval '60 s')";
     let row = writer.query_one(acquire, &[]).await.expect("acquires");
     let (token, lease): (i64, Uuid) = (row.get("fencing_token"), row.get("lease_id"));
     let money = "SELECT string_agg(b::text, ' ') FROM ledger.account_balances b";
     let before: String = rows(&server, money).await[0].get(0);
     for (attempt, offset) in attempts.into_iter().zip(0i64..) {
-        server.batch_execute(&handler(attempt)).await.expect(attempt);
-        let payload = format!(r#"{{"eventId":"e{offset}","eventType":"evil","data":{{}}}}"#).into_bytes();
+        server
+            .batch_execute(&handler(attempt))
+            .await
+            .expect(attempt);
+        let payload =
+            format!(r#"{{"eventId":"e{offset}","eventType":"evil","data":{{}}}}"#).into_bytes();
         let apply = "SELECT dead FROM sluice.apply_event_batch('evil', 0, $1, $2, $3::bigint, $4, NULL, ARRAY[$3::bigint], '{0}', '{NULL}', ARRAY[$5::bytea], '{NULL}')";
         let applied = writer
             .query_one(apply, &[&token, &lease, &offset, &(offset + 1), &payload])

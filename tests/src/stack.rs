@@ -50,10 +50,12 @@ impl SecureStack {
         assert!(started.expect("scripts/stack.sh can be run").success());
         let settings = pairs(&dir.join("env"));
         let ports = pairs(&dir.join("settings"));
-        let admin: tokio_postgres::Config =
-            value(&settings, "ADMIN_DATABASE_URL").parse().expect("an address");
-        let ingester: tokio_postgres::Config =
-            value(&settings, "DATABASE_URL").parse().expect("an address");
+        let admin: tokio_postgres::Config = value(&settings, "ADMIN_DATABASE_URL")
+            .parse()
+            .expect("an address");
+        let ingester: tokio_postgres::Config = value(&settings, "DATABASE_URL")
+            .parse()
+            .expect("an address");
         let stack = Stack {
             kafka: Kafka::new(format!("127.0.0.1:{}", value(&ports, "KAFKA_PORT"))),
             redis_url: value(&settings, "REDIS_URL").to_owned(),
@@ -106,7 +108,9 @@ fn pairs(file: &Path) -> Vec<(String, String)> {
 
 fn value<'p>(pairs: &'p [(String, String)], name: &str) -> &'p str {
     let found = pairs.iter().rev().find(|(known, _)| known == name);
-    &found.unwrap_or_else(|| panic!("the stack does not say {name}")).1
+    &found
+        .unwrap_or_else(|| panic!("the stack does not say {name}"))
+        .1
 }
 
 impl Stack {

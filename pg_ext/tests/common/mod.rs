@@ -45,7 +45,11 @@ impl Database {
             "CREATE ROLE {} LOGIN PASSWORD 'member' IN ROLE {role}",
             login.user
         );
-        self.admin().await.batch_execute(&create).await.expect("a login");
+        self.admin()
+            .await
+            .batch_execute(&create)
+            .await
+            .expect("a login");
         let stack = Stack::get();
         connect(&stack.url(&login, stack.postgres_port, &self.0.name)).await
     }

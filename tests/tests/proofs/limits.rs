@@ -36,7 +36,9 @@ async fn large_topic(partitions: i32) -> Scene {
 }
 
 fn produce(scene: &Scene, topic: &str, messages: &[Message]) {
-    let producer = scene.kafka().producer_with(&[("message.max.bytes", "8388608")]);
+    let producer = scene
+        .kafka()
+        .producer_with(&[("message.max.bytes", "8388608")]);
     for message in messages {
         producer.send(topic, 0, message);
     }
@@ -48,7 +50,10 @@ async fn verdicts(scene: &Scene, topic: &str) -> Vec<String> {
     let verdicts = "SELECT verdict || coalesce(' ' || reason, '') FROM ledger.event_verdicts
         WHERE topic = $1 ORDER BY kafka_offset";
     let rows = scene.database.client.query(verdicts, &[&topic]).await;
-    rows.expect("verdicts").iter().map(|row| row.get(0)).collect()
+    rows.expect("verdicts")
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 const DEAD: &str = "DEAD INVALID_EVENT";
@@ -77,7 +82,12 @@ async fn a_payload_may_have_max_event_bytes_and_no_more() {
         let data = format!(r#"{{"id":"{id}","body":"b"}}"#);
         sized(id, &notes.topic, &data, bytes)
     };
-    let domain = [note("a", 1024), note("b", 1025), note("c", 500_000), note("d", 1000)];
+    let domain = [
+        note("a", 1024),
+        note("b", 1025),
+        note("c", 500_000),
+        note("d", 1000),
+    ];
     produce(&scene, &notes.topic, &domain);
     scene.caught_up().await;
     scene
@@ -89,9 +99,18 @@ async fn a_payload_may_have_max_event_bytes_and_no_more() {
     for (topic, records) in [(&scene.topic, &balance), (&notes.topic, &domain)] {
         assert_eq!(verdicts(&scene, topic).await, expected, "{topic}");
         let letters = "SELECT payload, error_message FROM ledger.dead_letters WHERE topic = $1 ORDER BY kafka_offset";
-        let letters = scene.database.client.query(letters, &[topic]).await.expect("letters");
+        let letters = scene
+            .database
+            .client
+            .query(letters, &[topic])
+            .await
+            .expect("letters");
         for (letter, record) in letters.iter().zip(&records[1..3]) {
-            assert_eq!(letter.get::<_, Option<Vec<u8>>>(0), record.payload, "byte for byte");
+            assert_eq!(
+                letter.get::<_, Option<Vec<u8>>>(0),
+                record.payload,
+                "byte for byte"
+            );
             let bytes = record.payload.as_ref().expect("bytes").len();
             let words = format!("The payload has {bytes} bytes; MAX_EVENT_BYTES allows 1024.");
             assert_eq!(letter.get::<_, String>(1), words);
@@ -100,9 +119,16 @@ async fn a_payload_may_have_max_event_bytes_and_no_more() {
     // Their topic takes a megabyte: the letter that is larger comes without its payload, the others whole.
     wait_until("four letters in their topic", STALL, async || {
         let letters = scene.kafka().read(&dlq, 0);
-        let of = |bytes: usize| letters.iter().any(|letter| letter.message.payload.as_ref().map(Vec::len) == Some(bytes));
+        let of = |bytes: usize| {
+            letters
+                .iter()
+                .any(|letter| letter.message.payload.as_ref().map(Vec::len) == Some(bytes))
+        };
         let omitted = letters.iter().any(|letter| {
-            let header = ("sluice-payload-omitted".to_owned(), Some(LARGE.to_string().into_bytes()));
+            let header = (
+                "sluice-payload-omitted".to_owned(),
+                Some(LARGE.to_string().into_bytes()),
+            );
             letter.message.payload.is_none() && letter.message.headers.contains(&header)
         });
         of(1025) && of(500_000) && omitted
@@ -114,10 +140,24 @@ async fn a_payload_may_have_max_event_bytes_and_no_more() {
     // An operator may replay one by hand, whatever its size.
     let id = "SELECT id FROM ledger.dead_letters WHERE octet_length(payload) = 5242880";
     let id = scene.database.count(id).await.to_string();
-    let replay = ["dlq", "replay", "--id", &id, "--apply", "--why", "it is meant"];
+    let replay = [
+        "dlq",
+        "replay",
+        "--id",
+        &id,
+        "--apply",
+        "--why",
+        "it is meant",
+    ];
     let environment = [("ADMIN_DATABASE_URL", scene.database.admin_url.as_str())];
-    let replayed = sluice_command(&replay, &environment).output().expect("sluice dlq");
-    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let replayed = sluice_command(&replay, &environment)
+        .output()
+        .expect("sluice dlq");
+    assert!(
+        replayed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&replayed.stderr)
+    );
     assert_eq!(
         verdicts(&scene, &scene.topic).await,
         ["APPLIED", DEAD, "APPLIED", "APPLIED"]
@@ -146,10 +186,15 @@ async fn by_default_a_payload_may_have_a_mebibyte() {
             ("KAFKA_BROKERS", &scene.kafka().brokers),
             ("MAX_EVENT_BYTES", value),
         ];
-        let refused = sluice_command(&["run"], &environment).output().expect("sluice run");
+        let refused = sluice_command(&["run"], &environment)
+            .output()
+            .expect("sluice run");
         let text = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(2), "{text}");
-        assert!(text.contains("MAX_EVENT_BYTES") && text.contains(word), "{text}");
+        assert!(
+            text.contains("MAX_EVENT_BYTES") && text.contains(word),
+            "{text}"
+        );
     }
 }
 
@@ -158,21 +203,34 @@ async fn a_flood_of_large_records_leaves_memory_alone() {
     const RECORDS: usize = 60;
     let scene = large_topic(1).await;
     let dlq = unique("dlq");
-    scene.kafka().create_topic(&dlq, 1, &[("max.message.bytes", "8388608")]).await;
-    let large: Vec<Message> = (0..RECORDS).map(|n| credit(&n.to_string(), LARGE)).collect();
+    scene
+        .kafka()
+        .create_topic(&dlq, 1, &[("max.message.bytes", "8388608")])
+        .await;
+    let large: Vec<Message> = (0..RECORDS)
+        .map(|n| credit(&n.to_string(), LARGE))
+        .collect();
     produce(&scene, &scene.topic, &large);
     drop(large);
     let mut ingester = scene.ingester_with(&[("DLQ_TOPIC", &dlq)]);
     scene.caught_up().await;
     let all = RECORDS as i64;
-    wait_until("all letters in their topic", Duration::from_secs(120), async || {
-        scene.kafka().ends(&dlq, 1)[0] >= all
-    })
+    wait_until(
+        "all letters in their topic",
+        Duration::from_secs(120),
+        async || scene.kafka().ends(&dlq, 1)[0] >= all,
+    )
     .await;
     // All of them together are 300 MiB.
     let peak = ingester.peak_rss_bytes();
     assert!(peak < 200 << 20, "{} MiB at the most", peak >> 20);
     println!("{} MiB at the most", peak >> 20);
-    assert_eq!(scene.database.count("SELECT count(*) FROM ledger.dead_letters").await, all);
+    assert_eq!(
+        scene
+            .database
+            .count("SELECT count(*) FROM ledger.dead_letters")
+            .await,
+        all
+    );
     ingester.stop().await;
 }

@@ -35,7 +35,10 @@ impl Secrets {
 
     fn assert_absent(&self, place: &str, text: &str) {
         for secret in &self.0 {
-            assert!(!text.contains(secret.as_str()), "{place} shows a secret:\n{text}");
+            assert!(
+                !text.contains(secret.as_str()),
+                "{place} shows a secret:\n{text}"
+            );
         }
     }
 
@@ -74,7 +77,9 @@ fn commands<'a>(partition: &'a str, folder: &'a str) -> Vec<Vec<&'a str>> {
 
 /// The names of all commands, from the help.
 fn all_commands() -> BTreeSet<String> {
-    let output = sluice_command(&["--help"], &[]).output().expect("sluice --help");
+    let output = sluice_command(&["--help"], &[])
+        .output()
+        .expect("sluice --help");
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     listed
@@ -171,7 +176,9 @@ impl World {
             .map(|record| {
                 let message = &record.message;
                 let headers = message.headers.iter();
-                let headers: String = headers.map(|(name, value)| name.clone() + &bytes(value)).collect();
+                let headers: String = headers
+                    .map(|(name, value)| name.clone() + &bytes(value))
+                    .collect();
                 bytes(&message.key) + &bytes(&message.payload) + &headers
             })
             .collect()
@@ -197,7 +204,10 @@ fn argv(ingester: &Ingester) -> String {
 async fn no_command_shows_a_secret_well_or_ill() {
     let world = World::new().await;
     let secrets = Secrets::of(world.secure);
-    let wrong_url = format!("postgres://nobody:{CANARY}@localhost:{}/d", world.scene.stack.postgres_port);
+    let wrong_url = format!(
+        "postgres://nobody:{CANARY}@localhost:{}/d",
+        world.scene.stack.postgres_port
+    );
     let away_url = format!("postgres://nobody:{CANARY}@localhost:1/d");
     let (_, redis_at) = world.secure.stack.redis_url.split_once('@').expect("a URL");
     let wrong_redis = format!("rediss://:{CANARY}@{redis_at}");
@@ -216,7 +226,13 @@ async fn no_command_shows_a_secret_well_or_ill() {
         ("REDIS_URL", &away_redis),
     ];
     let partition = format!("{}/0", world.scene.topic);
-    let folder = world.scene.stack.dir.join(unique("man")).display().to_string();
+    let folder = world
+        .scene
+        .stack
+        .dir
+        .join(unique("man"))
+        .display()
+        .to_string();
     let commands = commands(&partition, &folder);
     let mut tried: BTreeSet<String> = commands.iter().map(|words| words[0].to_owned()).collect();
     // By the test below.
@@ -248,7 +264,10 @@ async fn no_running_ingester_shows_a_secret() {
     };
     let mut ingester = run(&[]);
     world.scene.fill(&Workload::new(seed()), 300).await;
-    world.scene.kafka().produce(topic, 0, [Message::of("no event")]);
+    world
+        .scene
+        .kafka()
+        .produce(topic, 0, [Message::of("no event")]);
     world.scene.caught_up().await;
     wait_until("letters and results to be told", STALL, async || {
         let ends = [&world.dlq, &world.results].map(|topic| world.scene.kafka().ends(topic, 1)[0]);
@@ -260,11 +279,17 @@ async fn no_running_ingester_shows_a_secret() {
     secrets.assert_absent("the database", &world.database_says().await);
     ingester.stop().await;
     let log = ingester.log();
-    assert!(log.contains("TRACE") && log.contains("DEBUG"), "the log says all");
+    assert!(
+        log.contains("TRACE") && log.contains("DEBUG"),
+        "the log says all"
+    );
     secrets.assert_absent("the log", &log);
     secrets.assert_absent("Kafka", &world.kafka_says());
 
-    let wrong = format!("postgres://nobody:{CANARY}@localhost:{}/d", stack.postgres_port);
+    let wrong = format!(
+        "postgres://nobody:{CANARY}@localhost:{}/d",
+        stack.postgres_port
+    );
     let away = format!("postgres://nobody:{CANARY}@localhost:1/d");
     let (_, redis_at) = stack.redis_url.split_once('@').expect("a URL");
     let wrong_redis = format!("rediss://:{CANARY}@{redis_at}");
@@ -325,12 +350,19 @@ async fn no_bad_setting_quotes_a_secret() {
         if setting.0 == "DATABASE_URL_FILE" {
             all.retain(|(name, _)| *name != "DATABASE_URL");
         }
-        let command = if setting.0 == "ADMIN_DATABASE_URL" { "migrate" } else { "run" };
+        let command = if setting.0 == "ADMIN_DATABASE_URL" {
+            "migrate"
+        } else {
+            "run"
+        };
         let output = sluice_command(&[command], &all).output().expect("sluice");
         assert!(!output.status.success(), "{setting:?}");
         let text = String::from_utf8_lossy(&output.stderr);
         let name = setting.0.trim_end_matches("_FILE");
-        assert!(text.contains(name) || text.contains("REDIS_CA"), "{setting:?} is not named:\n{text}");
+        assert!(
+            text.contains(name) || text.contains("REDIS_CA"),
+            "{setting:?} is not named:\n{text}"
+        );
         secrets.assert_not_said(&format!("{setting:?}"), &output);
     }
 }
@@ -347,8 +379,13 @@ async fn a_secret_on_the_command_line_is_refused() {
         ("status", "--admin-database-url", "ADMIN_DATABASE_URL"),
         ("run", "--kafka-sasl-password", "--kafka-sasl-password"),
     ] {
-        for words in [vec![format!("{flag}={CANARY}")], vec![flag.to_owned(), CANARY.to_owned()]] {
-            let words: Vec<&str> = std::iter::once(command).chain(words.iter().map(String::as_str)).collect();
+        for words in [
+            vec![format!("{flag}={CANARY}")],
+            vec![flag.to_owned(), CANARY.to_owned()],
+        ] {
+            let words: Vec<&str> = std::iter::once(command)
+                .chain(words.iter().map(String::as_str))
+                .collect();
             let output = sluice_command(&words, &[]).output().expect("sluice");
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
@@ -358,9 +395,14 @@ async fn a_secret_on_the_command_line_is_refused() {
         if name.starts_with('-') {
             continue;
         }
-        let help = sluice_command(&[command, "--help"], &[]).output().expect("sluice");
+        let help = sluice_command(&[command, "--help"], &[])
+            .output()
+            .expect("sluice");
         let help = String::from_utf8_lossy(&help.stdout).into_owned();
         assert!(!help.contains(flag), "{command} offers {flag}:\n{help}");
-        assert!(help.contains(&format!("[env: {name}]")), "{command} does not tell of {name}:\n{help}");
+        assert!(
+            help.contains(&format!("[env: {name}]")),
+            "{command} does not tell of {name}:\n{help}"
+        );
     }
 }

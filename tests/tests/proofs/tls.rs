@@ -50,7 +50,10 @@ async fn kafka_lets_in_by_plain_scram_and_certificate() {
     let secure = SecureStack::get();
     let scene = scene(secure).await;
     let url = address(secure, &scene, "localhost");
-    let base = [("DATABASE_URL", url.as_str()), ("BALANCE_TOPICS", &scene.topic)];
+    let base = [
+        ("DATABASE_URL", url.as_str()),
+        ("BALANCE_TOPICS", &scene.topic),
+    ];
     for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
         let settings = [base[0], base[1], ("KAFKA_SASL_MECHANISM", mechanism)];
         let (status, text) = check(&secure.settings(&settings));
@@ -89,7 +92,9 @@ async fn postgresql_lets_in_by_certificate() {
     let scene = scene(secure).await;
     let server = scene.database.session().await;
     server
-        .batch_execute("CREATE ROLE sluice_certified LOGIN; GRANT sluice_writer TO sluice_certified")
+        .batch_execute(
+            "CREATE ROLE sluice_certified LOGIN; GRANT sluice_writer TO sluice_certified",
+        )
         .await
         .expect("a login");
     let url = format!(
@@ -146,9 +151,16 @@ async fn records_go_through_by_tls_all_the_way() {
     assert!(scene.database.count(secret).await > 0);
     for topic in [&dlq, &results] {
         let what = format!("something in {topic}");
-        wait_until(&what, PATIENCE, async || scene.kafka().ends(topic, 1)[0] > 0).await;
+        wait_until(&what, PATIENCE, async || {
+            scene.kafka().ends(topic, 1)[0] > 0
+        })
+        .await;
     }
-    let marked = || redis(secure, &["DBSIZE"]).parse::<i64>().unwrap_or_default();
+    let marked = || {
+        redis(secure, &["DBSIZE"])
+            .parse::<i64>()
+            .unwrap_or_default()
+    };
     wait_until("marks in Redis", PATIENCE, async || marked() > 0).await;
     ingester.stop().await;
 }
@@ -176,26 +188,78 @@ async fn what_is_wrong_is_refused_and_named_by_check() {
     let url = address(secure, &scene, "localhost");
     let by_address = address(secure, &scene, "127.0.0.1");
     let stranger = secure.certificate("stranger.crt");
-    let brokers = secure.setting("KAFKA_BROKERS").replace("localhost", "127.0.0.1");
-    let redis_url = secure.setting("REDIS_URL").replace("localhost", "127.0.0.1");
+    let brokers = secure
+        .setting("KAFKA_BROKERS")
+        .replace("localhost", "127.0.0.1");
+    let redis_url = secure
+        .setting("REDIS_URL")
+        .replace("localhost", "127.0.0.1");
     let plain_redis = secure.setting("REDIS_URL").replace("rediss:", "redis:");
     let wrong_redis = secure.setting("REDIS_URL").replacen("://:", "://:x", 1);
     let (stranger, by_address) = (stranger.as_str(), by_address.as_str());
-    let (brokers, redis_url, wrong_redis) = (brokers.as_str(), redis_url.as_str(), wrong_redis.as_str());
+    let (brokers, redis_url, wrong_redis) =
+        (brokers.as_str(), redis_url.as_str(), wrong_redis.as_str());
     for (what, settings, names) in [
-        ("PostgreSQL", vec![("DB_SSLROOTCERT", stranger)], "sslrootcert (DB_SSLROOTCERT) must name the CA"),
-        ("PostgreSQL", vec![("DATABASE_URL", by_address)], "the host of DATABASE_URL (DB_HOST) must name one"),
-        ("PostgreSQL", vec![("DB_SSLMODE", "disable")], "no encryption"),
-        ("Kafka", vec![("KAFKA_SSL_CA_LOCATION", stranger)], "KAFKA_SSL_CA_LOCATION must name the CA"),
-        ("Kafka", vec![("KAFKA_BROKERS", brokers)], "KAFKA_BROKERS a host that stands in it"),
-        ("Kafka", vec![("KAFKA_SASL_PASSWORD", "wrong")], "KAFKA_SASL_PASSWORD must name a login"),
-        ("Kafka", vec![("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")], "KAFKA_SECURITY_PROTOCOL is not what"),
-        ("Redis", vec![("REDIS_CA", stranger)], "REDIS_CA must name the CA"),
-        ("Redis", vec![("REDIS_URL", redis_url)], "the host of REDIS_URL (REDIS_HOST) must name one"),
-        ("Redis", vec![("REDIS_CERT", ""), ("REDIS_KEY", "")], "REDIS_CERT and REDIS_KEY must name one"),
-        ("Redis", vec![("REDIS_URL", wrong_redis)], "REDIS_PASSWORD, or REDIS_URL, must name a login"),
+        (
+            "PostgreSQL",
+            vec![("DB_SSLROOTCERT", stranger)],
+            "sslrootcert (DB_SSLROOTCERT) must name the CA",
+        ),
+        (
+            "PostgreSQL",
+            vec![("DATABASE_URL", by_address)],
+            "the host of DATABASE_URL (DB_HOST) must name one",
+        ),
+        (
+            "PostgreSQL",
+            vec![("DB_SSLMODE", "disable")],
+            "no encryption",
+        ),
+        (
+            "Kafka",
+            vec![("KAFKA_SSL_CA_LOCATION", stranger)],
+            "KAFKA_SSL_CA_LOCATION must name the CA",
+        ),
+        (
+            "Kafka",
+            vec![("KAFKA_BROKERS", brokers)],
+            "KAFKA_BROKERS a host that stands in it",
+        ),
+        (
+            "Kafka",
+            vec![("KAFKA_SASL_PASSWORD", "wrong")],
+            "KAFKA_SASL_PASSWORD must name a login",
+        ),
+        (
+            "Kafka",
+            vec![("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")],
+            "KAFKA_SECURITY_PROTOCOL is not what",
+        ),
+        (
+            "Redis",
+            vec![("REDIS_CA", stranger)],
+            "REDIS_CA must name the CA",
+        ),
+        (
+            "Redis",
+            vec![("REDIS_URL", redis_url)],
+            "the host of REDIS_URL (REDIS_HOST) must name one",
+        ),
+        (
+            "Redis",
+            vec![("REDIS_CERT", ""), ("REDIS_KEY", "")],
+            "REDIS_CERT and REDIS_KEY must name one",
+        ),
+        (
+            "Redis",
+            vec![("REDIS_URL", wrong_redis)],
+            "REDIS_PASSWORD, or REDIS_URL, must name a login",
+        ),
     ] {
-        let mut all = vec![("DATABASE_URL", url.as_str()), ("BALANCE_TOPICS", &scene.topic)];
+        let mut all = vec![
+            ("DATABASE_URL", url.as_str()),
+            ("BALANCE_TOPICS", &scene.topic),
+        ];
         all.retain(|(name, _)| settings.iter().all(|(another, _)| another != name));
         all.extend(&settings);
         let (status, text) = check(&secure.settings(&all));
@@ -207,13 +271,13 @@ async fn what_is_wrong_is_refused_and_named_by_check() {
             "{settings:?} is not refused by {names:?}:\n{text}"
         );
     }
-    let all = [
-        ("DATABASE_URL", url.as_str()),
-        ("REDIS_URL", &plain_redis),
-    ];
+    let all = [("DATABASE_URL", url.as_str()), ("REDIS_URL", &plain_redis)];
     let (status, text) = check(&secure.settings(&all));
     assert_eq!(status, Some(2), "{text}");
-    assert!(text.contains("REDIS_CA") && text.contains("rediss://"), "{text}");
+    assert!(
+        text.contains("REDIS_CA") && text.contains("rediss://"),
+        "{text}"
+    );
     // A server that speaks no TLS is not talked to without, where TLS is asked for.
     let plain = Scene::new(1).await;
     let (status, text) = check(&[
@@ -245,7 +309,9 @@ async fn a_running_ingester_names_a_wrong_ca() {
     let status = without_database.ended(PATIENCE).await;
     assert_eq!(status.code(), Some(1));
     assert!(
-        without_database.log().contains("sslrootcert (DB_SSLROOTCERT) must name the CA"),
+        without_database
+            .log()
+            .contains("sslrootcert (DB_SSLROOTCERT) must name the CA"),
         "{}",
         without_database.log()
     );
@@ -258,7 +324,9 @@ async fn a_running_ingester_names_a_wrong_ca() {
     without_kafka.stop().await;
     // Redis is done without.
     let mut without_redis = start("REDIS_CA");
-    without_redis.logs("REDIS_CA must name the CA", PATIENCE).await;
+    without_redis
+        .logs("REDIS_CA must name the CA", PATIENCE)
+        .await;
     scene.fill(&Workload::new(seed()), 50).await;
     scene.caught_up().await;
     without_redis.stop().await;
@@ -317,13 +385,29 @@ async fn secrets_of_all_services_may_stand_in_files() {
     for (name, given, file) in [
         ("DATABASE_URL_FILE", ("DATABASE_URL", url.as_str()), &of_url),
         ("DB_PASSWORD_FILE", ("DB_PASSWORD", "x"), &of_password),
-        ("ADMIN_DATABASE_URL_FILE", ("ADMIN_DATABASE_URL", &url), &of_url),
-        ("REDIS_URL_FILE", ("REDIS_URL", &secure.stack.redis_url), &of_redis_url),
+        (
+            "ADMIN_DATABASE_URL_FILE",
+            ("ADMIN_DATABASE_URL", &url),
+            &of_url,
+        ),
+        (
+            "REDIS_URL_FILE",
+            ("REDIS_URL", &secure.stack.redis_url),
+            &of_redis_url,
+        ),
         ("REDIS_PASSWORD_FILE", ("REDIS_PASSWORD", "x"), &of_redis),
-        ("KAFKA_SASL_PASSWORD_FILE", ("KAFKA_SASL_PASSWORD", "x"), &of_kafka),
+        (
+            "KAFKA_SASL_PASSWORD_FILE",
+            ("KAFKA_SASL_PASSWORD", "x"),
+            &of_kafka,
+        ),
     ] {
         let settings = [("DATABASE_URL", url.as_str()), given, (name, file.as_str())];
-        let settings = if given.0 == "DATABASE_URL" { &settings[1..] } else { &settings };
+        let settings = if given.0 == "DATABASE_URL" {
+            &settings[1..]
+        } else {
+            &settings
+        };
         let (status, text) = check(&secure.settings(settings));
         assert_eq!(status, Some(2), "{name}:\n{text}");
         assert!(
@@ -332,18 +416,17 @@ async fn secrets_of_all_services_may_stand_in_files() {
         );
     }
     // And a record goes all the way.
-    let mut ingester = Ingester::start(
-        &secure.stack,
-        "",
-        &scene.topic,
-        &secure.settings(&by_host),
-    );
+    let mut ingester = Ingester::start(&secure.stack, "", &scene.topic, &secure.settings(&by_host));
     let payload = br#"{"eventId":"a","eventType":"balance.changed","data":{"accountId":1,"changes":[{"currencyCode":"USD","availableDelta":"1"}]}}"#;
-    scene.kafka().produce(&scene.topic, 0, [Message {
-        key: None,
-        payload: Some(payload.to_vec()),
-        headers: Vec::new(),
-    }]);
+    scene.kafka().produce(
+        &scene.topic,
+        0,
+        [Message {
+            key: None,
+            payload: Some(payload.to_vec()),
+            headers: Vec::new(),
+        }],
+    );
     scene.caught_up().await;
     ingester.stop().await;
 }
