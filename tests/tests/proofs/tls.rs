@@ -140,6 +140,7 @@ async fn records_go_through_by_tls_all_the_way() {
         &secure.settings(&settings),
     );
     scene.fill(&Workload::new(seed()), 500).await;
+    scene.kafka().produce(&scene.topic, 0, [Message::of("no event")]);
     scene
         .verify(proofs::compare::Accounts::OfOnePartition)
         .await;
