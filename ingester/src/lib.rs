@@ -27,4 +27,5 @@ pub mod share;
 pub mod source;
 pub mod staging;
 pub mod status;
+pub mod tls;
 pub mod topics;

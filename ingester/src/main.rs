@@ -9,7 +9,8 @@ use sluice::commands::events::{self, Events};
 use sluice::commands::partitions::Action;
 use sluice::commands::{check, migrate, partitions, prune, write_line};
 use sluice::config::{
-    DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, with_secret_files, without_empty_variables,
+    DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, refuse_secrets_in, with_secret_files,
+    with_secrets_apart, without_empty_variables,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -137,14 +138,18 @@ enum Command {
 const BAD_SETTING: u8 = 2;
 
 fn main() -> ExitCode {
-    let command = match with_secret_files(without_empty_variables(Cli::command())) {
-        Ok(command) => command,
+    let command = match with_secret_files(command_line()) {
+        Ok(command) => without_empty_variables(command),
         Err(bad) => return fail(BAD_SETTING, &bad.0),
     };
-    let cli = match command
-        .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-    {
+    let matches = match command.try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(bad) = refuse_secrets_in(&matches) {
+        return fail(BAD_SETTING, &bad.0);
+    }
+    let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
@@ -170,6 +175,10 @@ fn main() -> ExitCode {
     status
 }
 
+fn command_line() -> clap::Command {
+    with_secrets_apart(Cli::command())
+}
+
 async fn execute(command: Command) -> ExitCode {
     match command {
         Command::Version => {
@@ -177,11 +186,11 @@ async fn execute(command: Command) -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut command_line(), "sluice", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
         Command::Man { folder } => match std::fs::create_dir_all(&folder)
-            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+            .and_then(|()| clap_mangen::generate_to(command_line(), &folder))
         {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &format!("{}: {error}", folder.display())),

@@ -165,10 +165,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let led = leases.clone();
     let aftercare = AbortOnDropHandle::new(tokio::spawn(aftercare.run(move || led.all())));
     let wanted = Topics::new(&settings.kafka);
-    let hint = settings.redis.as_ref();
-    let hint = hint
-        .map(|(url, ttl)| Hint::start(url, *ttl, status.clone()))
-        .transpose()?;
+    let hint = settings.redis.clone();
+    let hint = hint.map(|(redis, ttl)| Hint::start(redis, ttl, status.clone()));
     let (looking, looked_at) = (metrics.clone(), pool.clone());
     let dangling_after = settings.dangling_after;
     let _looking = AbortOnDropHandle::new(tokio::spawn(async move {

@@ -26,8 +26,8 @@ pub struct Database {
     /// For the ingester: a member of `sluice_writer`.
     pub url: String,
     pub admin_url: String,
-    /// Made for one test.
-    is_own: bool,
+    /// The port of the server that it was made on for one test.
+    made_on: Option<u16>,
 }
 
 impl Database {
@@ -36,13 +36,13 @@ impl Database {
         ensure_template(stack).await;
         let name = unique("proof");
         let server = connect(&stack.admin_url("postgres")).await;
-        drop_done(&server).await;
+        drop_done(&server, stack.postgres_port).await;
         server
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
             .await
             .expect("the template can be copied");
         let mut database = Self::open(stack, &name).await;
-        database.is_own = true;
+        database.made_on = Some(stack.postgres_port);
         database
     }
 
@@ -72,7 +72,7 @@ impl Database {
             client: connect(&admin_url).await,
             url: stack.url(&stack.ingester, stack.postgres_port, name),
             admin_url,
-            is_own: false,
+            made_on: None,
         }
     }
 
@@ -271,23 +271,29 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
-/// Databases of tests that have passed; a failed one is left to be looked at.
-static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Ports and databases of tests that have passed; a failed one is left to be looked at.
+static DONE: Mutex<Vec<(u16, String)>> = Mutex::new(Vec::new());
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if self.is_own && !std::thread::panicking() {
+        if let Some(port) = self.made_on
+            && !std::thread::panicking()
+        {
             DONE.lock()
                 .expect("no one panics with it")
-                .push(self.name.clone());
+                .push((port, self.name.clone()));
         }
     }
 }
 
 /// Crash recovery syncs every file of every database, so none is kept for nothing.
-async fn drop_done(server: &Client) {
-    let done = std::mem::take(&mut *DONE.lock().expect("no one panics with it"));
-    for name in done {
+async fn drop_done(server: &Client, port: u16) {
+    let done = DONE
+        .lock()
+        .expect("no one panics with it")
+        .extract_if(.., |(made_on, _)| *made_on == port)
+        .collect::<Vec<(u16, String)>>();
+    for (_, name) in done {
         let drop = format!("DROP DATABASE {name} WITH (FORCE)");
         server
             .batch_execute(&drop)

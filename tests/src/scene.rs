@@ -21,15 +21,15 @@ pub struct Scene {
     pub partitions: i32,
 }
 
-/// Topics of tests that have ended: a broker that starts again opens every partition there is.
-static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Brokers and topics of tests that have ended: a broker that starts again opens every partition there is.
+static DONE: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 impl Drop for Scene {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             DONE.lock()
                 .expect("no one panics with it")
-                .push(self.topic.clone());
+                .push((self.stack.kafka.brokers.clone(), self.topic.clone()));
         }
     }
 }
@@ -52,7 +52,12 @@ impl Scene {
         settings: &[(&str, &str)],
     ) -> Self {
         let topic = unique("balance");
-        let done = std::mem::take(&mut *DONE.lock().expect("no one panics with it"));
+        let done = DONE
+            .lock()
+            .expect("no one panics with it")
+            .extract_if(.., |(brokers, _)| *brokers == stack.kafka.brokers)
+            .map(|(_, topic)| topic)
+            .collect::<Vec<String>>();
         stack.kafka.delete_topics(&done).await;
         stack.kafka.create_topic(&topic, partitions, settings).await;
         Self {
