@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants lint fmt doc package test-package check-deploy audit
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants upgrade lint fmt doc package test-package check-deploy audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,9 @@ audit: ## licenses, bans, sources and known vulnerabilities of dependencies (car
 
 mutants: build ## remove one safeguard at a time from a copy of the sources; the tests must notice each
 	@tests/mutants/run.sh
+
+upgrade: build ## from the previous version to this one under load, with ingesters of both
+	@tests/upgrade/run.sh
 
 lint: setup ## formatting, clippy and, where installed, shellcheck and cargo-deny
 	cargo fmt --check

@@ -44,6 +44,10 @@ missing_packages() {
     return
   fi
   have redis-server || echo redis-server
+  # The page is tested in a real browser, which draws no text without a font.
+  { have chromium && have chromedriver; } || printf '%s\n' chromium chromium-driver
+  have_file '/usr/share/fonts/truetype/*/*.ttf' || echo fonts-dejavu-core
+  have openssl || echo openssl
   java_fits || echo openjdk-17-jre-headless
   jars_are_here || have mvn || echo maven
 }

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # A private PostgreSQL, Kafka and Redis in one folder, on free ports of 127.0.0.1.
 #
-#   scripts/stack.sh DIR up [--env FILE] [--no-migrate]
+#   scripts/stack.sh DIR up [--env FILE] [--no-migrate] [--tls]
 #   scripts/stack.sh DIR down | status
 #   scripts/stack.sh DIR postgres-stop [fast|immediate] | postgres-start
 #   scripts/stack.sh DIR kafka-stop | kafka-kill | kafka-start
 #   scripts/stack.sh DIR redis-stop | redis-start
 #
 # `up` writes FILE (default DIR/env), one NAME=value a line: DATABASE_URL, ADMIN_DATABASE_URL, KAFKA_BROKERS, REDIS_URL.
+# With --tls they are reached by TLS, and FILE holds all that a client needs. Only PostgreSQL's superuser and a port of
+# Kafka's, KAFKA_PORT in DIR/settings, are reached without as well, for tests to prepare what they need. DIR/tls has the
+# certificates: ca.crt signed those of the servers, which are for localhost, and client.crt; stranger.crt signed nobody's.
 # A service that is stopped and started again keeps its port and its data; `down` removes DIR.
 # SLUICE_LIBDIR names a folder whose sluice.so PostgreSQL loads before the installed one (tests of patched builds).
 # PG_CONFIG selects another PostgreSQL than Debian's 15.
@@ -38,6 +41,7 @@ settings=$dir/settings # ports and passwords, so that a service comes back as it
 pg_home=$dir/pg        # owned by the user that runs PostgreSQL: data, log, socket
 kafka_dir=$dir/kafka
 redis_dir=$dir/redis
+tls_dir=$dir/tls
 start_timeout_s=90
 
 remember() { # NAME VALUE; the last line of a name counts, and appending is safe while two jobs do it
@@ -121,6 +125,28 @@ failed() { # SERVICE LOG
   return 1
 }
 
+# --- TLS ---
+
+tls() { [ "${TLS:-no}" = yes ]; }
+
+certificate() { # NAME SUBJECT EXTENSION [OPTION…]
+  local name=$1 subject=$2 extension=$3
+  shift 3
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj "/CN=$subject" -addext "$extension" \
+    -keyout "$tls_dir/$name.key" -out "$tls_dir/$name.crt" "$@" 2>>"$dir/openssl.log" || { failed openssl "$dir/openssl.log"; return 1; }
+}
+
+tls_create() {
+  local ours=(-CA "$tls_dir/ca.crt" -CAkey "$tls_dir/ca.key" -addext basicConstraints=CA:FALSE)
+  (umask 077 && mkdir "$tls_dir")
+  certificate ca 'Sluice CA' keyUsage=keyCertSign
+  certificate stranger 'Another CA' keyUsage=keyCertSign
+  certificate server localhost subjectAltName=DNS:localhost "${ours[@]}"
+  certificate client sluice_certified extendedKeyUsage=clientAuth "${ours[@]}"
+  # As Kafka wants it.
+  cat "$tls_dir/server.key" "$tls_dir/server.crt" >"$tls_dir/server.pem"
+}
+
 # --- PostgreSQL ---
 
 postgres_create() {
@@ -142,6 +168,27 @@ synchronous_commit = on
 recovery_init_sync_method = syncfs
 log_line_prefix = '%m [%p] %q%u@%d %a '
 include_if_exists = 'sluice.conf'
+CONF
+  if tls; then postgres_tls; fi
+}
+
+postgres_tls() {
+  local name
+  for name in ca.crt server.crt server.key; do
+    cp "$tls_dir/$name" "$pg_home/$name"
+    chown "$USER_OF_POSTGRES" "$pg_home/$name"
+    chmod 600 "$pg_home/$name"
+  done
+  as_postgres sh -c 'cat >>"$1"' sh "$pg_home/data/postgresql.conf" <<CONF
+ssl = on
+ssl_ca_file = '$pg_home/ca.crt'
+ssl_cert_file = '$pg_home/server.crt'
+ssl_key_file = '$pg_home/server.key'
+CONF
+  as_postgres sh -c 'cat >"$1"' sh "$pg_home/data/pg_hba.conf" <<CONF
+hostssl all sluice_certified 127.0.0.1/32 cert
+host all postgres 127.0.0.1/32 scram-sha-256
+hostssl all all 127.0.0.1/32 scram-sha-256
 CONF
 }
 
@@ -202,11 +249,18 @@ sql() { # statements on stdin
 kafka_java=(java -Dlog4j2.configurationFile="$here/kafka/log4j2.properties" -cp "$kafka_home/*")
 
 kafka_settings() {
+  local listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT advertised=PLAINTEXT://127.0.0.1:$KAFKA_PORT
+  if tls; then
+    listeners+=,SSL://127.0.0.1:$KAFKA_SSL_PORT,SASL_SSL://127.0.0.1:$KAFKA_SASL_PORT
+    advertised+=,SSL://localhost:$KAFKA_SSL_PORT,SASL_SSL://localhost:$KAFKA_SASL_PORT
+    kafka_tls
+  fi
   cat <<CONF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
-listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
+listeners=$listeners,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
+advertised.listeners=$advertised
 controller.listener.names=CONTROLLER
 log.dirs=$kafka_dir/data
 auto.create.topics.enable=false
@@ -231,11 +285,30 @@ broker.session.timeout.ms=3000
 CONF
 }
 
+kafka_tls() {
+  local modules=org.apache.kafka.common.security
+  cat <<CONF
+ssl.keystore.type=PEM
+ssl.keystore.location=$tls_dir/server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$tls_dir/ca.crt
+listener.name.ssl.ssl.client.auth=required
+listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.plain.sasl.jaas.config=$modules.plain.PlainLoginModule required user_sluice="$KAFKA_PASSWORD";
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=$modules.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=$modules.scram.ScramLoginModule required;
+CONF
+}
+
 kafka_create() {
+  local mechanism logins=()
+  if tls; then
+    for mechanism in SCRAM-SHA-256 SCRAM-SHA-512; do logins+=(--add-scram "$mechanism=[name=sluice,password=$KAFKA_PASSWORD]"); done
+  fi
   mkdir -p "$kafka_dir"
-  kafka_settings >"$kafka_dir/server.properties"
+  (umask 077 && kafka_settings >"$kafka_dir/server.properties")
   # The cluster's id is the base64 of "sluice-stack-dev".
-  "${kafka_java[@]}" kafka.tools.StorageTool format -t c2x1aWNlLXN0YWNrLWRldg -c "$kafka_dir/server.properties" \
+  "${kafka_java[@]}" kafka.tools.StorageTool format -t c2x1aWNlLXN0YWNrLWRldg -c "$kafka_dir/server.properties" "${logins[@]}" \
     >"$kafka_dir/format.log" 2>&1 || failed "Kafka's StorageTool" "$kafka_dir/format.log"
 }
 
@@ -268,17 +341,36 @@ kafka_start_on_free_port() {
 kafka_choose_ports() {
   remember KAFKA_PORT "$(free_port)"
   remember KAFKA_CONTROLLER_PORT "$(free_port)"
+  if tls; then
+    remember KAFKA_SSL_PORT "$(free_port)"
+    remember KAFKA_SASL_PORT "$(free_port)"
+  fi
 }
 
 # --- Redis: a hint store, so nothing is persisted ---
 
-redis_ready() { gone redis || [ "$(redis-cli -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ]; }
+redis_ready() {
+  local way=()
+  if tls; then way=(-h localhost --tls --cacert "$tls_dir/ca.crt" --cert "$tls_dir/client.crt" --key "$tls_dir/client.key"); fi
+  gone redis || [ "$(REDISCLI_AUTH=${REDIS_PASSWORD:-} redis-cli "${way[@]}" -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ]
+}
+
+redis_port() {
+  if tls; then
+    (umask 077 && echo "requirepass $REDIS_PASSWORD" >"$redis_dir/password.conf")
+    printf '%s\n' 'port 0' "tls-port $REDIS_PORT" "tls-ca-cert-file $tls_dir/ca.crt" "tls-cert-file $tls_dir/server.crt" \
+      "tls-key-file $tls_dir/server.key" 'tls-auth-clients yes' "include $redis_dir/password.conf"
+  else
+    echo "port $REDIS_PORT"
+  fi
+}
 
 redis_start() {
   [ -z "$(pid_of redis)" ] || return 0
   mkdir -p "$redis_dir"
   # The template keeps DIR in the command line, where pid_of looks for it.
-  printf '%s\n' 'bind 127.0.0.1' "port $REDIS_PORT" "dir $redis_dir" 'save ""' 'appendonly no' \
+  redis_port >"$redis_dir/port.conf"
+  printf '%s\n' 'bind 127.0.0.1' "include $redis_dir/port.conf" "dir $redis_dir" 'save ""' 'appendonly no' \
     'proc-title-template "{title} {listen-addr} {config-file}"' >"$redis_dir/redis.conf"
   launch redis "$redis_dir/log" redis-server "$redis_dir/redis.conf"
   if ! wait_until $start_timeout_s redis_ready || gone redis; then
@@ -302,7 +394,7 @@ check_before_up() {
   [ ! -e "$settings" ] || die "$dir holds a stack already: scripts/stack.sh $dir down"
   [ -z "$(ls -A "$dir" 2>/dev/null)" ] || die "$dir is not empty: name a new folder"
   ls "$kafka_home"/kafka_*.jar >/dev/null 2>&1 || die "Kafka is not in $kafka_home: run make setup"
-  for program in java redis-server redis-cli; do
+  for program in java redis-server redis-cli openssl; do
     command -v $program >/dev/null || die "$program is not installed: run make setup"
   done
   # PostgreSQL's socket path has at most 107 bytes.
@@ -323,8 +415,32 @@ CREATE ROLE sluice_ingester LOGIN PASSWORD '$INGESTER_PASSWORD';
 SQL
 }
 
+tls_env() {
+  cat <<ENV
+DATABASE_URL=postgres://sluice_ingester:$INGESTER_PASSWORD@localhost:$PG_PORT/sluice
+ADMIN_DATABASE_URL=postgres://postgres:$ADMIN_PASSWORD@localhost:$PG_PORT/sluice
+DB_SSLMODE=verify-full
+DB_SSLROOTCERT=$tls_dir/ca.crt
+KAFKA_BROKERS=localhost:$KAFKA_SASL_PORT
+KAFKA_SECURITY_PROTOCOL=SASL_SSL
+KAFKA_SSL_CA_LOCATION=$tls_dir/ca.crt
+KAFKA_SASL_MECHANISM=SCRAM-SHA-512
+KAFKA_SASL_USERNAME=sluice
+KAFKA_SASL_PASSWORD=$KAFKA_PASSWORD
+REDIS_URL=rediss://:$REDIS_PASSWORD@localhost:$REDIS_PORT
+REDIS_CA=$tls_dir/ca.crt
+REDIS_CERT=$tls_dir/client.crt
+REDIS_KEY=$tls_dir/client.key
+ENV
+}
+
 write_env() { # FILE
   mkdir -p "$(dirname "$1")"
+  if tls; then
+    (umask 077 && tls_env >"$1.new")
+    mv "$1.new" "$1"
+    return
+  fi
   (
     umask 077
     cat >"$1.new" <<ENV
@@ -344,11 +460,12 @@ migrate() {
 }
 
 up() {
-  local env_file=$dir/env migrate=yes
+  local env_file=$dir/env migrate=yes with_tls=no
   while [ $# -gt 0 ]; do
     case $1 in
       --env) env_file=$(realpath -m -- "${2:?}"); shift 2 ;;
       --no-migrate) migrate=no; shift ;;
+      --tls) with_tls=yes; shift ;;
       *) usage ;;
     esac
   done
@@ -361,6 +478,10 @@ up() {
   remember USER_OF_POSTGRES "$(if [ "$(id -u)" = 0 ]; then echo postgres; else id -un; fi)"
   remember ADMIN_PASSWORD "$(random_password)"
   remember INGESTER_PASSWORD "$(random_password)"
+  remember KAFKA_PASSWORD "$(random_password)"
+  remember REDIS_PASSWORD "$(random_password)"
+  remember TLS "$with_tls"
+  if tls; then tls_create; fi
   kafka_choose_ports
 
   # Kafka's two JVM starts are the longest part, so PostgreSQL and Redis come up beside them.
@@ -378,6 +499,9 @@ up() {
 }
 
 down() {
+  local inner
+  # A test may have started a stack of its own inside.
+  for inner in "$dir"/*/settings; do [ ! -e "$inner" ] || "$here/stack.sh" "${inner%/*}" down; done
   trap - EXIT
   trap "" INT TERM # whoever asks twice still gets a complete clean-up
   # shellcheck disable=SC2046

@@ -1,6 +1,6 @@
 -- Within a partition, each change of an account meets the balance that the change before it
--- left. Only accounts of a single partition without replayed records: for the others the order of
--- commits decides.
+-- left. Only accounts of a single partition without replayed records, for the others the order of
+-- commits decides; and only those of which nothing was pruned, for the others see check_history.sql.
 WITH changes AS (
     SELECT account_id, shard_id, currency_code, partition_id, kafka_offset, change_no, reject_reason,
         available_delta, frozen_delta, available_after, frozen_after,
@@ -16,6 +16,7 @@ WITH changes AS (
         WHERE d.status = 'REPLAYED'
     ) r USING (partition_id, kafka_offset)
     WHERE reject_reason IS NULL
+        AND (account_id, shard_id, currency_code) NOT IN (SELECT account_id, shard_id, currency_code FROM ledger.balance_checkpoints)
     WINDOW
         account AS (PARTITION BY account_id, shard_id, currency_code ORDER BY kafka_offset, change_no),
         everything AS (PARTITION BY account_id, shard_id, currency_code)

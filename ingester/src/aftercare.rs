@@ -20,12 +20,21 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How often while something is under way.
 const BUSY_LOOK: Duration = Duration::from_millis(250);
 const CHUNK: i32 = 500;
+/// And this many bytes of payloads.
+const CHUNK_BYTES: i64 = 8 << 20;
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 const TO_CARE_FOR: &str = "SELECT topic, partition FROM sluice.partitions_to_care_for()";
 const RETRY: &str =
     "SELECT retried, waiting FROM sluice.retry_dead_letters($1, $2, $3, $4, $5, $6, $7)";
-const UNPUBLISHED: &str = "SELECT * FROM sluice.unpublished_dead_letters($1, $2, $3, $4)";
+// A lot may go beyond its bytes by its last letter only.
+const UNPUBLISHED: &str = "
+    SELECT u.* FROM (
+        SELECT d.*, sum(coalesce(octet_length(d.payload), 0)) OVER (
+            ORDER BY d.kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+        FROM sluice.unpublished_dead_letters($1, $2, $3, $4) d
+    ) u
+    WHERE coalesce(u.bytes_before, 0) < $5 ORDER BY u.kafka_offset";
 const MARK: &str = "SELECT sluice.mark_published($1)";
 
 pub struct Aftercare {
@@ -143,13 +152,16 @@ impl Aftercare {
         let client = self.client().await?;
         let (topic, number) = (&partition.topic, &partition.number);
         let letters = client
-            .query(UNPUBLISHED, &[topic, number, &max_attempts, &CHUNK])
+            .query(
+                UNPUBLISHED,
+                &[topic, number, &max_attempts, &CHUNK, &CHUNK_BYTES],
+            )
             .await
             .map_err(|error| Trouble::of(&error))?;
         if letters.is_empty() {
             return Ok(false);
         }
-        let messages: Vec<Message<'_>> = letters
+        let mut messages: Vec<Message<'_>> = letters
             .iter()
             .map(|letter| Message {
                 key: letter.get("key"),
@@ -174,15 +186,57 @@ impl Aftercare {
                 ],
             })
             .collect();
-        outlet.produce(&messages).await.map_err(|error| Trouble {
-            text: format!("DLQ_TOPIC: {error}"),
-            passes: false,
-        })?;
+        while let Err(refused) = outlet.produce(&messages).await {
+            // The whole letter is in the database; without its bytes it holds up nothing behind it.
+            if !(refused.too_large && omit_bytes(&mut messages[refused.index])) {
+                return Err(Trouble {
+                    text: format!("DLQ_TOPIC: {}", refused.text),
+                    passes: false,
+                });
+            }
+        }
         let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
         client
             .execute(MARK, &[&ids])
             .await
             .map_err(|error| Trouble::of(&error))?;
         Ok(true)
+    }
+}
+
+/// Leaves out the payload, or else the key, and says so; false where there is nothing left to leave out.
+fn omit_bytes(message: &mut Message<'_>) -> bool {
+    for (bytes, header) in [
+        (&mut message.payload, "sluice-payload-omitted"),
+        (&mut message.key, "sluice-key-omitted"),
+    ] {
+        if let Some(omitted) = bytes.take() {
+            message.headers.push((header, omitted.len().to_string()));
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_loses_its_payload_then_its_key() {
+        let mut message = Message {
+            key: Some(b"key"),
+            payload: Some(b"payload"),
+            headers: Vec::new(),
+        };
+        assert!(omit_bytes(&mut message));
+        assert_eq!((message.key, message.payload), (Some(&b"key"[..]), None));
+        assert!(omit_bytes(&mut message));
+        assert!(!omit_bytes(&mut message));
+        let headers = [("sluice-payload-omitted", "7"), ("sluice-key-omitted", "3")];
+        assert_eq!(
+            message.headers,
+            headers.map(|(name, bytes)| (name, bytes.to_owned()))
+        );
     }
 }

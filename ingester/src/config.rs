@@ -8,15 +8,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use backon::BackoffBuilder;
-use clap::{ArgAction, Args as ClapArgs, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args as ClapArgs, ValueEnum};
 
 use crate::db::{Database, Tls};
+use crate::hint::Redis;
+use crate::http::Token;
+use crate::tls::Files;
 
 /// Where PostgreSQL is. Shared by all commands.
 #[derive(ClapArgs, Clone)]
 pub struct DatabaseArgs {
     /// Address of PostgreSQL, postgres://user:password@host:port/database?sslmode=…
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    #[arg(long, env = "DATABASE_URL")]
     database_url: Option<String>,
     /// Host, instead of DATABASE_URL
     #[arg(long, env = "DB_HOST")]
@@ -28,13 +32,25 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DB_USERNAME")]
     db_username: Option<String>,
     /// Password, with DB_HOST
-    #[arg(long, env = "DB_PASSWORD", hide_env_values = true)]
+    #[arg(long, env = "DB_PASSWORD")]
     db_password: Option<String>,
     /// Database, with DB_HOST
     #[arg(long, env = "DB_DATABASE")]
     db_database: Option<String>,
+    /// disable, prefer, require, verify-ca or verify-full, where no address says; without any: prefer
+    #[arg(long, env = "DB_SSLMODE")]
+    db_sslmode: Option<String>,
+    /// File of the CA that must have signed PostgreSQL's certificate; without: whom the machine trusts
+    #[arg(long, env = "DB_SSLROOTCERT")]
+    db_sslrootcert: Option<String>,
+    /// File of our certificate, where PostgreSQL asks for one
+    #[arg(long, env = "DB_SSLCERT")]
+    db_sslcert: Option<String>,
+    /// File of its key
+    #[arg(long, env = "DB_SSLKEY")]
+    db_sslkey: Option<String>,
     /// Superuser's address, for migrations
-    #[arg(long, env = "ADMIN_DATABASE_URL", hide_env_values = true)]
+    #[arg(long, env = "ADMIN_DATABASE_URL")]
     admin_database_url: Option<String>,
     /// Milliseconds that connecting may take
     #[arg(long, env = "DB_CONNECTION_TIMEOUT", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
@@ -70,8 +86,8 @@ pub struct KafkaArgs {
 /// Where processed events are marked.
 #[derive(ClapArgs, Clone)]
 pub struct RedisArgs {
-    /// Address of Redis
-    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    /// Address of Redis, redis://user:password@host:port/database; rediss:// by TLS
+    #[arg(long, env = "REDIS_URL")]
     redis_url: Option<String>,
     /// Host, instead of REDIS_URL
     #[arg(long, env = "REDIS_HOST")]
@@ -79,6 +95,24 @@ pub struct RedisArgs {
     /// Port, with REDIS_HOST
     #[arg(long, env = "REDIS_PORT", default_value_t = 6379)]
     redis_port: u16,
+    /// Whether by TLS, with REDIS_HOST
+    #[arg(long, env = "REDIS_TLS", default_value_t = false, action = ArgAction::Set)]
+    redis_tls: bool,
+    /// Login, where the address names none
+    #[arg(long, env = "REDIS_USERNAME")]
+    redis_username: Option<String>,
+    /// Password, where the address has none
+    #[arg(long, env = "REDIS_PASSWORD")]
+    redis_password: Option<String>,
+    /// File of the CA that must have signed Redis's certificate; without: whom the machine trusts
+    #[arg(long, env = "REDIS_CA")]
+    redis_ca: Option<String>,
+    /// File of our certificate, where Redis asks for one
+    #[arg(long, env = "REDIS_CERT")]
+    redis_cert: Option<String>,
+    /// File of its key
+    #[arg(long, env = "REDIS_KEY")]
+    redis_key: Option<String>,
     /// Seconds that an event stays marked
     #[arg(long, env = "IDEMPOTENCY_TTL", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
     idempotency_ttl: u64,
@@ -99,6 +133,9 @@ pub struct RunArgs {
     /// Bytes of a batch at most, records and their rows
     #[arg(long, env = "BATCH_BYTES", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=33_554_432))]
     batch_bytes: u32,
+    /// Bytes of a payload at most; a larger one is a dead letter
+    #[arg(long, env = "MAX_EVENT_BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1024..=67_108_864))]
+    max_event_bytes: u32,
     /// Milliseconds to wait for a first record
     #[arg(long, env = "BATCH_TIMEOUT_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     batch_timeout_ms: u64,
@@ -135,6 +172,12 @@ pub struct RunArgs {
     /// Address to listen on
     #[arg(long, env = "HTTP_HOST", default_value = "127.0.0.1")]
     http_host: IpAddr,
+    /// Secret of those who may change something by HTTP, 16 bytes or more; default: nobody may
+    #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
+    admin_token: Option<String>,
+    /// Address for the page, with the login of a member of sluice_admin; default: DATABASE_URL
+    #[arg(long, env = "OPERATOR_DATABASE_URL", hide_env_values = true)]
+    operator_database_url: Option<String>,
     /// Seconds after which a reference to nothing is counted in the metrics
     #[arg(long, env = "DANGLING_AFTER", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     dangling_after: u64,
@@ -153,6 +196,7 @@ pub enum StartOffset {
 pub struct GateSettings {
     pub batch_size: usize,
     pub batch_bytes: usize,
+    pub max_event_bytes: usize,
     pub batch_timeout: Duration,
     pub batching_delay: Duration,
 }
@@ -194,8 +238,8 @@ pub struct KafkaSettings {
 pub struct RunSettings {
     pub database: Database,
     pub kafka: KafkaSettings,
-    /// Address, and how long a mark stays.
-    pub redis: Option<(String, Duration)>,
+    /// And how long a mark stays.
+    pub redis: Option<(Redis, Duration)>,
     pub pool_size: usize,
     pub apply_concurrency: usize,
     pub connection_timeout: Duration,
@@ -207,6 +251,9 @@ pub struct RunSettings {
     pub start: StartOffset,
     pub retry: RetrySettings,
     pub http: SocketAddr,
+    /// For what the page shows and does.
+    pub operator: Database,
+    pub admin_token: Option<Token>,
     pub dangling_after: Duration,
 }
 
@@ -259,33 +306,108 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(|command| command.mut_args(heed))
 }
 
-/// Settings that may hold a password: each may stand in a file that `<NAME>_FILE` names, as secrets are mounted.
-const SECRETS: [&str; 4] = [
+/// Settings that may hold a secret. Each comes from the environment, or from the file that `<NAME>_FILE`
+/// names, as secrets are mounted; never from the command line, which every user of a machine can read.
+const SECRETS: [&str; 7] = [
     "DATABASE_URL",
     "ADMIN_DATABASE_URL",
+    "OPERATOR_DATABASE_URL",
+    "ADMIN_TOKEN",
     "DB_PASSWORD",
     "REDIS_URL",
+    "REDIS_PASSWORD",
 ];
 
-/// Takes secrets from the files that the environment names; a value given outright goes before.
+const SECRETS_HELP: &str = "\
+Secrets, each from the environment or from the file that NAME_FILE names, never from the command line:";
+const KAFKA_HELP: &str = "\
+Properties of librdkafka, from the environment as KAFKA_NAME or the file that KAFKA_NAME_FILE names; for TLS and SASL:
+  PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL [env: KAFKA_SECURITY_PROTOCOL]
+  File of the CA that must have signed the brokers' certificates; without: whom the machine trusts [env: KAFKA_SSL_CA_LOCATION]
+  File of our certificate, where the brokers ask for one [env: KAFKA_SSL_CERTIFICATE_LOCATION]
+  File of its key [env: KAFKA_SSL_KEY_LOCATION]
+  PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 [env: KAFKA_SASL_MECHANISM]
+  Login [env: KAFKA_SASL_USERNAME]
+  Password; better KAFKA_SASL_PASSWORD_FILE [env: KAFKA_SASL_PASSWORD]";
+
+/// Shows secrets apart from the flags that they are not.
+pub fn with_secrets_apart(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|command| {
+        let mut help = String::new();
+        for argument in command.get_arguments() {
+            if let Some(name) = secret_of(argument) {
+                let what = argument.get_help().map(ToString::to_string);
+                help += &format!("\n  {} [env: {name}]", what.unwrap_or_default());
+            }
+        }
+        if help.is_empty() {
+            return command;
+        }
+        let reads_kafka = command
+            .get_arguments()
+            .any(|argument| argument.get_id() == "kafka_brokers");
+        let kafka = if reads_kafka {
+            format!("\n\n{KAFKA_HELP}")
+        } else {
+            String::new()
+        };
+        command
+            .mut_args(|argument| match secret_of(&argument) {
+                Some(_) => argument.hide(true),
+                None => argument,
+            })
+            .after_help(format!("{SECRETS_HELP}{help}{kafka}"))
+    })
+}
+
+fn secret_of(argument: &clap::Arg) -> Option<&'static str> {
+    let name = argument.get_env()?.to_str()?;
+    SECRETS.into_iter().find(|secret| *secret == name)
+}
+
+/// Takes secrets from the files that the environment names.
 pub fn with_secret_files(command: clap::Command) -> Result<clap::Command, BadSetting> {
     let mut secrets: BTreeMap<&str, String> = BTreeMap::new();
     for name in SECRETS {
         let setting = format!("{name}_FILE");
         if let Some(path) = std::env::var_os(&setting).filter(|path| !path.is_empty()) {
+            if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
+                return Err(both_set(&setting, name));
+            }
             secrets.insert(name, read_secret(&setting, Path::new(&path))?);
         }
     }
-    let heed = |argument: clap::Arg| {
-        let name = argument.get_env().and_then(|name| name.to_str());
-        match name.and_then(|name| secrets.get(name)) {
-            Some(secret) => argument
-                .default_value(secret.clone())
-                .hide_default_value(true),
-            None => argument,
-        }
+    let heed = |argument: clap::Arg| match secret_of(&argument).and_then(|name| secrets.get(name)) {
+        Some(secret) => argument.default_value(secret.clone()),
+        None => argument,
     };
     Ok(command.mut_subcommands(|command| command.mut_args(heed)))
+}
+
+/// Refuses a secret on the command line, and says where it belongs.
+pub fn refuse_secrets_in(matches: &ArgMatches) -> Result<(), BadSetting> {
+    let mut matches = Some(matches);
+    while let Some(level) = matches {
+        for id in level.ids() {
+            let name = id.as_str().to_uppercase();
+            if SECRETS.contains(&name.as_str())
+                && level.value_source(id.as_str()) == Some(ValueSource::CommandLine)
+            {
+                return Err(bad(
+                    &name,
+                    format!(
+                        "every user of this machine can read a command line: set {name} or {name}_FILE in the environment instead"
+                    ),
+                ));
+            }
+        }
+        matches = level.subcommand().map(|(_, below)| below);
+    }
+    Ok(())
+}
+
+fn both_set(file: &str, name: &str) -> BadSetting {
+    bad(file, format!("{name} is set, too: unset one of them"))
 }
 
 /// What the file says that `setting` names, without the line end that editors leave.
@@ -317,9 +439,9 @@ impl DatabaseArgs {
         application: &str,
         idle_limit: Duration,
     ) -> Result<Database, BadSetting> {
-        let wait = self.connection_timeout();
+        let (wait, tls) = (self.connection_timeout(), self.tls()?);
         if let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) {
-            return Database::parse(url, wait, application, idle_limit)
+            return Database::parse(url, &tls, wait, application, idle_limit)
                 .map_err(|error| bad("DATABASE_URL", error));
         }
         let host = self.db_host.as_deref().filter(|host| !host.is_empty());
@@ -340,19 +462,36 @@ impl DatabaseArgs {
         if let Some(name) = &self.db_database {
             config.dbname(name);
         }
-        Database::from_config(config, &Tls::default(), None, wait, application, idle_limit)
+        Database::from_config(config, &tls, wait, application, idle_limit)
             .map_err(|error| bad("DB_HOST", error))
+    }
+
+    /// What holds where an address says nothing of TLS.
+    fn tls(&self) -> Result<Tls, BadSetting> {
+        let mut tls = Tls::default();
+        for (setting, parameter, value) in [
+            ("DB_SSLMODE", "sslmode", &self.db_sslmode),
+            ("DB_SSLROOTCERT", "sslrootcert", &self.db_sslrootcert),
+            ("DB_SSLCERT", "sslcert", &self.db_sslcert),
+            ("DB_SSLKEY", "sslkey", &self.db_sslkey),
+        ] {
+            if let Some(value) = value {
+                tls.set(parameter, value)
+                    .map_err(|error| bad(setting, error))?;
+            }
+        }
+        Ok(tls)
     }
 
     /// For migrations: a superuser, or else the ingester's own login.
     pub fn admin(&self, application: &str) -> Result<Database, BadSetting> {
-        let idle_limit = Duration::ZERO;
+        let (idle_limit, wait) = (Duration::ZERO, self.connection_timeout());
         match self
             .admin_database_url
             .as_deref()
             .filter(|url| !url.is_empty())
         {
-            Some(url) => Database::parse(url, self.connection_timeout(), application, idle_limit)
+            Some(url) => Database::parse(url, &self.tls()?, wait, application, idle_limit)
                 .map_err(|error| bad("ADMIN_DATABASE_URL", error)),
             None => self.database(application, idle_limit),
         }
@@ -418,13 +557,11 @@ impl KafkaArgs {
         let results_topic = written("RESULTS_TOPIC", &self.results_topic)?;
         let mut properties = BTreeMap::new();
         for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
-            let (name, value) = match name.strip_suffix("_FILE") {
-                Some(plain) if !value.is_empty() => {
-                    (plain.to_owned(), read_secret(&name, Path::new(&value))?)
-                }
-                _ => (name, value),
+            let (plain, value) = match name.strip_suffix("_FILE") {
+                Some(plain) if !value.is_empty() => (plain, read_secret(&name, Path::new(&value))?),
+                _ => (name.as_str(), value),
             };
-            let property = name["KAFKA_".len()..].to_lowercase().replace('_', ".");
+            let property = plain["KAFKA_".len()..].to_lowercase().replace('_', ".");
             if name == "KAFKA_AUTO_COMMIT"
                 && !["false", "0", ""].contains(&value.to_lowercase().as_str())
             {
@@ -433,7 +570,7 @@ impl KafkaArgs {
                     "must be false: offsets are committed by the database, with the money",
                 ));
             }
-            if OWN_KAFKA.contains(&name.as_str()) || value.is_empty() || is_kubernetes(&name) {
+            if OWN_KAFKA.contains(&plain) || value.is_empty() || is_kubernetes(&name) {
                 continue;
             }
             if FIXED.contains(&property.as_str()) {
@@ -442,7 +579,10 @@ impl KafkaArgs {
                     format!("{property} cannot be set: Sluice's guarantees rest on its value"),
                 ));
             }
-            properties.insert(property, (name, value));
+            let (file, given) = (format!("{plain}_FILE"), plain.to_owned());
+            if properties.insert(property, (name, value)).is_some() {
+                return Err(both_set(&file, &given));
+            }
         }
         let (client_id, group_id) = (self.kafka_client_id.clone(), self.kafka_group_id.clone());
         Ok(KafkaSettings {
@@ -463,13 +603,27 @@ impl RedisArgs {
         Duration::from_secs(self.idempotency_ttl)
     }
 
-    pub fn url(&self) -> Option<String> {
-        let host = self.redis_host.as_ref().filter(|host| !host.is_empty());
-        let by_host = host.map(|host| format!("redis://{host}:{}", self.redis_port));
-        self.redis_url
-            .clone()
-            .filter(|url| !url.is_empty())
-            .or(by_host)
+    /// Where Redis is, if it is to be told anything.
+    pub fn redis(&self) -> Result<Option<Redis>, BadSetting> {
+        let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        let scheme = if self.redis_tls { "rediss" } else { "redis" };
+        let by_host =
+            given(&self.redis_host).map(|host| format!("{scheme}://{host}:{}", self.redis_port));
+        let (setting, url) = match (given(&self.redis_url), by_host) {
+            (Some(url), _) => ("REDIS_URL", url),
+            (None, Some(url)) => ("REDIS_HOST", url),
+            (None, None) => return Ok(None),
+        };
+        let path = |value: &Option<String>| given(value).map(Into::into);
+        let files = Files {
+            ca: path(&self.redis_ca),
+            certificate: path(&self.redis_cert),
+            key: path(&self.redis_key),
+        };
+        let (username, password) = (given(&self.redis_username), given(&self.redis_password));
+        Redis::parse(&url, username.as_deref(), password.as_deref(), &files)
+            .map(Some)
+            .map_err(|error| bad(setting, error))
     }
 }
 
@@ -504,9 +658,11 @@ impl RunArgs {
         let lease = Duration::from_millis(self.lease_ms);
         let idle_limit = (2 * lease).max(Duration::from_secs(10));
         Ok(RunSettings {
-            database: database.database(&format!("sluice/{service_id}"), idle_limit)?,
+            database: database
+                .database(&format!("sluice/{service_id}"), idle_limit)?
+                .limit_events(self.max_event_bytes as usize),
             kafka: kafka.settings(environment)?,
-            redis: redis.url().map(|url| (url, redis.ttl())),
+            redis: redis.redis()?.map(|redis_at| (redis_at, redis.ttl())),
             // Two connections are for leases.
             pool_size: usize::from(self.db_pool_size) - 2,
             apply_concurrency: usize::from(self.apply_concurrency),
@@ -514,13 +670,13 @@ impl RunArgs {
             gate: GateSettings {
                 batch_size: self.batch_size as usize,
                 batch_bytes: self.batch_bytes as usize,
+                max_event_bytes: self.max_event_bytes as usize,
                 batch_timeout: Duration::from_millis(self.batch_timeout_ms),
                 batching_delay: Duration::from_millis(self.batching_delay_ms),
             },
             lease,
             renew_interval: Duration::from_millis(self.renew_interval_ms),
             standby_poll: Duration::from_millis(self.standby_poll_ms),
-            service_id,
             start: self.start_offset,
             retry: RetrySettings {
                 max_attempts: self.max_retry_attempts,
@@ -531,8 +687,37 @@ impl RunArgs {
                 self.http_host,
                 self.db_writer_service_port.or(self.port).unwrap_or(3010),
             ),
+            operator: self.operator(database, &service_id)?,
+            admin_token: self.admin_token()?,
             dangling_after: Duration::from_secs(self.dangling_after),
+            service_id,
         })
+    }
+
+    /// A login of its own where one is given, so that the ingester's may do no more than before.
+    fn operator(&self, own: &DatabaseArgs, service_id: &str) -> Result<Database, BadSetting> {
+        let application = format!("sluice page/{service_id}");
+        let idle_limit = Duration::from_secs(10);
+        let url = self.operator_database_url.as_deref();
+        match url.filter(|url| !url.is_empty()) {
+            Some(url) => Database::parse(url, own.connection_timeout(), &application, idle_limit)
+                .map_err(|error| bad("OPERATOR_DATABASE_URL", error)),
+            None => own.database(&application, idle_limit),
+        }
+    }
+
+    fn admin_token(&self) -> Result<Option<Token>, BadSetting> {
+        let token = self.admin_token.as_deref().filter(|text| !text.is_empty());
+        let token = token.map(|text| match text {
+            text if text.len() < 16 => Err("must have 16 bytes or more, or it can be guessed"),
+            text if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Err("must be of ASCII letters, digits and signs, without blanks")
+            }
+            text => Ok(Token::new(text)),
+        });
+        token
+            .transpose()
+            .map_err(|reason| bad("ADMIN_TOKEN", reason))
     }
 }
 

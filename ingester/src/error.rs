@@ -5,6 +5,9 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio_postgres::error::SqlState;
 
+use crate::db::TLS_NAMES;
+use crate::tls;
+
 /// What an error asks of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consequence {
@@ -74,12 +77,16 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
     }
 }
 
-/// One line for people: the server's words, or the whole chain of causes.
+/// One line for people: the server's words, or the whole chain of causes, with what to change if that is known.
 pub fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
         return format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
     }
-    chain(error)
+    let text = chain(error);
+    match tls::advice(&text, &TLS_NAMES) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
 }
 
 /// An error and its causes in one line.
@@ -98,13 +105,16 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// Whether an error at connecting will stay until someone changes the configuration.
 pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
-    let missing_password = chain(error).contains("password missing");
+    let text = chain(error);
+    // A certificate that we refuse, or that the server misses.
+    let will_not_heal =
+        text.contains("password missing") || tls::advice(&text, &TLS_NAMES).is_some();
     let codes = [
         SqlState::INVALID_PASSWORD,
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
         SqlState::INVALID_CATALOG_NAME,
     ];
-    missing_password
+    will_not_heal
         || error
             .code()
             .is_some_and(|code| codes.contains(code) || *code == SqlState::INSUFFICIENT_PRIVILEGE)

@@ -2,15 +2,28 @@
 //! early whether an event was processed. Set after COMMIT, never asked, and done without
 //! when Redis is away: the database's identities decide.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use openssl::ssl::SslConnector;
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_openssl::SslStream;
 use tracing::{info, warn};
 
 use crate::error::back_off;
 use crate::status::Status;
+use crate::tls::{self, Files, Names};
+
+const TLS_NAMES: Names = Names {
+    ca: "REDIS_CA",
+    certificate: "REDIS_CERT",
+    key: "REDIS_KEY",
+    host: "the host of REDIS_URL (REDIS_HOST)",
+};
 
 /// Batches whose marks may wait; what comes while it is full is not marked.
 const QUEUE: usize = 64;
@@ -20,17 +33,136 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// How often Redis is looked at while there is nothing to mark.
 const PING: Duration = Duration::from_secs(2);
 
+/// Where Redis is and how to get in.
+#[derive(Clone)]
+pub struct Redis {
+    client: redis::Client,
+    /// Host, port and who is trusted, where TLS is spoken.
+    tls: Option<(String, u16, SslConnector)>,
+}
+
+impl Redis {
+    /// Login and password are for an address without. An address may hold a password anywhere,
+    /// so no error quotes from it.
+    pub fn parse(
+        url: &str,
+        username: Option<&str>,
+        password: Option<&str>,
+        files: &Files,
+    ) -> Result<Self, String> {
+        const FORM: &str = "not redis://user:password@host:port/database, or rediss:// for TLS; \
+             in a password # is written as %23, / as %2F, @ as %40";
+        if url.contains('#') {
+            return Err(FORM.to_owned());
+        }
+        let plain = ["rediss://", "valkeys://"]
+            .iter()
+            .find_map(|scheme| url.strip_prefix(scheme))
+            .map(|rest| format!("redis://{rest}"));
+        let mut info = plain
+            .as_deref()
+            .unwrap_or(url)
+            .into_connection_info()
+            .map_err(|_| FORM.to_owned())?;
+        let mut login = info.redis_settings().clone();
+        if let Some(username) = username.filter(|_| login.username().is_none()) {
+            login = login.set_username(username);
+        }
+        if let Some(password) = password.filter(|_| login.password().is_none()) {
+            login = login.set_password(password);
+        }
+        info = info.set_redis_settings(login);
+        let tls = match (&plain, info.addr()) {
+            (Some(_), ConnectionAddr::Tcp(host, port)) => {
+                let connector = files.connector(&TLS_NAMES)?.build();
+                Some((host.clone(), *port, connector))
+            }
+            _ if files.are_given() => {
+                return Err(
+                    "REDIS_CA, REDIS_CERT and REDIS_KEY need TLS: rediss://, or REDIS_TLS with REDIS_HOST"
+                        .to_owned(),
+                );
+            }
+            _ => None,
+        };
+        let client = redis::Client::open(info).map_err(|_| FORM.to_owned())?;
+        Ok(Self { client, tls })
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, String> {
+        let Some((host, port, connector)) = &self.tls else {
+            return self
+                .client
+                .get_multiplexed_async_connection()
+                .await
+                .map_err(|error| said(&error));
+        };
+        let tcp = TcpStream::connect((host.as_str(), *port))
+            .await
+            .map_err(|error| error.to_string())?;
+        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+        let ssl = connector
+            .configure()
+            .and_then(|configured| configured.into_ssl(host))
+            .map_err(|error| error.to_string())?;
+        let mut stream = SslStream::new(ssl, tcp).map_err(|error| error.to_string())?;
+        if let Err(error) = Pin::new(&mut stream).connect().await {
+            return Err(refused(&error.to_string(), stream.ssl().verify_result()));
+        }
+        let settings = self.client.get_connection_info().redis_settings();
+        let config = AsyncConnectionConfig::default();
+        let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
+        let (connection, driver) = opened.map_err(|error| said(&error))?;
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+
+    /// Whether it answers.
+    pub async fn ping(&self) -> Result<(), String> {
+        let mut connection = self.connect().await?;
+        let asked = redis::cmd("PING");
+        let answer: Result<String, RedisError> = asked.query_async(&mut connection).await;
+        answer.map(drop).map_err(|error| said(&error))
+    }
+}
+
+/// What kind of trouble it is; what Redis itself says may quote anything.
+fn said(error: &RedisError) -> String {
+    if error.is_io_error() {
+        return advised(&error.to_string());
+    }
+    let is_let_in = error.kind() != ErrorKind::AuthenticationFailed
+        && !matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+    if is_let_in {
+        return error.category().to_owned();
+    }
+    format!(
+        "{}; REDIS_USERNAME and REDIS_PASSWORD, or REDIS_URL, must name a login that Redis lets in",
+        error.category()
+    )
+}
+
+fn refused(error: &str, verified: openssl::x509::X509VerifyResult) -> String {
+    advised(&format!("{error}: {verified}"))
+}
+
+fn advised(error: &str) -> String {
+    let error = error.replace('\n', " ");
+    match tls::advice(&error, &TLS_NAMES) {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error,
+    }
+}
+
 #[derive(Clone)]
 pub struct Hint(mpsc::Sender<Vec<String>>);
 
 impl Hint {
-    /// Refuses an address that cannot be one; Redis itself may be away.
-    pub fn start(url: &str, ttl: Duration, status: Arc<Status>) -> Result<Self, String> {
-        let client =
-            redis::Client::open(url).map_err(|error| format!("REDIS_URL: {}", error.category()))?;
+    /// Redis itself may be away.
+    pub fn start(redis: Redis, ttl: Duration, status: Arc<Status>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(mark(client, ttl, receiver, status));
-        Ok(Self(sender))
+        tokio::spawn(mark(redis, ttl, receiver, status));
+        Self(sender)
     }
 
     /// Never waits.
@@ -50,7 +182,7 @@ pub fn key(source: Option<&str>, event_id: &str) -> String {
 }
 
 async fn mark(
-    client: redis::Client,
+    redis: Redis,
     ttl: Duration,
     mut queue: mpsc::Receiver<Vec<String>>,
     status: Arc<Status>,
@@ -67,7 +199,7 @@ async fn mark(
         let work = async {
             let mut open = match connection.take() {
                 Some(open) => open,
-                None => client.get_multiplexed_async_connection().await?,
+                None => redis.connect().await?,
             };
             let mut pipeline = redis::pipe();
             for key in &keys {
@@ -76,8 +208,9 @@ async fn mark(
             if keys.is_empty() {
                 pipeline.ping().ignore();
             }
-            pipeline.query_async::<()>(&mut open).await?;
-            Ok::<_, redis::RedisError>(open)
+            let sent = pipeline.query_async::<()>(&mut open).await;
+            sent.map_err(|error| said(&error))?;
+            Ok::<_, String>(open)
         };
         let outcome = tokio::time::timeout(ANSWER, work).await;
         status.redis_is_connected(matches!(outcome, Ok(Ok(_))));
@@ -88,7 +221,7 @@ async fn mark(
                 waits = back_off();
                 continue;
             }
-            Ok(Err(error)) => trouble.say(error.category()),
+            Ok(Err(error)) => trouble.say(&error),
             Err(_) => trouble.say("no answer in time"),
         }
         tokio::time::sleep(waits.next().unwrap_or(SAY_AGAIN)).await;
@@ -117,6 +250,48 @@ impl Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(url: &str, files: &Files) -> Result<Redis, String> {
+        Redis::parse(url, Some("name"), Some("word"), files)
+    }
+
+    #[test]
+    fn a_login_fills_what_the_address_leaves_open() {
+        let login = |url: &str| {
+            let redis = parse(url, &Files::default()).expect("an address");
+            let login = redis.client.get_connection_info().redis_settings().clone();
+            let word = |word: Option<&str>| word.map(str::to_owned);
+            (word(login.username()), word(login.password()))
+        };
+        let pair = |name: &str, word: &str| (Some(name.to_owned()), Some(word.to_owned()));
+        assert_eq!(login("redis://h"), pair("name", "word"));
+        assert_eq!(login("rediss://me:mine@h"), pair("me", "mine"));
+    }
+
+    #[test]
+    fn certificates_without_tls_are_refused() {
+        let files = Files {
+            ca: Some("/no/such/ca".into()),
+            ..Files::default()
+        };
+        let error = |url: &str| parse(url, &files).map(drop).expect_err(url);
+        assert!(error("redis://h").contains("rediss://"));
+        assert!(error("rediss://h").contains("REDIS_CA /no/such/ca"));
+    }
+
+    #[test]
+    fn no_error_quotes_what_may_be_a_password() {
+        for url in [
+            "canary",
+            "redis://:canary#1@h",
+            "redis://u:canary/x@h",
+            "redis://u:1/canary@h",
+            "rediss://u:canary@h:canary",
+        ] {
+            let error = parse(url, &Files::default()).map(drop).expect_err(url);
+            assert!(!error.contains("canary"), "{url}: {error}");
+        }
+    }
 
     #[test]
     fn a_mark_names_the_source_where_there_is_one() {

@@ -1,29 +1,64 @@
-//! What the service tells by HTTP: health for people and orchestrators, metrics for Prometheus.
-//! Everything is told from memory, so that answers come at once whatever hangs behind.
+//! What the service tells by HTTP: health for people and orchestrators, metrics for Prometheus,
+//! a page for operators, whose actions are the only changes that come this way.
+//! Health and metrics are told from memory, so that answers come at once whatever hangs behind.
 
+mod api;
+mod guard;
+mod page;
+
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router, middleware};
 use deadpool_postgres::Pool;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tracing::warn;
 
+pub use self::guard::Token;
+use crate::look::Look;
 use crate::metrics::{self, Metrics};
 use crate::status::{Health, Snapshot, Status};
 
-/// What there is to tell.
-#[derive(Clone)]
+/// Connections at one time; more wait to be accepted.
+const CONNECTIONS: usize = 256;
+/// How long a connection may be without the whole head of a request.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What there is to tell, and to do.
 pub struct Told {
+    pub service_id: String,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
     pub pool: Pool,
     pub pool_size: usize,
+    /// Of an operator: for what the page shows and does.
+    pub operator: Pool,
+    pub look: Arc<Look>,
+    pub admin_token: Option<Token>,
+}
+
+/// An answer that is no success, with a line that says why.
+#[derive(Debug)]
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({"error": self.1}))).into_response()
+    }
 }
 
 /// Takes the address; an error is one line for the operator.
@@ -34,14 +69,63 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 }
 
 /// Serves for as long as the process lives.
-pub async fn serve(listener: TcpListener, told: Told) -> Result<(), std::io::Error> {
-    let routes = Router::new()
+pub async fn serve(listener: TcpListener, told: Told) -> Infallible {
+    let routes = TowerToHyperService::new(routes(Arc::new(told)));
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(IDLE);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let place = connections.clone().acquire_owned().await;
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("HTTP connection not accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let routes = routes.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            routes.call(request)
+        });
+        let connection = server.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            // However it ends, it is the client's to ask again.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+}
+
+fn routes(told: Arc<Told>) -> Router {
+    let guard = Arc::new(guard::Guard::new(told.admin_token.clone()));
+    let api = api::routes().route_layer(middleware::from_fn_with_state(
+        guard.clone(),
+        guard::only_who_may,
+    ));
+    Router::new()
         .route("/health", get(health))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(prometheus))
-        .with_state(told);
-    axum::serve(listener, routes).await
+        .merge(page::routes())
+        .merge(api)
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(not_that_way)
+        .layer(middleware::from_fn_with_state(guard, guard::limit))
+        .layer(middleware::map_response(guard::with_headers))
+        .with_state(told)
+}
+
+async fn nothing_there() -> Refusal {
+    let text = "there is nothing here: / is the page, docs/page.md has the rest";
+    Refusal(StatusCode::NOT_FOUND, text.to_owned())
+}
+
+async fn not_that_way() -> Refusal {
+    let text = "not with this method: what reads is GET, what changes is POST";
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, text.to_owned())
 }
 
 fn of_health(health: Health) -> StatusCode {
@@ -51,7 +135,7 @@ fn of_health(health: Health) -> StatusCode {
     }
 }
 
-async fn health(State(told): State<Told>) -> Response {
+async fn health(State(told): State<Arc<Told>>) -> Response {
     let snapshot = told.status.snapshot();
     let body = describe(&snapshot, &told);
     let headers = [(header::CONTENT_TYPE, "application/json")];
@@ -59,12 +143,12 @@ async fn health(State(told): State<Told>) -> Response {
 }
 
 /// Ready to lead; a standby is.
-async fn ready(State(told): State<Told>) -> Response {
+async fn ready(State(told): State<Arc<Told>>) -> Response {
     let health = told.status.snapshot().health();
     (of_health(health), format!("{}\n", health.as_str())).into_response()
 }
 
-async fn prometheus(State(told): State<Told>) -> Response {
+async fn prometheus(State(told): State<Arc<Told>>) -> Response {
     let text = told.metrics.render(&told.status.snapshot(), &told.pool);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

@@ -190,7 +190,7 @@ impl Lane {
                 StartOffset::Earliest => low,
                 StartOffset::Latest => high,
             };
-            let mut empty = Batch::new(self.kind, next_offset);
+            let mut empty = self.batch(next_offset);
             empty.extend_to(begin);
             self.commit(&empty).await?;
             self.position.started = true;
@@ -245,6 +245,10 @@ impl Lane {
         }
     }
 
+    fn batch(&self, from_offset: i64) -> Batch {
+        Batch::new(self.kind, from_offset).limited_to(self.gate.max_event_bytes)
+    }
+
     async fn commit(&self, batch: &Batch) -> Result<(), Pause> {
         self.applier
             .commit(batch)
@@ -273,12 +277,12 @@ impl Lane {
             }
         };
         let mut flow = Flow {
-            gathering: Batch::new(self.kind, start.next_offset),
+            gathering: self.batch(start.next_offset),
             gate: Gate::new(&self.gate),
             in_flight: None,
             decoding: Duration::ZERO,
             staging: self.applier.metrics.staging(),
-            spare: Some(Batch::new(self.kind, 0)),
+            spare: Some(self.batch(0)),
             known: start.known,
             high: start.high,
             end: Reached::No,
@@ -404,10 +408,7 @@ impl Lane {
     }
 
     fn send(&self, flow: &mut Flow) {
-        let mut next = flow
-            .spare
-            .take()
-            .unwrap_or_else(|| Batch::new(self.kind, 0));
+        let mut next = flow.spare.take().unwrap_or_else(|| self.batch(0));
         next.restart(flow.gathering.next_offset);
         let batch = std::mem::replace(&mut flow.gathering, next);
         let metrics = &self.applier.metrics;

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
-use sluice::commands::{check, migrate, partitions, write_line};
+use sluice::commands::partitions::Action;
+use sluice::commands::{check, migrate, partitions, prune, write_line};
 use sluice::config::{
-    DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, with_secret_files, without_empty_variables,
+    DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, refuse_secrets_in, with_secret_files,
+    with_secrets_apart, without_empty_variables,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -90,6 +92,9 @@ enum Command {
         database: DatabaseArgs,
         #[command(flatten)]
         which: partitions::Which,
+        /// Why, for those who read the record later
+        #[arg(long, default_value = "")]
+        why: String,
     },
     /// Take a partition from its leader; another instance takes over, if there is one
     StepDown {
@@ -97,6 +102,18 @@ enum Command {
         database: DatabaseArgs,
         #[command(flatten)]
         which: partitions::Which,
+        /// Why, for those who read the record later
+        #[arg(long, default_value = "")]
+        why: String,
+    },
+    /// Remove log, verdicts and identities of records that Kafka does not hold any more
+    Prune {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        #[command(flatten)]
+        prune: prune::Prune,
     },
     /// Dead letters: list, show, stats, replay, discard, export
     Dlq {
@@ -121,14 +138,18 @@ enum Command {
 const BAD_SETTING: u8 = 2;
 
 fn main() -> ExitCode {
-    let command = match with_secret_files(without_empty_variables(Cli::command())) {
-        Ok(command) => command,
+    let command = match with_secret_files(command_line()) {
+        Ok(command) => without_empty_variables(command),
         Err(bad) => return fail(BAD_SETTING, &bad.0),
     };
-    let cli = match command
-        .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-    {
+    let matches = match command.try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(bad) = refuse_secrets_in(&matches) {
+        return fail(BAD_SETTING, &bad.0);
+    }
+    let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
@@ -154,6 +175,10 @@ fn main() -> ExitCode {
     status
 }
 
+fn command_line() -> clap::Command {
+    with_secrets_apart(Cli::command())
+}
+
 async fn execute(command: Command) -> ExitCode {
     match command {
         Command::Version => {
@@ -161,11 +186,11 @@ async fn execute(command: Command) -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut command_line(), "sluice", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
         Command::Man { folder } => match std::fs::create_dir_all(&folder)
-            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+            .and_then(|()| clap_mangen::generate_to(command_line(), &folder))
         {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &format!("{}: {error}", folder.display())),
@@ -179,16 +204,37 @@ async fn execute(command: Command) -> ExitCode {
             }
             said(dlq::dlq(&database, &command, &shutdown).await)
         }
+        Command::Prune {
+            database,
+            kafka,
+            prune,
+        } => {
+            let settings = match kafka.settings(sluice::config::environment()) {
+                Ok(settings) => settings,
+                Err(bad) => return fail(BAD_SETTING, &bad.0),
+            };
+            let shutdown = CancellationToken::new();
+            if let Err(error) = on_signals(shutdown.clone()) {
+                return fail(1, &format!("cannot listen for signals: {error}"));
+            }
+            said(prune::prune(&database, &settings, &prune, &shutdown).await)
+        }
         Command::Status { database, status } => said(partitions::status(&database, &status).await),
         Command::Pause {
             database,
             which,
             why,
-        } => said(partitions::pause(&database, &which, &why).await),
-        Command::Resume { database, which } => said(partitions::resume(&database, &which).await),
-        Command::StepDown { database, which } => {
-            said(partitions::step_down(&database, &which).await)
-        }
+        } => said(partitions::act(&database, &which, Action::Pause, &why).await),
+        Command::Resume {
+            database,
+            which,
+            why,
+        } => said(partitions::act(&database, &which, Action::Resume, &why).await),
+        Command::StepDown {
+            database,
+            which,
+            why,
+        } => said(partitions::act(&database, &which, Action::StepDown, &why).await),
         Command::Events { command } => match events::events(&command) {
             Ok(text) => match write_line(&text) {
                 Ok(()) => ExitCode::SUCCESS,

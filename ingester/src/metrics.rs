@@ -18,12 +18,13 @@ use prometheus_client::registry::Registry;
 use tracing::debug;
 
 use crate::error::{Consequence, chain, describe};
+use crate::history::History;
 use crate::status::{Snapshot, State};
 
 /// Prometheus' plain text, which everything that scrapes can read.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PREFIX: &str = "sluice";
-const VERDICTS: [&str; 4] = ["APPLIED", "REJECTED", "DUPLICATE", "DEAD"];
+pub const VERDICTS: [&str; 4] = ["APPLIED", "REJECTED", "DUPLICATE", "DEAD"];
 /// How often the database is asked for what waits for a person.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -169,6 +170,7 @@ pub struct Metrics {
     fenced: Total,
     staging: Gauge,
     matters: RwLock<Option<Matters>>,
+    pub history: History,
 }
 
 /// From 0.5 ms to about a minute.
@@ -193,6 +195,7 @@ impl Default for Metrics {
             fenced: Total::default(),
             staging: Gauge::default(),
             matters: RwLock::default(),
+            history: History::default(),
         };
         for change in ["acquired", "released", "lost"] {
             drop(metrics.leadership.get_or_create(&Change { change }));
@@ -298,6 +301,7 @@ impl Metrics {
             counts.duplicates,
             counts.dead,
         ];
+        self.history.committed(counts);
         for (verdict, count) in VERDICTS.into_iter().zip(counts) {
             let topic = topic.to_owned();
             let counter = self.records.get_or_create(&Verdict { topic, verdict });
@@ -310,8 +314,9 @@ impl Metrics {
         &self,
         topic: &str,
         bytes: usize,
-        delays_ms: impl ExactSizeIterator<Item = i64>,
+        delays_ms: impl ExactSizeIterator<Item = i64> + Clone,
     ) {
+        self.history.delayed(delays_ms.clone());
         self.batch_records.observe(delays_ms.len() as f64);
         self.batch_bytes.observe(bytes as f64);
         let topic = topic.to_owned();

@@ -2,20 +2,42 @@
 
 use std::time::Duration;
 
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::config::KafkaSettings;
-use crate::source::client_config;
+use crate::source::{client_config, describe_config_error};
 
 /// How long one record may take before the whole lot is tried again.
 const DELIVERY: Duration = Duration::from_secs(5);
+
+/// What Kafka may take is for the topic to say, not for librdkafka's default of a megabyte.
+const MESSAGE_MAX_BYTES: (&str, &str) = ("message.max.bytes", "1000000000");
 
 /// One record to be produced.
 pub struct Message<'m> {
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
     pub headers: Vec<(&'static str, String)>,
+}
+
+/// Why not all were produced.
+pub struct Refused {
+    /// The one to blame.
+    pub index: usize,
+    pub too_large: bool,
+    pub text: String,
+}
+
+impl Refused {
+    fn new(index: usize, error: &KafkaError) -> Self {
+        Self {
+            index,
+            too_large: error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge),
+            text: error.to_string(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -30,16 +52,22 @@ impl Outlet {
         config
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", DELIVERY.as_millis().to_string());
+        let (property, value) = MESSAGE_MAX_BYTES;
+        if !settings.properties.contains_key(property) {
+            config.set(property, value);
+        }
         Ok(Self {
-            producer: config.create().map_err(|error| error.to_string())?,
+            producer: config
+                .create()
+                .map_err(|error| describe_config_error(&error, settings))?,
             topic: topic.to_owned(),
         })
     }
 
     /// Produces all, in order; an error says that some of them may be there and some not.
-    pub async fn produce(&self, messages: &[Message<'_>]) -> Result<(), String> {
+    pub async fn produce(&self, messages: &[Message<'_>]) -> Result<(), Refused> {
         let mut deliveries = Vec::with_capacity(messages.len());
-        for message in messages {
+        for (index, message) in messages.iter().enumerate() {
             let headers =
                 message
                     .headers
@@ -59,15 +87,22 @@ impl Outlet {
             }
             // Queued here and now, so that they keep their order.
             let delivery = self.producer.send_result(record);
-            deliveries.push(delivery.map_err(|(error, _)| error.to_string())?);
+            deliveries.push(delivery.map_err(|(error, _)| Refused::new(index, &error))?);
         }
-        for delivery in deliveries {
-            match delivery.await {
-                Ok(Ok(_)) => {}
-                Ok(Err((error, _))) => return Err(error.to_string()),
-                Err(_) => return Err("the producer has ended".to_owned()),
+        let size = |index: usize| messages[index].payload.map_or(0, <[u8]>::len);
+        let mut refused: Option<Refused> = None;
+        for (index, delivery) in deliveries.into_iter().enumerate() {
+            let error = match delivery.await {
+                Ok(Ok(_)) => continue,
+                Ok(Err((error, _))) => error,
+                Err(_) => KafkaError::Canceled,
+            };
+            // Kafka refuses all records of a request that is too large: the largest is to blame.
+            let is_smaller = |first: &Refused| first.too_large && size(first.index) < size(index);
+            if refused.as_ref().is_none_or(is_smaller) {
+                refused = Some(Refused::new(index, &error));
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 }

@@ -89,7 +89,7 @@ impl Results {
             })
             .collect();
         let produced = self.outlet.produce(&messages).await;
-        produced.map_err(|error| format!("RESULTS_TOPIC: {error}"))?;
+        produced.map_err(|refused| format!("RESULTS_TOPIC: {}", refused.text))?;
         let next_offset: Option<i64> = rows.iter().filter_map(|row| row.get("next_offset")).max();
         let changed: Vec<i64> = rows
             .iter()

@@ -20,12 +20,13 @@ use crate::hint::Hint;
 use crate::http::{self, Told};
 use crate::lane::{End, Lane};
 use crate::lease::{Acquired, Held, Leadership, Session};
+use crate::look::{ACTION_LIMIT, Look};
 use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::partition::Partition;
 use crate::report::{self, Report};
 use crate::results::Results;
-use crate::schema;
+use crate::schema::{self, Misfit};
 use crate::share;
 use crate::source::Kafka;
 use crate::status::Status;
@@ -46,6 +47,8 @@ const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 /// How long PostgreSQL may take to release a partition.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// For the page: opened once somebody looks at it.
+const OPERATOR_CONNECTIONS: usize = 3;
 
 /// What is led, and a way to have it all renewed at once.
 #[derive(Default)]
@@ -94,14 +97,22 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     // Before anything that may have to be waited for: health is told from the first moment on.
     let listener = http::bind(settings.http).await?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let operator = settings.operator.clone().with_statement_limit(ACTION_LIMIT);
+    let operator = operator.pool(OPERATOR_CONNECTIONS, settings.connection_timeout)?;
+    let look = Arc::new(Look::new(operator.clone()));
     let told = Told {
+        service_id: settings.service_id.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
         pool: pool.clone(),
         pool_size: settings.pool_size + 2,
+        operator,
+        look: look.clone(),
+        admin_token: settings.admin_token.clone(),
     };
     let serving = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, told)));
-    info!(%address, "serving /health and /metrics");
+    let _looking_for_page = AbortOnDropHandle::new(tokio::spawn(async move { look.run().await }));
+    info!(%address, "serving the page, /health and /metrics");
     let (wake, woken) = mpsc::channel(1);
     let Some(standby) = connect_first(&settings, &wake, &shutdown).await? else {
         return Ok(());
@@ -154,10 +165,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let led = leases.clone();
     let aftercare = AbortOnDropHandle::new(tokio::spawn(aftercare.run(move || led.all())));
     let wanted = Topics::new(&settings.kafka);
-    let hint = settings.redis.as_ref();
-    let hint = hint
-        .map(|(url, ttl)| Hint::start(url, *ttl, status.clone()))
-        .transpose()?;
+    let hint = settings.redis.clone();
+    let hint = hint.map(|(redis, ttl)| Hint::start(redis, ttl, status.clone()));
     let (looking, looked_at) = (metrics.clone(), pool.clone());
     let dangling_after = settings.dangling_after;
     let _looking = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -203,7 +212,7 @@ async fn ended(task: Option<AbortOnDropHandle<()>>) -> Result<(), tokio::task::J
     }
 }
 
-/// The first connection: waits for a server that is away, gives up on one that refuses.
+/// The first connection: waits for a server that is away and for a migration, gives up on one that refuses.
 async fn connect_first(
     settings: &RunSettings,
     wake: &mpsc::Sender<()>,
@@ -218,19 +227,24 @@ async fn connect_first(
             Ok::<_, tokio_postgres::Error>((session, fit))
         };
         let address = settings.database.address();
+        let unreachable =
+            |why: &str| format!("cannot reach PostgreSQL at {address}, trying again: {why}");
         let trouble = match tokio::time::timeout(settings.connection_timeout * 2, opened).await {
             Ok(Ok((session, Ok(())))) => return Ok(Some(session)),
-            Ok(Ok((_, Err(misfit)))) => return Err(misfit),
+            Ok(Ok((_, Err(Misfit::Wrong(misfit))))) => return Err(misfit),
+            Ok(Ok((_, Err(Misfit::Behind(misfit))))) => {
+                format!("waiting for a migration: {misfit}")
+            }
             Ok(Err(error)) if is_refusal(&error) || consequence(&error) == Consequence::Halt => {
                 return Err(format!(
                     "DATABASE_URL: PostgreSQL at {address} refuses: {}",
                     describe(&error)
                 ));
             }
-            Ok(Err(error)) => describe(&error),
-            Err(_) => "no answer in time".to_owned(),
+            Ok(Err(error)) => unreachable(&describe(&error)),
+            Err(_) => unreachable("no answer in time"),
         };
-        warn!("DATABASE_URL: cannot reach PostgreSQL at {address}, trying again: {trouble}");
+        warn!("DATABASE_URL: {trouble}");
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(waits.next().unwrap_or(SAY_AGAIN)) => {}

@@ -1,6 +1,8 @@
 //! Whether the database has the extension and the tables that this binary was built for,
 //! and how it gets them.
 
+use std::cmp::Ordering;
+
 use refinery::Migration;
 use tokio_postgres::Client;
 
@@ -58,20 +60,32 @@ pub fn too_new(level: i64, name: &str) -> String {
     )
 }
 
-/// Whether this login can work with this database; if not, what to do.
-pub async fn fits(client: &Client) -> Result<Result<(), String>, tokio_postgres::Error> {
-    match extension(client).await? {
-        None => {
-            return Ok(Err(format!(
-                "the extension sluice is not in this database: {RUN_MIGRATE}"
-            )));
-        }
-        Some(version) if version != EXTENSION_VERSION => {
-            return Ok(Err(format!(
+/// Why this binary cannot work with this database, and what to do.
+pub enum Misfit {
+    /// `sluice migrate` mends it: worth waiting for.
+    Behind(String),
+    Wrong(String),
+}
+
+/// Whether this login can work with this database.
+pub async fn fits(client: &Client) -> Result<Result<(), Misfit>, tokio_postgres::Error> {
+    let Some(version) = extension(client).await? else {
+        return Ok(Err(Misfit::Wrong(format!(
+            "the extension sluice is not in this database: {RUN_MIGRATE}"
+        ))));
+    };
+    match numbers(&version).cmp(&numbers(EXTENSION_VERSION)) {
+        Ordering::Less => {
+            return Ok(Err(Misfit::Behind(format!(
                 "the extension is of version {version}, this binary wants {EXTENSION_VERSION}: {RUN_MIGRATE}"
-            )));
+            ))));
         }
-        Some(_) => {}
+        Ordering::Greater => {
+            return Ok(Err(Misfit::Wrong(format!(
+                "the extension is of version {version}, this binary of {EXTENSION_VERSION}: use that version of sluice"
+            ))));
+        }
+        Ordering::Equal => {}
     }
     let writer = "SELECT pg_has_role('sluice_writer', 'USAGE')";
     if !client.query_one(writer, &[]).await?.get::<_, bool>(0) {
@@ -79,17 +93,35 @@ pub async fn fits(client: &Client) -> Result<Result<(), String>, tokio_postgres:
             .query_one("SELECT current_user::text", &[])
             .await?
             .get(0);
-        return Ok(Err(format!(
+        return Ok(Err(Misfit::Wrong(format!(
             "the login {user} is no member of sluice_writer: GRANT sluice_writer TO {user}"
-        )));
+        ))));
     }
     Ok(match level(client).await? {
-        Some((level, name)) if level > newest() => Err(too_new(level, &name)),
+        Some((level, name)) if level > newest() => Err(Misfit::Wrong(too_new(level, &name))),
         Some((level, _)) if level == newest() => Ok(()),
-        level => Err(format!(
+        level => Err(Misfit::Behind(format!(
             "the tables are at migration {} of {}: {RUN_MIGRATE}",
             level.map_or(0, |(level, _)| level),
             newest()
-        )),
+        ))),
     })
+}
+
+/// A version as it is ordered.
+fn numbers(version: &str) -> Vec<u64> {
+    let parts = version.split('.');
+    parts.map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_by_their_numbers() {
+        assert!(numbers("0.10.0") > numbers("0.9.12"));
+        assert!(numbers("1.0.0") > numbers("0.10.0"));
+        assert_eq!(numbers("0.5.0"), numbers("0.5.0"));
+    }
 }

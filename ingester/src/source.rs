@@ -24,6 +24,14 @@ use tracing::{debug, warn};
 use crate::config::KafkaSettings;
 use crate::partition::Partition;
 use crate::status::{Queue, Status};
+use crate::tls::{self, Names};
+
+const TLS_NAMES: Names = Names {
+    ca: "KAFKA_SSL_CA_LOCATION",
+    certificate: "KAFKA_SSL_CERTIFICATE_LOCATION",
+    key: "KAFKA_SSL_KEY_LOCATION",
+    host: "KAFKA_BROKERS",
+};
 
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -95,6 +103,8 @@ struct Context {
     generations: Generations,
     status: Arc<Status>,
     complained: Arc<Mutex<Option<Instant>>>,
+    /// What the brokers have against us, and what to change.
+    refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl Context {
@@ -163,20 +173,40 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            // Nothing but the operator can mend these.
-            Some(
-                Code::Authentication
-                | Code::SSL
-                | Code::SaslAuthenticationFailed
-                | Code::TopicAuthorizationFailed
-                | Code::GroupAuthorizationFailed
-                | Code::ClusterAuthorizationFailed,
-            ) if self.is_time_to_complain() => {
-                warn!("KAFKA_BROKERS: Kafka refuses us: {error}: {reason}")
-            }
-            _ => debug!("kafka: {error}: {reason}"),
+        let Some(advice) = advice(&error, reason) else {
+            debug!("kafka: {error}: {reason}");
+            return;
+        };
+        let refusal = format!("Kafka refuses us: {reason}; {advice}").replace('\n', " ");
+        if self.is_time_to_complain() {
+            warn!("KAFKA_BROKERS: {refusal}");
         }
+        *self.refusal.lock().expect("no panic while held") = Some(refusal);
+    }
+}
+
+/// What to change, where nothing but that helps.
+fn advice(error: &KafkaError, reason: &str) -> Option<String> {
+    if reason.contains("PLAINTEXT broker listener") || reason.contains("security.protocol") {
+        return Some(
+            "if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks"
+                .into(),
+        );
+    }
+    if let Some(advice) = tls::advice(reason, &TLS_NAMES) {
+        return Some(advice);
+    }
+    match error.rdkafka_error_code()? {
+        Code::SSL => Some("see KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION".into()),
+        Code::Authentication | Code::SaslAuthenticationFailed => Some(
+            "KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must name a login that the brokers let in".into(),
+        ),
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed => {
+            Some("the brokers' ACLs must allow this login what it reads and writes".into())
+        }
+        _ => None,
     }
 }
 
@@ -188,6 +218,7 @@ pub struct Kafka {
     /// Watermarks, on connections of their own: no request waits behind a long poll.
     inquirer: Arc<BaseConsumer<Context>>,
     generations: Generations,
+    refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl Kafka {
@@ -210,7 +241,9 @@ impl Kafka {
             generations: Generations::default(),
             status,
             complained: Arc::default(),
+            refusal: Arc::default(),
         };
+        let refusal = context.refusal.clone();
         let create = |config: &ClientConfig| {
             let consumer: Result<BaseConsumer<Context>, _> =
                 config.create_with_context(context.clone());
@@ -222,6 +255,7 @@ impl Kafka {
             reader: create(&reader)?,
             inquirer: create(&base)?,
             generations: context.generations,
+            refusal,
         })
     }
 
@@ -237,6 +271,11 @@ impl Kafka {
                 }
             });
         }
+    }
+
+    /// What the brokers had against us last, and what to change.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().expect("no panic while held").clone()
     }
 
     /// How many partitions a topic has; `None` if it does not exist.
@@ -507,12 +546,16 @@ fn base_config(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// Names the variable that a property came from.
-fn describe_config_error(error: &KafkaError, settings: &KafkaSettings) -> String {
-    if let KafkaError::ClientConfig(_, reason, property, _) = error
-        && let Some((variable, _)) = settings.properties.get(property)
-    {
-        return format!("{variable}: {reason}");
-    }
-    format!("KAFKA_BROKERS: {error}")
+/// Names the variable that a property came from, and never its value, which may be a secret.
+pub fn describe_config_error(error: &KafkaError, settings: &KafkaSettings) -> String {
+    let reason = match error {
+        KafkaError::ClientConfig(_, reason, property, _) => format!("{property}: {reason}"),
+        _ => error.to_string(),
+    };
+    let properties = settings.properties.iter();
+    let named = properties
+        .filter(|(property, _)| reason.contains(property.as_str()))
+        .max_by_key(|(property, _)| property.len());
+    let variable = named.map_or("KAFKA_BROKERS", |(_, (variable, _))| variable);
+    format!("{variable}: {reason}")
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ledger::contract::record_fingerprint;
-use ledger::event::{Change, decode_balance_event, decode_domain_event};
+use ledger::event::{Change, check_size, decode_balance_event, decode_domain_event};
 use ledger::identity::PayloadHash;
 use ledger::staging::{self, Dead, Event};
 use ledger::verdict::DeadReason;
@@ -44,6 +44,8 @@ struct Mark {
 #[derive(Debug)]
 pub struct Batch {
     kind: Kind,
+    /// A larger payload is dead.
+    max_event_bytes: usize,
     pub from_offset: i64,
     pub next_offset: i64,
     /// Balance events as they are staged.
@@ -144,6 +146,7 @@ impl Batch {
     pub fn new(kind: Kind, from_offset: i64) -> Self {
         Self {
             kind,
+            max_event_bytes: usize::MAX,
             from_offset,
             next_offset: from_offset,
             staged: Vec::new(),
@@ -152,6 +155,11 @@ impl Batch {
             arena: Vec::new(),
             changes: Vec::new(),
         }
+    }
+
+    pub fn limited_to(mut self, max_event_bytes: usize) -> Self {
+        self.max_event_bytes = max_event_bytes;
+        self
     }
 
     /// Makes room for the next records; the memory stays.
@@ -198,7 +206,8 @@ impl Batch {
     }
 
     fn stage(&mut self, record: &Record<'_>) {
-        match decode_balance_event(record.payload, &mut self.changes) {
+        let fits = check_size(record.payload, self.max_event_bytes);
+        match fits.and_then(|()| decode_balance_event(record.payload, &mut self.changes)) {
             Ok(head) => {
                 let event = Event {
                     event_id: &head.event_id,
@@ -330,6 +339,7 @@ impl Batch {
         let mut changes = Vec::new();
         let heads = self.marks.iter().filter_map(|mark| {
             let payload = self.bytes_of(&mark.payload);
+            check_size(payload, self.max_event_bytes).ok()?;
             match self.kind {
                 Kind::Balance => decode_balance_event(payload, &mut changes).ok(),
                 Kind::Domain => decode_domain_event(payload, topic).ok(),
@@ -346,7 +356,7 @@ impl Batch {
     }
 
     /// How long ago each record was made, by Kafka's timestamps.
-    pub fn ages_ms(&self, now_ms: i64) -> impl ExactSizeIterator<Item = i64> {
+    pub fn ages_ms(&self, now_ms: i64) -> impl ExactSizeIterator<Item = i64> + Clone {
         self.marks
             .iter()
             .map(move |mark| now_ms - mark.timestamp_ms)

@@ -20,18 +20,14 @@ fn every_dependency_is_named_in_its_room_only() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (dependency, package, room) in [
         ("rdkafka::", "ingester/src", "ingester/src/{source,outlet}"),
-        (
-            "redis::",
-            "ingester/src",
-            "ingester/src/{hint,commands/check}",
-        ),
+        ("redis::", "ingester/src", "ingester/src/hint"),
         ("axum::", "ingester/src", "ingester/src/http"),
         (
             "prometheus_client::",
             "ingester/src",
             "ingester/src/metrics",
         ),
-        ("openssl::ssl", "ingester/src", "ingester/src/db"),
+        ("openssl::ssl", "ingester/src", "ingester/src/{tls,db,hint}"),
         ("refinery::", "ingester/src", "ingester/src/schema"),
         (
             "clap::",

@@ -14,6 +14,9 @@ pub const MAX_BATCH_ROWS: usize = 262_144;
 /// Most bytes that one transaction may stage.
 pub const MAX_BATCH_BYTES: usize = 256 << 20;
 
+/// The session's setting that bounds the payloads of domain events, in bytes; balance events are judged before they are sent.
+pub const MAX_EVENT_BYTES_SETTING: &str = "sluice.max_event_bytes";
+
 /// The table that batches are copied into, in pieces of one `bytea`.
 pub const STAGING_TABLE: &str = "ledger.staging_balance_changes";
 /// The NOTIFY channel on which a released partition is announced, as `topic/partition`.

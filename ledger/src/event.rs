@@ -100,6 +100,21 @@ pub fn decode_domain_event<'a>(
     decode(payload, event_type, None)
 }
 
+/// Refuses a payload that is larger than whoever runs this allows.
+///
+/// # Errors
+/// It is an [`DeadReason::InvalidEvent`], whatever its bytes say.
+pub fn check_size(payload: Option<&[u8]>, max_bytes: usize) -> Result<(), Defect> {
+    let bytes = payload.map_or(0, <[u8]>::len);
+    if bytes <= max_bytes {
+        return Ok(());
+    }
+    Err(defect(
+        DeadReason::InvalidEvent,
+        format!("The payload has {bytes} bytes; MAX_EVENT_BYTES allows {max_bytes}."),
+    ))
+}
+
 /// `changes` is given for a balance event.
 fn decode<'a>(
     payload: Option<&'a [u8]>,

@@ -1,5 +1,6 @@
 //! Every function that SQL can call. The install script in `pg_ext/sql/` declares them.
 
+use ledger::identity::Identity;
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern};
@@ -294,4 +295,10 @@ fn heartbeat(
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave(service_id: Option<&str>) {
     instances::leave(given("service_id", service_id));
+}
+
+#[pg_extern(immutable, parallel_safe)]
+fn event_identity(source: Option<&str>, event_id: Option<&str>) -> Uuid {
+    let identity = Identity::of(source, given("event_id", event_id));
+    Uuid::from_bytes(*identity.as_bytes())
 }

@@ -4,7 +4,8 @@
 //! The records come as parameters, raw: there is nothing to stage, and the bytes that a
 //! dead letter needs are at hand.
 
-use ledger::event::{Defect, decode_domain_event};
+use ledger::contract::MAX_EVENT_BYTES_SETTING;
+use ledger::event::{Defect, check_size, decode_domain_event};
 use ledger::fold::Claim;
 use ledger::identity::{Identity, PayloadHash};
 use ledger::verdict::{DeadReason, RejectReason, Verdict};
@@ -18,6 +19,7 @@ use crate::fence::{self, Fence, Fenced, Span};
 use crate::handlers::{Handler, Outcome, Task};
 use crate::identities::Ownership;
 use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
+use crate::pg::session;
 
 /// The words of a record that is parked behind another one.
 pub const WAITS: &str = "An earlier record with this key is parked; this one waits behind it.";
@@ -121,11 +123,16 @@ fn apply_behind_fence(
         return Counts::default();
     }
     let handler = Handler::of(client, span.name.topic);
+    let max_bytes = max_event_bytes();
     let decoded: Vec<Result<Event, Defect>> = records
         .payloads
         .iter()
         .zip(&records.times_ms)
-        .map(|(payload, time_ms)| decode(payload.as_deref(), *time_ms, span.name.topic))
+        .map(|(payload, time_ms)| {
+            let payload = payload.as_deref();
+            check_size(payload, max_bytes)?;
+            decode(payload, *time_ms, span.name.topic)
+        })
         .collect();
     let carried: Vec<_> = decoded
         .iter()
@@ -174,6 +181,20 @@ fn apply_behind_fence(
         }
     }
     writer.write(client, span, fenced)
+}
+
+/// What the ingester says in its session; a replay by hand has no limit.
+fn max_event_bytes() -> usize {
+    let Some(limit) = session::setting(MAX_EVENT_BYTES_SETTING).filter(|limit| !limit.is_empty())
+    else {
+        return usize::MAX;
+    };
+    limit.parse().unwrap_or_else(|_| {
+        raise(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("{MAX_EVENT_BYTES_SETTING} is no number of bytes"),
+        )
+    })
 }
 
 struct Writer<'r> {

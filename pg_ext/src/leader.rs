@@ -85,15 +85,17 @@ const PROGRESS_HOLDERS: &str = "
     JOIN pg_catalog.pg_locks h ON h.locktype = 'transactionid' AND h.transactionid = r.xmax AND h.granted
     WHERE r.partition_id = $1 AND h.pid <> pg_catalog.pg_backend_pid()";
 
-// The token follows the clock so that it also grows over a restore of an older backup.
+// The token follows the clock so that it also grows over a restore of an older backup. Where the clock is behind, an
+// original and its restored copy would count alike: each goes on by chance.
 const GRANT: &str = "
     WITH lease AS MATERIALIZED (
-        SELECT pg_catalog.gen_random_uuid() AS id
+        SELECT pg_catalog.gen_random_uuid() AS id, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint AS now_us
     ), progress AS (
         UPDATE ledger.partition_progress p
-        SET fencing_token = greatest(
-                p.fencing_token + 1,
-                (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint),
+        SET fencing_token = CASE
+                WHEN lease.now_us > p.fencing_token THEN lease.now_us
+                ELSE p.fencing_token + 1 + (pg_catalog.random() * 4294967296)::bigint
+            END,
             lease_id = lease.id
         FROM lease
         WHERE p.partition_id = $1

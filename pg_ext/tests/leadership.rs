@@ -312,3 +312,34 @@ async fn bad_arguments_are_named() {
         assert!(text.contains(named), "{call}: {text}");
     }
 }
+
+/// Where the clock is behind the tokens, it cannot tell an original from its copy.
+#[tokio::test]
+async fn a_restored_copy_gives_other_tokens_than_its_original_even_with_a_clock_that_is_behind() {
+    let mut given = Vec::new();
+    for _ in 0..2 {
+        let database = Database::create().await;
+        let client = database.writer().await;
+        lead(&client, 0, "a").await;
+        let ahead = "UPDATE ledger.partition_progress SET fencing_token = 9000000000000000";
+        let admin = database.admin().await;
+        admin
+            .execute(ahead, &[])
+            .await
+            .expect("a token of the future");
+        for _ in 0..3 {
+            given.push(lead(&client, 0, "a").await.fencing_token);
+        }
+        let rising = given[given.len() - 3..]
+            .windows(2)
+            .all(|pair| pair[0] < pair[1]);
+        assert!(
+            rising && given.iter().all(|token| *token > 9_000_000_000_000_000),
+            "{given:?}"
+        );
+    }
+    given.sort_unstable();
+    let count = given.len();
+    given.dedup();
+    assert_eq!(given.len(), count, "a token was given twice");
+}

@@ -251,3 +251,238 @@ async fn results_are_told_from_where_they_were_left_and_again_when_a_replay_chan
     assert_eq!(text(&admin, waiting).await, None);
     database.assert_invariants().await;
 }
+
+/// What one call of `sluice.prune` on partition 0 or 1 answers: the columns, as text.
+async fn prune(
+    client: &Client,
+    partition: i32,
+    arguments: &str,
+) -> Result<String, tokio_postgres::Error> {
+    let query = format!(
+        "SELECT concat_ws(' ', pruned_below, records, log_rows, identities, dead_letters, open_dead_letters, more)
+         FROM sluice.prune('balance.changed', {partition}, {arguments})"
+    );
+    client.query_one(&query, &[]).await.map(|row| row.get(0))
+}
+
+#[tokio::test]
+async fn a_pruned_history_begins_with_the_balance_brought_forward() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let (zero, one) = (lead(&writer, 0, "a").await, lead(&writer, 1, "a").await);
+    let apply = async |leader: common::Leader, from: i64, id: &str, amount: &str| {
+        let batch = Batch::default().event(from, id, &[change(1, amount, "0")]);
+        let applied = batch.apply(&writer, leader, from, from + 1).await;
+        applied.expect("applied");
+    };
+    // The changes of the balance, oldest first: of partition 0, 0, 1, 0 and 1.
+    apply(zero, 0, "a", "10").await;
+    apply(zero, 1, "b", "-3").await;
+    apply(one, 0, "c", "5").await;
+    apply(zero, 2, "d", "1").await;
+    apply(one, 1, "e", "-2").await;
+    let made =
+        "SELECT string_agg(created_at::text, ',' ORDER BY created_at) FROM ledger.balance_log";
+    let made = text(&admin, made).await.expect("five changes");
+    let made: Vec<&str> = made.split(',').collect();
+    let as_of = async |at: &str| {
+        let query = format!(
+            "SELECT trim_scale(available)::text FROM sluice.balance_as_of(1, 0, 'USD', '{at}')"
+        );
+        let answer = admin.query_opt(&query, &[]).await;
+        match answer {
+            Ok(row) => row.map_or_else(|| "none".to_owned(), |row| row.get(0)),
+            Err(error) => error.code().expect("an answer").code().to_owned(),
+        }
+    };
+    let all = async || {
+        let mut all = Vec::new();
+        for at in &made {
+            all.push(as_of(at).await);
+        }
+        all.join(" ")
+    };
+    assert_eq!(all().await, "10 7 12 13 11");
+    let verify = "SELECT account_id::text FROM sluice.verify_balances()";
+    for (partition, below, left, at_each) in [
+        // The oldest two.
+        (
+            0,
+            2,
+            "1:-2=11@1/1.0 2:1=13@0/2.0 3:5=12@1/0.0 4:=7@/.",
+            "22023 7 12 13 11",
+        ),
+        // One between those that are left of the other partition: what is older is out of reach.
+        (0, 3, "1:-2=11@1/1.0 2:=13@/.", "22023 22023 22023 13 11"),
+        (1, 1, "1:-2=11@1/1.0 2:=13@/.", "22023 22023 22023 13 11"),
+        // And the last one.
+        (1, 2, "1:=11@/.", "22023 22023 22023 22023 11"),
+    ] {
+        let arguments = format!("{below}, '0', dry_run => false");
+        prune(&admin, partition, &arguments).await.expect("pruned");
+        let query = "SELECT string_agg(nth || ':' || coalesce(trim_scale(available_delta)::text, '') || '=' || trim_scale(available_after)
+                || '@' || coalesce(partition || '/' || kafka_offset, '/') || '.' || coalesce(change_no::text, ''), ' ' ORDER BY nth)
+            FROM ledger.account_history WHERE account_id = 1";
+        assert_eq!(
+            text(&admin, query).await.as_deref(),
+            Some(left),
+            "{partition} {below}"
+        );
+        assert_eq!(all().await, at_each, "{partition} {below}");
+        assert_eq!(text(&admin, verify).await, None);
+        database.assert_invariants().await;
+    }
+    assert_eq!(as_of("2020-01-01").await, "22023");
+    // It goes on from there.
+    apply(zero, 3, "f", "4").await;
+    let last = "SELECT string_agg(nth || ':' || trim_scale(available_after), ' ' ORDER BY nth) FROM ledger.account_history";
+    assert_eq!(text(&admin, last).await.as_deref(), Some("1:15 2:11"));
+    database.assert_invariants().await;
+
+    admin
+        .batch_execute("UPDATE ledger.balance_checkpoints SET available = available + 1")
+        .await
+        .expect("sabotage");
+    assert_eq!(text(&admin, verify).await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn pruning_keeps_what_is_open_young_or_still_to_be_told() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let leader = lead(&writer, 0, "a").await;
+    let good = r#"{"eventId":"r","eventType":"balance.changed","data":{"accountId":1,"changes":[{"currencyCode":"USD","availableDelta":"2"}]}}"#;
+    let batch = Batch::default()
+        .event(0, "a", &[change(1, "10", "0"), change(2, "1", "0")])
+        .dead(1, "MALFORMED_JSON", "{")
+        .event(3, "b", &[change(1, "-11", "0")]) // rejected; offset 2 is a hole
+        .event(4, "a", &[change(1, "10", "0"), change(2, "1", "0")]) // once more
+        .dead(5, "MALFORMED_JSON", "}")
+        .event(6, "c", &[change(2, "1", "0")]);
+    batch.apply(&writer, leader, 0, 8).await.expect("applied");
+    let age = async |what: &str| {
+        admin.batch_execute(what).await.expect("aged");
+    };
+    let (dry, real) = ("'0'", "'0', dry_run => false");
+    let prune = async |arguments: &str| prune(&admin, 0, arguments).await;
+
+    // Nothing is 30 days old.
+    assert_eq!(prune("8").await.expect("dry"), "0 0 0 0 0 0 f");
+    age("UPDATE ledger.balance_log SET created_at = created_at - interval '40 days' WHERE kafka_offset < 3;
+         UPDATE ledger.verdicts SET created_at = created_at - interval '40 days' WHERE kafka_offset < 3").await;
+    assert_eq!(prune("8").await.expect("dry"), "3 1 2 1 0 1 f");
+    // Not beyond the committed offset, nor beyond what Kafka has lost.
+    assert_eq!(
+        prune(&format!("99, {dry}")).await.expect("dry"),
+        "8 4 4 3 0 2 f"
+    );
+    assert_eq!(
+        prune(&format!("4, {dry}")).await.expect("dry"),
+        "4 2 3 2 0 1 f"
+    );
+    // Nor what RESULTS_TOPIC does not have yet.
+    let told = async |below: i64| {
+        let mark = "SELECT sluice.mark_results('balance.changed', 0, $1, '{}')";
+        writer.execute(mark, &[&below]).await.expect("marked");
+    };
+    told(1).await;
+    assert_eq!(
+        prune(&format!("8, {dry}")).await.expect("dry"),
+        "1 1 2 1 0 0 f"
+    );
+    told(8).await;
+
+    // In chunks of two records, the open dead letters among them.
+    assert_eq!(
+        prune(&format!("8, {real}, max_records => 2"))
+            .await
+            .expect("pruned"),
+        "3 1 2 1 0 1 t"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}, max_records => 2"))
+            .await
+            .expect("pruned"),
+        "5 2 1 1 0 1 t"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}, max_records => 2"))
+            .await
+            .expect("pruned"),
+        "8 1 1 1 0 2 f"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}")).await.expect("pruned"),
+        "8 0 0 0 0 2 f"
+    );
+    let left = "SELECT string_agg(kafka_offset || ' ' || verdict, ', ' ORDER BY kafka_offset) FROM ledger.event_verdicts";
+    assert_eq!(text(&admin, left).await.as_deref(), Some("1 DEAD, 5 DEAD"));
+    database.assert_invariants().await;
+
+    // What was open can still be replayed or discarded. Then it goes, once it is old enough and told.
+    let replay = "SELECT verdict FROM sluice.replay_dead_letters(ids => ARRAY(SELECT min(id) FROM ledger.dead_letters), payload => $1, dry_run => false)";
+    let replayed = admin.query_one(replay, &[&good.as_bytes()]).await;
+    assert_eq!(replayed.expect("replayed").get::<_, &str>(0), "APPLIED");
+    let discard = "SELECT sluice.discard_dead_letters(ids => ARRAY(SELECT max(id) FROM ledger.dead_letters), dry_run => false)";
+    admin.execute(discard, &[]).await.expect("discarded");
+    database.assert_invariants().await;
+    assert_eq!(
+        prune("8, dry_run => false").await.expect("young"),
+        "8 0 0 0 0 0 f"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}")).await.expect("untold"),
+        "8 1 0 0 1 0 f"
+    );
+    let changed = "SELECT id FROM ledger.changed_verdicts";
+    let changed: i64 = admin.query_one(changed, &[]).await.expect("one").get(0);
+    let mark = "SELECT sluice.mark_results('balance.changed', 0, NULL, $1)";
+    writer.execute(mark, &[&vec![changed]]).await.expect("told");
+    assert_eq!(
+        prune(&format!("8, {dry}")).await.expect("dry"),
+        "8 1 1 1 1 0 f"
+    );
+    assert_eq!(
+        prune(&format!("8, {real}")).await.expect("told"),
+        "8 1 1 1 1 0 f"
+    );
+    assert_eq!(text(&admin, left).await, None);
+    let balance = available(&database, 1).await;
+    assert_eq!(balance.as_deref(), Some("12"));
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn only_admins_prune_and_only_what_can_be_meant() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    lead(&writer, 0, "a").await;
+    assert_eq!(sqlstate(prune(&writer, 0, "1").await), "42501");
+    for refused in [
+        "-1",
+        "NULL",
+        "1, '-1 day'",
+        "1, NULL",
+        "1, max_records => 0",
+        "1, dry_run => NULL",
+    ] {
+        assert_eq!(
+            sqlstate(prune(&admin, 0, refused).await),
+            "22023",
+            "{refused}"
+        );
+    }
+    assert_eq!(sqlstate(prune(&admin, 7, "1").await), "42704");
+    let corrections = admin
+        .query("SELECT sluice.prune('manual corrections', 0, 1)", &[])
+        .await;
+    assert_eq!(sqlstate(corrections), "22023");
+    for role in ["sluice_reader", "sluice_writer", "sluice_handler"] {
+        let may = format!("SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p
+            WHERE p.proname IN ('prune', 'prune_records', 'count_prunable', 'event_identity') AND has_function_privilege('{role}', p.oid, 'EXECUTE')");
+        assert_eq!(text(&admin, &may).await, None, "{role}");
+    }
+    let admins = "SELECT string_agg(p.proname, ' ') FROM pg_proc p
+        WHERE p.proname IN ('prune', 'prune_records', 'count_prunable', 'event_identity') AND has_function_privilege('sluice_admin', p.oid, 'EXECUTE')";
+    assert_eq!(text(&admin, admins).await.as_deref(), Some("prune"));
+}

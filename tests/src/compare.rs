@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use crate::database::{Database, Lines, connect, unescape};
 use crate::dead_letters::{Buried, compare_dead_letters};
 use crate::event::{Account, Change};
-use crate::kafka::Kafka;
+use crate::kafka::{Kafka, Record};
 use crate::reference::{Balance, Book, Judgement, Ledger, Verdict, parse_numeric, show};
 use crate::stack::Stack;
+use crate::workload::Workload;
 
 /// Whose balances an event is judged on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,9 +84,31 @@ impl Report {
     }
 }
 
+/// Where the records are known from.
+#[derive(Clone)]
+pub enum Source {
+    /// Kafka has all of them.
+    Topic,
+    /// Kafka has lost the older ones, and `sluice.prune` has forgotten them: each partition's are the
+    /// beginning of its stream.
+    Sent(Workload),
+}
+
 /// Reads the topic by itself and compares everything that the database says about it. The database
 /// must hold no other topic's balances.
 pub async fn compare(
+    stack: &Stack,
+    database: &Database,
+    topic: &str,
+    partitions: i32,
+    accounts: Accounts,
+) -> Report {
+    compare_from(Source::Topic, stack, database, topic, partitions, accounts).await
+}
+
+/// The same, with the records from `source`.
+pub async fn compare_from(
+    source: Source,
     stack: &Stack,
     database: &Database,
     topic: &str,
@@ -107,6 +131,7 @@ pub async fn compare(
                 break;
             };
             tasks.spawn(compare_partition(
+                source.clone(),
                 stack.kafka.clone(),
                 database.admin_url.clone(),
                 topic.to_owned(),
@@ -126,6 +151,7 @@ pub async fn compare(
 
 /// The same for one partition alone, without balances and offsets.
 pub async fn compare_partition(
+    source: Source,
     kafka: Kafka,
     admin_url: String,
     topic: String,
@@ -133,7 +159,8 @@ pub async fn compare_partition(
     accounts: Accounts,
 ) -> Report {
     let reading = topic.clone();
-    let records = tokio::task::spawn_blocking(move || kafka.read(&reading, partition))
+    let is_pruned = matches!(source, Source::Sent(_));
+    let records = tokio::task::spawn_blocking(move || source.records(&kafka, &reading, partition))
         .await
         .expect("the topic can be read");
     let place = Place {
@@ -141,6 +168,11 @@ pub async fn compare_partition(
         partition,
     };
     let mut stored = Stored::open(&admin_url, &place).await;
+    let pruned_below = if is_pruned {
+        stored.pruned_below(&place).await
+    } else {
+        0
+    };
     let mut ledger = Ledger::default();
     let mut report = Report::default();
     let mut dead = HashMap::new();
@@ -150,6 +182,13 @@ pub async fn compare_partition(
         let met = (accounts == Accounts::Shared).then(|| balances_met(&found));
         let expected = ledger.judge(&records, index, met.as_ref());
         report.records += 1;
+        let is_open = matches!(expected.verdict, Verdict::Dead(_));
+        if offset < pruned_below && !is_open {
+            if found.verdict.is_some() || !found.log.is_empty() {
+                report.differs(|| format!("{}: was to be pruned", place.at(offset)));
+            }
+            continue;
+        }
         compare_record(&expected, &found, &place, offset, &mut report);
         if let Verdict::Dead(_) = expected.verdict {
             let (event_id, reason) = found
@@ -170,6 +209,25 @@ pub async fn compare_partition(
     compare_dead_letters(&stored.session, &place, dead, &mut report).await;
     report.book = ledger.book;
     report
+}
+
+impl Source {
+    fn records(&self, kafka: &Kafka, topic: &str, partition: i32) -> Vec<Record> {
+        let Self::Sent(workload) = self else {
+            return kafka.read(topic, partition);
+        };
+        let (begin, end) = kafka.watermarks(topic, partition);
+        let sent = workload.stream(partition).take(end as usize);
+        let sent: Vec<Record> = sent
+            .zip(0..)
+            .map(|(message, offset)| Record { offset, message })
+            .collect();
+        assert!(
+            kafka.read(topic, partition) == sent[begin as usize..],
+            "{topic}/{partition} is not what was sent"
+        );
+        sent
+    }
 }
 
 pub(crate) struct Place<'a> {
@@ -252,6 +310,15 @@ impl Stored {
         stored.verdict = stored.verdicts.next().await.map(verdict_row);
         stored.log = stored.logs.next().await.map(log_row);
         stored
+    }
+
+    async fn pruned_below(&self, place: &Place<'_>) -> i64 {
+        let query = "SELECT r.pruned_below FROM ledger.retention r JOIN ledger.partition_leases l USING (partition_id)
+            WHERE l.topic = $1 AND l.partition = $2";
+        let at = [&place.topic as &(dyn ToSql + Sync), &place.partition];
+        let row = self.session.query_opt(query, &at).await;
+        let row = row.expect("the table of what was pruned");
+        row.map_or(0, |row| row.get(0))
     }
 
     /// What belongs to `offset`; what stands before it belongs to no record and is a difference.

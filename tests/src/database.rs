@@ -1,6 +1,7 @@
 //! A migrated database of its own for each test, and what is asked of it again and again.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::{Client, NoTls};
 
 use crate::kafka::Kafka;
-use crate::stack::{Login, Stack, repository, sluice_command, unique};
+use crate::stack::{Login, Stack, command_of, repository, sluice, unique};
 
 /// Progress of one partition, as `ledger.partition_leader_locks` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub struct Database {
     /// For the ingester: a member of `sluice_writer`.
     pub url: String,
     pub admin_url: String,
-    /// Made for one test.
-    is_own: bool,
+    /// The port of the server that it was made on for one test.
+    made_on: Option<u16>,
 }
 
 impl Database {
@@ -35,11 +36,24 @@ impl Database {
         ensure_template(stack).await;
         let name = unique("proof");
         let server = connect(&stack.admin_url("postgres")).await;
-        drop_done(&server).await;
+        drop_done(&server, stack.postgres_port).await;
         server
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
             .await
             .expect("the template can be copied");
+        let mut database = Self::open(stack, &name).await;
+        database.made_on = Some(stack.postgres_port);
+        database
+    }
+
+    /// An empty one, to be migrated or restored into.
+    pub async fn create_empty(stack: &Stack) -> Self {
+        let name = unique("proof");
+        connect(&stack.admin_url("postgres"))
+            .await
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .expect("a new database");
         let mut database = Self::open(stack, &name).await;
         database.is_own = true;
         database
@@ -58,7 +72,7 @@ impl Database {
             client: connect(&admin_url).await,
             url: stack.url(&stack.ingester, stack.postgres_port, name),
             admin_url,
-            is_own: false,
+            made_on: None,
         }
     }
 
@@ -104,6 +118,16 @@ impl Database {
             .values()
             .map(|progress| progress.commit_offset)
             .sum()
+    }
+
+    /// That the audits of schema `sluice` find nothing.
+    pub async fn audit(&self, topic: &str) {
+        let differing = "SELECT count(*) FROM sluice.verify_balances()";
+        assert_eq!(self.count(differing).await, 0, "verify_balances");
+        let gaps = format!(
+            "SELECT count(*) FROM ledger.partition_leases l, sluice.offset_gaps(l.topic, l.partition) WHERE l.topic = '{topic}'"
+        );
+        assert_eq!(self.count(&gaps).await, 0, "offset_gaps");
     }
 
     pub async fn count(&self, query: &str) -> i64 {
@@ -247,23 +271,29 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
-/// Databases of tests that have passed; a failed one is left to be looked at.
-static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Ports and databases of tests that have passed; a failed one is left to be looked at.
+static DONE: Mutex<Vec<(u16, String)>> = Mutex::new(Vec::new());
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if self.is_own && !std::thread::panicking() {
+        if let Some(port) = self.made_on
+            && !std::thread::panicking()
+        {
             DONE.lock()
                 .expect("no one panics with it")
-                .push(self.name.clone());
+                .push((port, self.name.clone()));
         }
     }
 }
 
 /// Crash recovery syncs every file of every database, so none is kept for nothing.
-async fn drop_done(server: &Client) {
-    let done = std::mem::take(&mut *DONE.lock().expect("no one panics with it"));
-    for name in done {
+async fn drop_done(server: &Client, port: u16) {
+    let done = DONE
+        .lock()
+        .expect("no one panics with it")
+        .extract_if(.., |(made_on, _)| *made_on == port)
+        .collect::<Vec<(u16, String)>>();
+    for (_, name) in done {
         let drop = format!("DROP DATABASE {name} WITH (FORCE)");
         server
             .batch_execute(&drop)
@@ -276,8 +306,13 @@ const TEMPLATE: &str = "proofs_template";
 
 /// Runs `sluice migrate` on an existing database and lets the ingester's login in.
 pub async fn migrate(stack: &Stack, database: &str) {
+    migrate_by(&sluice(), stack, database).await;
+}
+
+/// The same by another build of `sluice`.
+pub async fn migrate_by(binary: &Path, stack: &Stack, database: &str) {
     let url = stack.admin_url(database);
-    let output = sluice_command(&["migrate"], &[("ADMIN_DATABASE_URL", &url)])
+    let output = command_of(binary, &["migrate"], &[("ADMIN_DATABASE_URL", &url)])
         .output()
         .expect("sluice can be run");
     assert!(

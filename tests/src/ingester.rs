@@ -1,7 +1,7 @@
 //! A running `sluice run`: started, stopped, frozen, killed and measured from outside.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -9,14 +9,24 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stack::{Stack, sluice_command, unique};
+use crate::stack::{Stack, command_of, sluice, unique};
 use crate::wait::wait_until;
 
 /// A setting of this value is left out, so that its default holds.
 pub const UNSET: &str = "(unset)";
 
+/// An answer by HTTP.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
+    pub body: String,
+}
+
 pub struct Ingester {
     pub service_id: String,
+    binary: PathBuf,
     child: Child,
     log: PathBuf,
     environment: Vec<(String, String)>,
@@ -25,6 +35,17 @@ pub struct Ingester {
 impl Ingester {
     /// Starts one on `topic`; `settings` add to or replace the environment that it gets.
     pub fn start(
+        stack: &Stack,
+        database_url: &str,
+        topic: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        Self::start_build(sluice(), stack, database_url, topic, settings)
+    }
+
+    /// The same with another build of it.
+    pub fn start_build(
+        binary: PathBuf,
         stack: &Stack,
         database_url: &str,
         topic: &str,
@@ -53,9 +74,10 @@ impl Ingester {
             environment.push(((*name).to_owned(), (*value).to_owned()));
         }
         let log = stack.logs().join(format!("{service_id}.log"));
-        let child = spawn(&environment, &log);
+        let child = spawn(&binary, &environment, &log);
         Self {
             service_id,
+            binary,
             child,
             log,
             environment,
@@ -65,7 +87,7 @@ impl Ingester {
     /// Starts the same again, under the same name, after it has ended.
     pub fn start_again(&mut self) {
         assert!(self.has_ended(), "{} still runs", self.service_id);
-        self.child = spawn(&self.environment, &self.log);
+        self.child = spawn(&self.binary, &self.environment, &self.log);
     }
 
     pub fn pid(&self) -> u32 {
@@ -146,31 +168,52 @@ impl Ingester {
         .await;
     }
 
-    /// Resident memory now, in bytes.
-    /// Status and body of an answer to GET.
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    /// Where it serves HTTP.
+    pub async fn address(&self) -> String {
         const ADDRESS: &str = "address=";
         self.logs(ADDRESS, Duration::from_secs(20)).await;
         let log = self.log();
         let (_, rest) = log.rsplit_once(ADDRESS).expect("logged");
-        let address = rest.split_whitespace().next().expect("an address");
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .expect("it reads");
-        let mut answer = String::new();
-        stream
-            .read_to_string(&mut answer)
-            .await
-            .expect("it answers");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        (status.expect(head), body.to_owned())
+        let address = rest.split_whitespace().next();
+        address.expect("an address").to_owned()
     }
 
+    /// Status and body of an answer to GET.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let host = format!("Host: {}", self.address().await);
+        let answer = self.ask(&format!("GET {path}"), &[&host], "").await;
+        (answer.status, answer.body)
+    }
+
+    /// The answer to a request of this method and path, these headers and this body.
+    pub async fn ask(&self, request: &str, headers: &[&str], body: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.address().await)
+            .await
+            .expect("it listens");
+        let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
+        let length = match body.len() {
+            0 => String::new(),
+            length => format!("Content-Length: {length}\r\n"),
+        };
+        let request =
+            format!("{request} HTTP/1.1\r\nConnection: close\r\n{headers}{length}\r\n{body}");
+        // It may have refused before it has read everything.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).expect("text");
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no HTTP answer: {read:?} {answer:?}"));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Answer {
+            status: status.expect(head),
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    /// Resident memory now, in bytes.
     pub fn rss_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
     }
@@ -226,7 +269,7 @@ impl Drop for Ingester {
     }
 }
 
-fn spawn(environment: &[(String, String)], log: &PathBuf) -> Child {
+fn spawn(binary: &Path, environment: &[(String, String)], log: &Path) -> Child {
     let environment: Vec<(&str, &str)> = environment
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -237,7 +280,7 @@ fn spawn(environment: &[(String, String)], log: &PathBuf) -> Child {
         .open(log)
         .expect("the stack's folder is writable");
     let stdout = file.try_clone().expect("a second handle");
-    sluice_command(&["run"], &environment)
+    command_of(binary, &["run"], &environment)
         .stdout(stdout)
         .stderr(file)
         .spawn()

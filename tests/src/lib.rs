@@ -1,6 +1,7 @@
 //! What proves Sluice right: a reference ledger of its own, a workload, and handles on real
 //! services, ingesters and their faults. Shares no code with the product.
 
+pub mod browser;
 pub mod campaign;
 pub mod compare;
 pub mod database;

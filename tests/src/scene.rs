@@ -3,12 +3,12 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::compare::{Accounts, Report, compare};
+use crate::compare::{Accounts, Report, Source, compare_from};
 use crate::database::Database;
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
 use crate::load::{Feed, fill};
-use crate::stack::{Stack, unique};
+use crate::stack::{Login, Stack, unique};
 use crate::workload::Workload;
 
 /// How long a scenario may go without any commit before it counts as stuck.
@@ -21,15 +21,15 @@ pub struct Scene {
     pub partitions: i32,
 }
 
-/// Topics of tests that have ended: a broker that starts again opens every partition there is.
-static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Brokers and topics of tests that have ended: a broker that starts again opens every partition there is.
+static DONE: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 impl Drop for Scene {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             DONE.lock()
                 .expect("no one panics with it")
-                .push(self.topic.clone());
+                .push((self.stack.kafka.brokers.clone(), self.topic.clone()));
         }
     }
 }
@@ -42,8 +42,22 @@ impl Scene {
     pub async fn with_topic(partitions: i32, settings: &[(&str, &str)]) -> Self {
         let stack = Stack::get();
         let database = Database::create(&stack).await;
+        Self::with_database(stack, database, partitions, settings).await
+    }
+
+    pub async fn with_database(
+        stack: Stack,
+        database: Database,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let topic = unique("balance");
-        let done = std::mem::take(&mut *DONE.lock().expect("no one panics with it"));
+        let done = DONE
+            .lock()
+            .expect("no one panics with it")
+            .extract_if(.., |(brokers, _)| *brokers == stack.kafka.brokers)
+            .map(|(_, topic)| topic)
+            .collect::<Vec<String>>();
         stack.kafka.delete_topics(&done).await;
         stack.kafka.create_topic(&topic, partitions, settings).await;
         Self {
@@ -60,6 +74,21 @@ impl Scene {
 
     pub fn ingester(&self) -> Ingester {
         self.ingester_with(&[])
+    }
+
+    /// The address of a login of its own that is a member of `sluice_admin`, and its name.
+    pub async fn operator(&self) -> (String, String) {
+        let login = Login {
+            user: unique("operator"),
+            password: unique("secret"),
+        };
+        let Login { user, password } = &login;
+        let statements =
+            format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'; GRANT sluice_admin TO {user}");
+        let created = self.database.client.batch_execute(&statements).await;
+        created.expect("a superuser may create roles");
+        let (port, database) = (self.stack.postgres_port, &self.database.name);
+        (self.stack.url(&login, port, database), login.user)
     }
 
     pub fn ingester_with(&self, settings: &[(&str, &str)]) -> Ingester {
@@ -104,8 +133,14 @@ impl Scene {
     /// Waits for the end of the topic, then compares everything with the reference ledger and runs
     /// the invariant checks: 0 differences, no row.
     pub async fn verify(&self, accounts: Accounts) -> Report {
+        self.verify_from(Source::Topic, accounts).await
+    }
+
+    /// The same, with the records from `source`.
+    pub async fn verify_from(&self, source: Source, accounts: Accounts) -> Report {
         self.caught_up().await;
-        let report = compare(
+        let report = compare_from(
+            source,
             &self.stack,
             &self.database,
             &self.topic,

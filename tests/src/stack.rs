@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::config::Host;
 
 use crate::kafka::Kafka;
 
+#[derive(Clone)]
 pub struct Stack {
     pub dir: PathBuf,
     pub kafka: Kafka,
@@ -21,6 +23,94 @@ pub struct Stack {
 pub struct Login {
     pub user: String,
     pub password: String,
+}
+
+/// A stack that is reached by TLS and password, and what a client of it sets.
+pub struct SecureStack {
+    pub stack: Stack,
+    settings: Vec<(String, String)>,
+    ports: Vec<(String, String)>,
+}
+
+impl SecureStack {
+    /// One for all tests of a program, inside the folder of the plain one, which ends it.
+    pub fn get() -> &'static Self {
+        static STACK: OnceLock<SecureStack> = OnceLock::new();
+        STACK.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let dir = PathBuf::from(variable("SLUICE_STACK_DIR")).join("secure");
+        let started = Command::new(repository().join("scripts/stack.sh"))
+            .arg(&dir)
+            .args(["up", "--no-migrate", "--tls"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
+        assert!(started.expect("scripts/stack.sh can be run").success());
+        let settings = pairs(&dir.join("env"));
+        let ports = pairs(&dir.join("settings"));
+        let admin: tokio_postgres::Config = value(&settings, "ADMIN_DATABASE_URL")
+            .parse()
+            .expect("an address");
+        let ingester: tokio_postgres::Config = value(&settings, "DATABASE_URL")
+            .parse()
+            .expect("an address");
+        let stack = Stack {
+            kafka: Kafka::new(format!("127.0.0.1:{}", value(&ports, "KAFKA_PORT"))),
+            redis_url: value(&settings, "REDIS_URL").to_owned(),
+            postgres_port: admin.get_ports()[0],
+            admin: login(&admin),
+            ingester: login(&ingester),
+            dir,
+        };
+        Self {
+            stack,
+            settings,
+            ports,
+        }
+    }
+
+    /// All that a client sets, but for what `other` sets instead.
+    pub fn settings<'s>(&'s self, other: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s str)> {
+        let ours = self.settings.iter();
+        let mut settings: Vec<(&str, &str)> = ours
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| other.iter().all(|(another, _)| another != name))
+            .collect();
+        settings.extend(other);
+        settings
+    }
+
+    pub fn setting(&self, name: &str) -> &str {
+        value(&self.settings, name)
+    }
+
+    /// For example `KAFKA_SSL_PORT`.
+    pub fn port(&self, name: &str) -> &str {
+        value(&self.ports, name)
+    }
+
+    /// A file of the stack's certificates.
+    pub fn certificate(&self, name: &str) -> String {
+        self.stack.dir.join("tls").join(name).display().to_string()
+    }
+}
+
+/// A file of `NAME=value` lines; the last of a name counts.
+fn pairs(file: &Path) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(file).expect("a file of the stack");
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    lines
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn value<'p>(pairs: &'p [(String, String)], name: &str) -> &'p str {
+    let found = pairs.iter().rev().find(|(known, _)| known == name);
+    &found
+        .unwrap_or_else(|| panic!("the stack does not say {name}"))
+        .1
 }
 
 impl Stack {
@@ -95,6 +185,15 @@ pub fn repository() -> &'static Path {
         .expect("tests/ lies in the repository")
 }
 
+/// A program of PostgreSQL's, as `psql`.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let config = std::env::var_os("PG_CONFIG")
+        .unwrap_or_else(|| "/usr/lib/postgresql/15/bin/pg_config".into());
+    let output = Command::new(config).arg("--bindir").output();
+    let output = output.expect("pg_config: run make setup");
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join(name)
+}
+
 /// The binary under test; `SLUICE_BIN` names another build.
 pub fn sluice() -> PathBuf {
     let path = std::env::var_os("SLUICE_BIN")
@@ -109,7 +208,12 @@ pub fn sluice() -> PathBuf {
 
 /// A blocking call of `sluice` with nothing in its environment but what is given.
 pub fn sluice_command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(sluice());
+    command_of(&sluice(), arguments, environment)
+}
+
+/// The same for another build of it.
+pub fn command_of(binary: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::null()).env_clear();
     for kept in ["PATH", "SLUICE_STACK_DIR", "HOME"] {
         command.envs(std::env::var_os(kept).map(|value| (kept, value)));

@@ -39,6 +39,8 @@ pub struct Workload {
     pub accounts: usize,
     /// Whether all partitions move the same accounts.
     pub shared: bool,
+    /// Whether no id comes again after [`RECENT`] others.
+    pub forgets: bool,
 }
 
 impl Workload {
@@ -47,6 +49,15 @@ impl Workload {
             seed,
             accounts: 2_000,
             shared: false,
+            forgets: false,
+        }
+    }
+
+    /// No id comes again long after it came first.
+    pub fn forgetting(seed: u64) -> Self {
+        Self {
+            forgets: true,
+            ..Self::new(seed)
         }
     }
 
@@ -55,6 +66,7 @@ impl Workload {
             seed,
             accounts,
             shared: true,
+            forgets: false,
         }
     }
 
@@ -65,6 +77,7 @@ impl Workload {
             zipf: Zipf::new(self.accounts, 1.1),
             partition,
             shared: self.shared,
+            forgets: self.forgets,
             serial: 0,
             recent: Vec::new(),
             early: Vec::new(),
@@ -83,6 +96,7 @@ pub struct Stream {
     zipf: Zipf,
     partition: i32,
     shared: bool,
+    forgets: bool,
     serial: u64,
     /// Good events, each with its id and source as they stand in the text.
     recent: Vec<Sent>,
@@ -127,6 +141,7 @@ impl Stream {
 
     /// The same bytes once more.
     fn again(&mut self, early: bool) -> Message {
+        let early = early && !self.forgets;
         let from = if early { &self.early } else { &self.recent };
         if from.is_empty() {
             return self.event(None);
@@ -136,10 +151,15 @@ impl Stream {
 
     /// A known identity with another payload.
     fn conflict(&mut self) -> Message {
-        if self.early.is_empty() {
+        let known = if self.forgets {
+            &self.recent
+        } else {
+            &self.early
+        };
+        if known.is_empty() {
             return self.event(None);
         }
-        let identity = self.rng.pick(&self.early).identity.clone();
+        let identity = self.rng.pick(known).identity.clone();
         self.event(Some(identity))
     }
 

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings, RedisArgs};
 use crate::error::describe;
+use crate::hint::Redis;
 use crate::partition::Partition;
 use crate::schema;
 use crate::source::Kafka;
@@ -80,6 +81,7 @@ pub async fn check(
 ) -> Result<bool, crate::config::BadSetting> {
     let settings = kafka.settings(crate::config::environment())?;
     let target = database.database("sluice check", Duration::from_secs(30))?;
+    let redis = redis.redis()?;
     let mut findings = Findings::default();
     let address = target.address();
     let client = match tokio::time::timeout(LIMIT, target.connect(|_| ())).await {
@@ -122,21 +124,25 @@ pub async fn check(
                 Some(client) => crate::topics::registered(client).await.unwrap_or_default(),
                 None => Vec::new(),
             };
+            let kafka = Arc::new(kafka);
+            // By its callbacks Kafka says why it refuses.
+            kafka.serve();
             let look = Look {
-                kafka: Arc::new(kafka),
+                kafka: kafka.clone(),
                 brokers: &settings.brokers,
                 client: client.as_ref(),
             };
             let wanted = wanted.with(&registered);
             if let Err(error) = look.topics(&wanted, &settings, &mut findings).await {
-                let advice = format!("{error}; see KAFKA_BROKERS");
+                let refusal = kafka.refusal();
+                let advice = refusal.unwrap_or_else(|| format!("{error}; see KAFKA_BROKERS"));
                 findings.add("Kafka", &settings.brokers, Err(advice));
             }
         }
     }
-    match redis.url() {
+    match &redis {
         None => findings.test("Redis", "not set: the hint is off", true, ""),
-        Some(url) => ping(&url, &mut findings).await,
+        Some(redis) => ping(redis, &mut findings).await,
     }
     println!("{}", table(&findings));
     let fails = |finding: &Finding| matches!(finding.verdict, Verdict::Fails(_));
@@ -385,21 +391,12 @@ async fn offsets(kafka: &Arc<Kafka>, topic: &str, client: &Client, findings: &mu
     );
 }
 
-async fn ping(url: &str, findings: &mut Findings) {
-    let asked = async {
-        let client = redis::Client::open(url)?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd("PING")
-            .query_async::<String>(&mut connection)
-            .await
-    };
-    match tokio::time::timeout(LIMIT, asked).await {
-        Ok(Ok(answer)) => findings.test("Redis", answer, true, ""),
-        Ok(Err(error)) => findings.add(
-            "Redis",
-            "not usable",
-            Err(format!("{}; see REDIS_URL", error.category())),
-        ),
+async fn ping(redis: &Redis, findings: &mut Findings) {
+    match tokio::time::timeout(LIMIT, redis.ping()).await {
+        Ok(Ok(())) => findings.test("Redis", "answers", true, ""),
+        Ok(Err(error)) => {
+            findings.add("Redis", "not usable", Err(format!("REDIS_URL: {error}")));
+        }
         Err(_) => findings.add("Redis", "no answer in time", Err("see REDIS_URL".into())),
     }
 }

@@ -16,7 +16,7 @@ use crate::commands::write_line;
 use crate::config::DatabaseArgs;
 
 /// Letters of one transaction: what a stopped replay finishes, and a killed one loses.
-const CHUNK: usize = 500;
+pub const CHUNK: usize = 500;
 /// As in sluice.find_dead_letters: that ends loops.
 const ATTEMPTS: i32 = 20;
 
@@ -96,20 +96,20 @@ impl Dlq {
 }
 
 /// Which letters.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Filter {
     /// These letters only, comma separated
     #[arg(long, value_delimiter = ',')]
     id: Option<Vec<i64>>,
     /// Of this topic
     #[arg(long)]
-    topic: Option<String>,
+    pub topic: Option<String>,
     /// Of this event type: a domain topic's is its name, any other topic's is balance.changed
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
     /// With this error code, for example HANDLER_FAILED
     #[arg(long, value_parser = |code: &str| Ok::<_, String>(code.to_uppercase()))]
-    code: Option<String>,
+    pub code: Option<String>,
     /// With this record key, as `list` shows it
     #[arg(long)]
     key: Option<String>,
@@ -163,11 +163,16 @@ const WHERE: &str = "
 const EVERYTHING: &str = "
     d.*, translate(encode(d.payload, 'base64'), E'\\n', '') AS payload";
 
+const REPLAY: &str = "
+    SELECT * FROM sluice.replay_dead_letters(ids => $1, why => $2, dry_run => $3, payload => $4, max_rows => 2147483647)";
+const DISCARD: &str = "
+    SELECT * FROM sluice.discard_dead_letters(ids => $1, why => $2, dry_run => $3, max_rows => 2147483647)";
+
 /// What a statement with `WHERE` and a `LIMIT $9` is given.
-struct Query<'f> {
-    filter: &'f Filter,
-    status: Option<&'f str>,
-    limit: Option<i64>,
+pub struct Query<'f> {
+    pub filter: &'f Filter,
+    pub status: Option<&'f str>,
+    pub limit: Option<i64>,
 }
 
 impl Query<'_> {
@@ -187,7 +192,41 @@ impl Query<'_> {
     }
 
     async fn rows(&self, client: &Client, statement: &str) -> Result<Vec<Value>, String> {
-        rows(client, statement, &self.parameters()).await
+        let rows = rows(client, statement, &self.parameters()).await;
+        rows.map_err(|error| failed(&error))
+    }
+
+    /// The latest first, without their payloads.
+    pub async fn letters(&self, client: &Client) -> Result<Vec<Value>, tokio_postgres::Error> {
+        let statement = format!(
+            "SELECT d.id, d.topic, d.partition, d.kafka_offset AS offset, d.key, d.event_id,
+                d.error_code AS code, d.attempts, d.status, d.first_failed_at, d.error_message AS message
+             FROM ledger.dead_letters d WHERE {WHERE} ORDER BY d.id DESC LIMIT $9"
+        );
+        rows(client, &statement, &self.parameters()).await
+    }
+}
+
+/// What is to be done with letters.
+pub enum Deed<'p> {
+    /// With a corrected payload, if there is one: then for one letter.
+    Replay(Option<&'p [u8]>),
+    Discard,
+}
+
+impl Deed<'_> {
+    /// In one transaction; answers what became of each letter that was parked, or would become of it.
+    pub async fn act(
+        &self,
+        client: &Client,
+        ids: &[i64],
+        why: Option<&str>,
+        dry_run: bool,
+    ) -> Result<Vec<Value>, tokio_postgres::Error> {
+        match self {
+            Self::Replay(payload) => rows(client, REPLAY, &[&ids, &why, &dry_run, payload]).await,
+            Self::Discard => rows(client, DISCARD, &[&ids, &why, &dry_run]).await,
+        }
     }
 }
 
@@ -277,13 +316,12 @@ pub async fn dlq(
                 std::fs::read(file)
                     .map_err(|error| format!("--payload {}: {error}", file.display()))
             });
+            let payload = payload.transpose()?;
             let work = Work {
                 filter,
                 limit: most.limit,
                 action,
-                statement: "SELECT * FROM sluice.replay_dead_letters(
-                    ids => $1, why => $2, dry_run => $3, payload => $4, max_rows => 2147483647)",
-                payload: Some(payload.transpose()?),
+                deed: Deed::Replay(payload.as_deref()),
                 output: format.output,
             };
             work.act(&client, shutdown).await
@@ -298,9 +336,7 @@ pub async fn dlq(
                 filter,
                 limit: most.limit,
                 action,
-                statement: "SELECT * FROM sluice.discard_dead_letters(
-                    ids => $1, why => $2, dry_run => $3, max_rows => 2147483647)",
-                payload: None,
+                deed: Deed::Discard,
                 output: format.output,
             };
             work.act(&client, shutdown).await
@@ -313,9 +349,7 @@ struct Work<'c> {
     filter: &'c Filter,
     limit: i64,
     action: &'c Action,
-    statement: &'static str,
-    /// For a replay: the corrected payload, if there is one.
-    payload: Option<Option<Vec<u8>>>,
+    deed: Deed<'c>,
     output: Output,
 }
 
@@ -330,7 +364,7 @@ impl Work<'_> {
         }
         let chosen = self.choose(client).await?;
         let ids = &chosen.ids;
-        if matches!(self.payload, Some(Some(_))) && ids.len() != 1 {
+        if matches!(self.deed, Deed::Replay(Some(_))) && ids.len() != 1 {
             let count = ids.len();
             return Err(format!(
                 "--payload corrects one parked letter, and {count} match: name it with --id"
@@ -348,16 +382,11 @@ impl Work<'_> {
             if stopped {
                 break;
             }
-            let mut parameters: Vec<Parameter<'_>> = vec![&chunk, &self.action.why, &dry_run];
-            parameters.extend(
-                self.payload
-                    .as_ref()
-                    .map(|payload| payload as Parameter<'_>),
-            );
-            match rows(client, self.statement, &parameters).await {
+            let why = self.action.why.as_deref();
+            match self.deed.act(client, chunk, why, dry_run).await {
                 Ok(mut some) => outcomes.append(&mut some),
                 Err(error) => {
-                    failure = Some(error);
+                    failure = Some(failed(&error));
                     break;
                 }
             }
@@ -386,7 +415,7 @@ impl Work<'_> {
             limit: Some(self.limit),
         };
         // Discarding is what ends a letter that fails for ever.
-        let may_be_worn_out = self.filter.id.is_some() || self.payload.is_none();
+        let may_be_worn_out = self.filter.id.is_some() || matches!(self.deed, Deed::Discard);
         let is_left_out = format!("(NOT {may_be_worn_out} AND d.attempts >= {ATTEMPTS})");
         let parked = format!(
             "SELECT d.id FROM ledger.dead_letters d WHERE {WHERE} AND NOT {is_left_out}
@@ -416,18 +445,18 @@ impl Work<'_> {
                 None => verdicts.push((verdict, 1)),
             }
         }
-        let verb = match (self.action.apply, &self.payload) {
+        let verb = match (self.action.apply, &self.deed) {
             (false, _) => "",
-            (true, Some(_)) => " replayed",
-            (true, None) => " discarded",
+            (true, Deed::Replay(_)) => " replayed",
+            (true, Deed::Discard) => " discarded",
         };
         let counts = verdicts.iter();
         let counts: Vec<String> = counts
             .map(|(verdict, count)| format!("{count} {verdict}"))
             .collect();
-        let mut parts = vec![match (all, &self.payload) {
+        let mut parts = vec![match (all, &self.deed) {
             (0, _) => "no parked letter matches".to_owned(),
-            (_, Some(_)) if done > 0 => {
+            (_, Deed::Replay(_)) if done > 0 => {
                 format!("{done} of {all} letters{verb}: {}", counts.join(", "))
             }
             _ => format!("{done} of {all} letters{verb}"),
@@ -470,12 +499,8 @@ struct Chosen {
 }
 
 async fn list(client: &Client, query: &Query<'_>, output: Output) -> Result<(), String> {
-    let statement = format!(
-        "SELECT d.id, d.topic, d.partition, d.kafka_offset AS offset, d.key, d.event_id,
-            d.error_code AS code, d.attempts, d.status, d.first_failed_at, d.error_message AS message
-         FROM ledger.dead_letters d WHERE {WHERE} ORDER BY d.id DESC LIMIT $9"
-    );
-    let letters = query.rows(client, &statement).await?;
+    let letters = query.letters(client).await;
+    let letters = letters.map_err(|error| failed(&error))?;
     print(&letters, output)?;
     let limit = query.limit.unwrap_or(i64::MAX);
     if letters.len() as i64 == limit {
@@ -513,18 +538,36 @@ async fn export(client: &Client, query: &Query<'_>) -> Result<(), String> {
     Ok(())
 }
 
-async fn letter(client: &Client, id: i64) -> Result<Map<String, Value>, String> {
+/// Everything of one letter, its payload in base64.
+pub async fn letter(
+    client: &Client,
+    id: i64,
+) -> Result<Option<Map<String, Value>>, tokio_postgres::Error> {
     let letter = format!("SELECT {EVERYTHING} FROM ledger.dead_letters d WHERE d.id = $1");
-    match rows(client, &letter, &[&id]).await?.into_iter().next() {
-        Some(Value::Object(letter)) => Ok(letter),
-        _ => Err(format!(
-            "there is no dead letter {id}; see `sluice dlq list`"
-        )),
-    }
+    let letters = rows(client, &letter, &[&id]).await?.into_iter();
+    Ok(letters
+        .filter_map(|letter| match letter {
+            Value::Object(letter) => Some(letter),
+            _ => None,
+        })
+        .next())
+}
+
+/// What was done with a letter.
+pub async fn actions(client: &Client, id: i64) -> Result<Vec<Value>, tokio_postgres::Error> {
+    let actions =
+        "SELECT acted_at, action, by_user, why, verdict, reason, payload IS NOT NULL AS corrected
+        FROM ledger.dead_letter_actions WHERE dead_letter_id = $1 ORDER BY id";
+    rows(client, actions, &[&id]).await
+}
+
+async fn existing(client: &Client, id: i64) -> Result<Map<String, Value>, String> {
+    let letter = letter(client, id).await.map_err(|error| failed(&error))?;
+    letter.ok_or_else(|| format!("there is no dead letter {id}; see `sluice dlq list`"))
 }
 
 async fn show_payload(client: &Client, id: i64) -> Result<(), String> {
-    let letter = letter(client, id).await?;
+    let letter = existing(client, id).await?;
     let Some(base64) = letter["payload"].as_str() else {
         return Err(format!("dead letter {id} has no payload"));
     };
@@ -534,11 +577,9 @@ async fn show_payload(client: &Client, id: i64) -> Result<(), String> {
 }
 
 async fn show(client: &Client, id: i64, output: Output) -> Result<(), String> {
-    let mut letter = letter(client, id).await?;
-    let actions =
-        "SELECT acted_at, action, by_user, why, verdict, reason, payload IS NOT NULL AS corrected
-        FROM ledger.dead_letter_actions WHERE dead_letter_id = $1 ORDER BY id";
-    let actions = rows(client, actions, &[&id]).await?;
+    let mut letter = existing(client, id).await?;
+    let actions = actions(client, id).await;
+    let actions = actions.map_err(|error| failed(&error))?;
     if output != Output::Table {
         letter.insert("actions".to_owned(), Value::Array(actions));
         let letter = Value::Object(letter);
@@ -568,7 +609,7 @@ async fn rows(
     client: &Client,
     statement: &str,
     parameters: &[Parameter<'_>],
-) -> Result<Vec<Value>, String> {
+) -> Result<Vec<Value>, tokio_postgres::Error> {
     let mut rows = output::rows(client, statement, parameters).await?;
     rows.iter_mut().for_each(show_key);
     Ok(rows)

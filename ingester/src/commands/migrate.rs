@@ -12,11 +12,18 @@ use crate::schema;
 /// Held while migrating: two at once queue up. Any number would do; this one spells "sluice".
 const LOCK: i64 = 0x736c_7569_6365;
 
+/// Whoever waits for a table has all batches wait behind it.
+const PATIENCE: &str = "SET lock_timeout = '2s'";
+
 pub async fn migrate(arguments: &DatabaseArgs) -> Result<(), String> {
     let database = arguments.admin("sluice migrate").map_err(|bad| bad.0)?;
     let wait = arguments.connection_timeout();
     let client = open(&database, wait).await?;
     lock(&client).await.map_err(|error| describe(&error))?;
+    client
+        .batch_execute(PATIENCE)
+        .await
+        .map_err(|error| describe(&error))?;
     if let Some((level, name)) = schema::level(&client)
         .await
         .map_err(|error| describe(&error))?

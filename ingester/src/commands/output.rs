@@ -49,13 +49,10 @@ pub async fn rows(
     client: &Client,
     statement: &str,
     parameters: &[Parameter<'_>],
-) -> Result<Vec<Value>, String> {
-    let statement = format!("SELECT row_to_json(r)::text FROM ({statement}) r");
-    let rows = client.query(&statement, parameters).await;
-    let rows = rows.map_err(|error| failed(&error))?;
-    rows.iter()
-        .map(|row| serde_json::from_str(row.get(0)).map_err(|error| error.to_string()))
-        .collect()
+) -> Result<Vec<Value>, tokio_postgres::Error> {
+    let statement = format!("SELECT row_to_json(r) FROM ({statement}) r");
+    let rows = client.query(&statement, parameters).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 pub fn failed(error: &tokio_postgres::Error) -> String {

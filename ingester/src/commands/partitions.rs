@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
-use tokio_postgres::types::ToSql;
+use serde_json::Value;
+use tokio_postgres::Client;
 
 use crate::commands::output::{Format, Output, connect, failed, print, rows};
 use crate::commands::write_line;
@@ -59,15 +60,64 @@ const FOR_PROGRAMS: &str = "
         records_per_second, state, reason, reported_at, last_batch_records, last_copy_us, last_apply_us, last_commit_us";
 const FROM: &str = " FROM ledger.partition_status s WHERE $1::text IS NULL OR topic = $1 ORDER BY s.topic, s.partition";
 
+// The reason goes where the record of such actions looks for it.
+const PAUSE: &str = "SELECT sluice.pause_partition($1, $2, $3)";
+const RESUME: &str = "SELECT set_config('sluice.why', $3, true), sluice.resume_partition($1, $2)";
+const STEP_DOWN: &str = "SELECT set_config('sluice.why', $3, true), sluice.step_down($1, $2)";
+
+/// All of what is known of each partition.
+pub async fn all(
+    client: &Client,
+    topic: Option<&str>,
+) -> Result<Vec<Value>, tokio_postgres::Error> {
+    rows(client, &format!("{FOR_PROGRAMS}{FROM}"), &[&topic]).await
+}
+
+/// What an operator may do with a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Pause,
+    Resume,
+    StepDown,
+}
+
+impl Action {
+    /// Does it, and says in a line what that came to.
+    pub async fn take(
+        self,
+        client: &Client,
+        partition: &Partition,
+        why: &str,
+    ) -> Result<String, tokio_postgres::Error> {
+        let (topic, number) = (&partition.topic, &partition.number);
+        let statement = match self {
+            Self::Pause => PAUSE,
+            Self::Resume => RESUME,
+            Self::StepDown => STEP_DOWN,
+        };
+        let row = client.query_one(statement, &[topic, number, &why]).await?;
+        Ok(match self {
+            Self::Pause if row.get(0) => format!("{partition} is paused"),
+            Self::Pause => format!("{partition} was paused already"),
+            Self::Resume if row.get(1) => format!("{partition} goes on"),
+            Self::Resume => format!("{partition} was not paused"),
+            Self::StepDown => match row.get::<_, Option<String>>(1) {
+                Some(leader) => format!("{leader} leads {partition} no more"),
+                None => format!("nobody leads {partition}"),
+            },
+        })
+    }
+}
+
 pub async fn status(database: &DatabaseArgs, status: &Status) -> Result<(), String> {
     let client = connect(database, "sluice status").await?;
-    let output = status.format.output;
-    let columns = match output {
-        Output::Table => FOR_PEOPLE,
-        Output::Json | Output::Jsonl => FOR_PROGRAMS,
-    };
+    let (output, topic) = (status.format.output, status.topic.as_deref());
     loop {
-        let found = rows(&client, &format!("{columns}{FROM}"), &[&status.topic]).await?;
+        let found = match output {
+            Output::Table => rows(&client, &format!("{FOR_PEOPLE}{FROM}"), &[&topic]).await,
+            Output::Json | Output::Jsonl => all(&client, topic).await,
+        };
+        let found = found.map_err(|error| failed(&error))?;
         if status.watch && output == Output::Table && std::io::stdout().is_terminal() {
             print!("{CLEAR}");
         }
@@ -79,42 +129,18 @@ pub async fn status(database: &DatabaseArgs, status: &Status) -> Result<(), Stri
     }
 }
 
-pub async fn pause(database: &DatabaseArgs, which: &Which, why: &str) -> Result<(), String> {
-    let sql = "SELECT sluice.pause_partition($1, $2, $3)";
-    match ask(database, "sluice pause", sql, which, &[&why]).await? {
-        true => write_line(&format!("{} is paused", which.partition)),
-        false => write_line(&format!("{} was paused already", which.partition)),
-    }
-}
-
-pub async fn resume(database: &DatabaseArgs, which: &Which) -> Result<(), String> {
-    let sql = "SELECT sluice.resume_partition($1, $2)";
-    match ask(database, "sluice resume", sql, which, &[]).await? {
-        true => write_line(&format!("{} goes on", which.partition)),
-        false => write_line(&format!("{} was not paused", which.partition)),
-    }
-}
-
-pub async fn step_down(database: &DatabaseArgs, which: &Which) -> Result<(), String> {
-    let sql = "SELECT sluice.step_down($1, $2)";
-    let leader: Option<String> = ask(database, "sluice step-down", sql, which, &[]).await?;
-    match leader {
-        Some(leader) => write_line(&format!("{leader} leads {} no more", which.partition)),
-        None => write_line(&format!("nobody leads {}", which.partition)),
-    }
-}
-
-async fn ask<T: for<'r> tokio_postgres::types::FromSql<'r>>(
+pub async fn act(
     database: &DatabaseArgs,
-    command: &str,
-    sql: &str,
     which: &Which,
-    more: &[&(dyn ToSql + Sync)],
-) -> Result<T, String> {
+    action: Action,
+    why: &str,
+) -> Result<(), String> {
+    let command = match action {
+        Action::Pause => "sluice pause",
+        Action::Resume => "sluice resume",
+        Action::StepDown => "sluice step-down",
+    };
     let client = connect(database, command).await?;
-    let mut parameters: Vec<&(dyn ToSql + Sync)> =
-        vec![&which.partition.topic, &which.partition.number];
-    parameters.extend(more);
-    let row = client.query_one(sql, &parameters).await;
-    Ok(row.map_err(|error| failed(&error))?.get(0))
+    let said = action.take(&client, &which.partition, why).await;
+    write_line(&said.map_err(|error| failed(&error))?)
 }

@@ -44,7 +44,7 @@ impl Append {
     ///
     /// # Safety
     /// There is one value per column of the table, and each is valid for its type.
-    pub unsafe fn push<const N: usize>(&mut self, values: &[Option<pg_sys::Datum>; N]) {
+    pub unsafe fn push(&mut self, values: &[Option<pg_sys::Datum>]) {
         let slot = self.free_slot();
         // SAFETY: by contract the slot has room for the values; materializing copies each, so nothing points to them
         // afterwards.

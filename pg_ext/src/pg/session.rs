@@ -1,6 +1,8 @@
 //! This session and the others: clock, durability, who lives, and how to end the
 //! transaction of one that does not move.
 
+use std::ffi::{CStr, CString};
+
 use pgrx::pg_sys;
 
 /// Whether a backend with this process id exists on this server.
@@ -23,6 +25,18 @@ pub fn commits_durably() -> bool {
     // SAFETY: a plain integer variable of the backend, written only by this thread.
     let level = unsafe { pg_sys::synchronous_commit } as u32;
     level != pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF
+}
+
+/// A setting of this session, whether PostgreSQL knows it or not.
+pub fn setting(name: &str) -> Option<String> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a zero byte and outlives the call. What comes back is NULL or a string of the
+    // backend's own, which is copied before anything can change it.
+    let value = unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    };
+    value.map(|value| value.to_string_lossy().into_owned())
 }
 
 /// The database's clock, in microseconds since 2000-01-01.

@@ -65,6 +65,11 @@ impl Target {
         number as usize - 1
     }
 
+    pub fn columns(&self) -> usize {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.relation).rd_att).natts as usize }
+    }
+
     pub fn has_triggers(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe { !(*self.relation).trigdesc.is_null() }
@@ -72,11 +77,9 @@ impl Target {
 
     /// For a table that belongs to the apply alone, and has `columns` of them.
     pub fn refuse_additions(&self, columns: usize) {
-        // SAFETY: the relation is open.
-        let natts = unsafe { (*(*self.relation).rd_att).natts as usize };
         let additions = if self.has_triggers() {
             "triggers"
-        } else if natts != columns {
+        } else if self.columns() != columns {
             "columns"
         } else {
             return;

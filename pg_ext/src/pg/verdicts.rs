@@ -1,8 +1,11 @@
 //! Appends to `ledger.verdicts`.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use super::append::{Append, Unique};
+use super::session;
 use super::target::Target;
 use super::varlena::Varlenas;
 
@@ -14,6 +17,9 @@ const COLUMN_TYPES: [pg_sys::Oid; 6] = [
     pg_sys::TEXTOID,
     pg_sys::TEXTOID,
 ];
+
+/// A column that migration 16 adds.
+const CREATED_AT: &CStr = c"created_at";
 
 /// The verdict of a record that has no row in the log.
 pub struct VerdictRow<'a> {
@@ -27,7 +33,13 @@ pub struct VerdictRow<'a> {
 /// Writes the verdicts of one partition; answers how many.
 pub fn append<'a>(partition_id: i32, rows: impl Iterator<Item = VerdictRow<'a>>) -> u64 {
     let target = Target::open("verdicts", &COLUMN_TYPES);
-    target.refuse_additions(COLUMN_TYPES.len());
+    // Until the migration runs, instances go on with this version of the extension.
+    let columns = target.columns().min(COLUMN_TYPES.len() + 1);
+    if columns > COLUMN_TYPES.len() {
+        target.column(CREATED_AT);
+    }
+    target.refuse_additions(columns);
+    let created_at = session::now();
     let mut append = Append::new(target, Unique::Enforced);
     let mut varlenas = Varlenas::default();
     for row in rows {
@@ -46,9 +58,10 @@ pub fn append<'a>(partition_id: i32, rows: impl Iterator<Item = VerdictRow<'a>>)
             verdict,
             reason,
             source,
+            Some(created_at.into()),
         ];
         // SAFETY: the table has these columns; the values live in `varlenas` through the call.
-        unsafe { append.push(&values) };
+        unsafe { append.push(&values[..columns]) };
     }
     append.flush(|_, _| ());
     append.close()

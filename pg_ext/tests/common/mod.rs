@@ -8,7 +8,8 @@ use ledger::identity::{Identity, PayloadHash};
 use ledger::staging;
 use std::time::Duration;
 
-use proofs::stack::Stack;
+use proofs::database::connect;
+use proofs::stack::{Login, Stack, unique};
 use proofs::wait::wait_until;
 use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
@@ -32,6 +33,25 @@ impl Database {
     /// A new session as the ingester's login.
     pub async fn writer(&self) -> Client {
         self.0.writer().await
+    }
+
+    /// A session of a new login that is a member of `role`.
+    pub async fn member(&self, role: &str) -> Client {
+        let login = Login {
+            user: unique("member"),
+            password: "member".to_owned(),
+        };
+        let create = format!(
+            "CREATE ROLE {} LOGIN PASSWORD 'member' IN ROLE {role}",
+            login.user
+        );
+        self.admin()
+            .await
+            .batch_execute(&create)
+            .await
+            .expect("a login");
+        let stack = Stack::get();
+        connect(&stack.url(&login, stack.postgres_port, &self.0.name)).await
     }
 
     pub async fn assert_invariants(&self) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proofs::compare::{Accounts, compare_partition};
+use proofs::compare::{Accounts, Source, compare_partition};
 use proofs::database::Lines;
 use proofs::dead_letters::from_base64;
 use proofs::event::amount;
@@ -163,6 +163,7 @@ async fn check_case(scene: &Scene, partition: i32, case: &Case) {
 
     let (kafka, admin_url) = (scene.kafka().clone(), scene.database.admin_url.clone());
     let report = compare_partition(
+        Source::Topic,
         kafka,
         admin_url,
         scene.topic.clone(),

@@ -2,18 +2,18 @@
 //! what it prints is compared with the ```text block that follows it, if one does.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use proofs::scene::{STALL, Scene};
-use proofs::stack::repository;
+use proofs::stack::{postgres_program, repository};
 use proofs::workload::{Message, credit};
 
 /// The documents, and who runs their SQL: a superuser where nobody is named.
-const DOCUMENTS: [(&str, Option<&str>); 3] = [
+const DOCUMENTS: [(&str, Option<&str>); 4] = [
     ("contract.md", None),
     ("sql.md", Some(ALICE)),
     ("operations.md", None),
+    ("page.md", None),
 ];
 const ALICE: &str = "alice";
 /// A block that begins with this line is always run as superuser.
@@ -101,19 +101,9 @@ fn fits(expected: &str, line: &str) -> bool {
     true
 }
 
-fn psql() -> PathBuf {
-    let config = std::env::var_os("PG_CONFIG")
-        .unwrap_or_else(|| "/usr/lib/postgresql/15/bin/pg_config".into());
-    let output = Command::new(config)
-        .arg("--bindir")
-        .output()
-        .expect("pg_config: run make setup");
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join("psql")
-}
-
 /// What psql shows to somebody who types these statements, and whether it succeeded.
 fn run(scene: &Scene, user: Option<&str>, statements: &str) -> (bool, String) {
-    let mut command = Command::new(psql());
+    let mut command = Command::new(postgres_program("psql"));
     command
         .arg(&scene.database.admin_url)
         .args(["-Xq", "-P", "pager=off"])

@@ -2,6 +2,7 @@
 //! Needs the services that `scripts/with-stack.sh` starts: run `make test`.
 
 mod bank;
+mod browser;
 mod conformance;
 mod crashes;
 mod docs;
@@ -10,11 +11,18 @@ mod families;
 mod fence;
 mod harness;
 mod health;
+mod limits;
 mod metrics;
 mod mixed;
 mod operate;
 mod outages;
+mod page;
+mod restore;
+mod retention;
+mod secrets;
 mod service;
 mod sharing;
+mod tls;
 mod topics;
+mod upgrade;
 mod zombies;

@@ -1,0 +1,42 @@
+//! The page: files in the binary, nothing from elsewhere. They hold no data, so that everybody may
+//! have them; what they show comes from the API.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+
+use super::Told;
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+macro_rules! file {
+    ($name:literal) => {
+        include_str!(concat!("../page/", $name))
+    };
+}
+
+const FILES: [(&str, &str, &str); 9] = [
+    ("/", "text/html; charset=utf-8", file!("index.html")),
+    (
+        "/page/style.css",
+        "text/css; charset=utf-8",
+        file!("style.css"),
+    ),
+    ("/page/icon.svg", "image/svg+xml", file!("icon.svg")),
+    ("/page/main.js", JAVASCRIPT, file!("main.js")),
+    ("/page/api.js", JAVASCRIPT, file!("api.js")),
+    ("/page/dom.js", JAVASCRIPT, file!("dom.js")),
+    ("/page/charts.js", JAVASCRIPT, file!("charts.js")),
+    ("/page/partitions.js", JAVASCRIPT, file!("partitions.js")),
+    ("/page/letters.js", JAVASCRIPT, file!("letters.js")),
+];
+
+pub fn routes() -> Router<Arc<Told>> {
+    let add = |routes: Router<Arc<Told>>, (path, kind, text)| {
+        let answer = ([(header::CONTENT_TYPE, kind)], text);
+        routes.route(path, get(move || async move { answer }))
+    };
+    FILES.into_iter().fold(Router::new(), add)
+}

@@ -1,0 +1,129 @@
+//! From the previous version to this one while events come in.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use proofs::compare::Accounts;
+use proofs::database::{Database, migrate, migrate_by};
+use proofs::ingester::Ingester;
+use proofs::rng::seed;
+use proofs::scene::{STALL, Scene, assert_mixed};
+use proofs::stack::{Stack, repository};
+use proofs::watch::{led_by, settled};
+use proofs::workload::{Workload, credit};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingester_that_is_newer_than_the_database_waits_for_the_migration() {
+    let stack = Stack::get();
+    let database = Database::create_empty(&stack).await;
+    let older = "CREATE EXTENSION sluice VERSION '0.4.0'";
+    let created = database.client.batch_execute(older).await;
+    created.expect("every version can be installed");
+    let scene = Scene::with_database(stack, database, 1, &[]).await;
+    scene
+        .kafka()
+        .produce(&scene.topic, 0, [credit("e", 1, "5")]);
+    let mut ingester = scene.ingester();
+    let waits = "waiting for a migration: the extension is of version 0.4.0, this binary wants";
+    ingester.logs(waits, STALL).await;
+    let (status, _) = ingester.get("/readyz").await;
+    assert_eq!(status, 503, "it is not ready");
+    migrate(&scene.stack, &scene.database.name).await;
+    scene.verify(Accounts::OfOnePartition).await;
+    ingester.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingester_that_is_older_than_the_database_says_so_and_ends() {
+    let scene = Scene::new(1).await;
+    // As the next version's ALTER EXTENSION leaves it.
+    let newer = "UPDATE pg_extension SET extversion = '99.0.0' WHERE extname = 'sluice'";
+    scene
+        .database
+        .client
+        .execute(newer, &[])
+        .await
+        .expect("a superuser may");
+    let mut ingester = scene.ingester();
+    let status = ingester.ended(STALL).await;
+    assert_eq!(status.code(), Some(1));
+    let told = "the extension is of version 99.0.0, this binary of";
+    assert!(ingester.log().contains(told), "{}", ingester.log());
+}
+
+/// The previous version's `sluice` and `sluice.so`, built by `tests/upgrade/run.sh`.
+fn previous() -> PathBuf {
+    let folder = std::env::var_os("SLUICE_PREVIOUS").expect("SLUICE_PREVIOUS: run make upgrade");
+    PathBuf::from(folder).join("sluice")
+}
+
+/// As a package does it: the library appears at once and whole, and sessions keep the one that they have.
+fn install_library() {
+    let folder = std::env::var_os("SLUICE_LIBDIR").expect("SLUICE_LIBDIR: run make upgrade");
+    let (new, place) = (
+        Path::new(&folder).join("sluice.so.new"),
+        Path::new(&folder).join("sluice.so"),
+    );
+    std::fs::copy(repository().join("target/release/libsluice_pg.so"), &new).expect("make build");
+    std::fs::rename(new, place).expect("one folder");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the previous version: make upgrade"]
+async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
+    let stack = Stack::get();
+    let database = Database::create_empty(&stack).await;
+    migrate_by(&previous(), &stack, &database.name).await;
+    let version =
+        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.5.0'";
+    assert_eq!(database.count(version).await, 1);
+    let scene = Scene::with_database(stack, database, 4, &[]).await;
+    let old = || {
+        let (url, topic) = (&scene.database.url, &scene.topic);
+        Ingester::start_build(previous(), &scene.stack, url, topic, &[])
+    };
+    let mut olds = [old(), old()];
+    let feed = scene.feed(&Workload::new(seed()), 3_000);
+    scene.committed_beyond(6_000).await;
+    let goes_on = async || {
+        scene
+            .committed_beyond(scene.committed().await + 6_000)
+            .await
+    };
+
+    // The new library beside the old functions and tables: for sessions that are there and for fresh ones.
+    install_library();
+    goes_on().await;
+    olds[0].kill9();
+    olds[0].start_again();
+    goes_on().await;
+
+    let mut new = scene.ingester();
+    let waits = "waiting for a migration: the extension is of version 0.4.0";
+    new.logs(waits, STALL).await;
+    let start = Instant::now();
+    migrate(&scene.stack, &scene.database.name).await;
+    println!("migrated under load in {:?}", start.elapsed());
+    let names = [&olds[0].service_id, &olds[1].service_id, &new.service_id].map(String::clone);
+    let names = names.each_ref().map(String::as_str);
+    settled(&scene.database, &scene.topic, 4, &names, STALL).await;
+    goes_on().await;
+    for name in names {
+        let led = led_by(&scene.database, &scene.topic, name).await;
+        assert!(!led.is_empty(), "{name} leads its share");
+    }
+
+    // One by one the old ones go; one that starts again says that its time is over.
+    olds[0].stop().await;
+    olds[0].start_again();
+    let status = olds[0].ended(Duration::from_secs(30)).await;
+    assert_eq!(status.code(), Some(1));
+    let told = "this binary wants 0.4.0";
+    assert!(olds[0].log().contains(told), "{}", olds[0].log_tail());
+    olds[1].stop().await;
+    goes_on().await;
+    feed.stop().await;
+    assert_mixed(&scene.verify(Accounts::OfOnePartition).await);
+    scene.database.audit(&scene.topic).await;
+    new.stop().await;
+}
