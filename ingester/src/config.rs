@@ -700,8 +700,14 @@ impl RunArgs {
         let idle_limit = Duration::from_secs(10);
         let url = self.operator_database_url.as_deref();
         match url.filter(|url| !url.is_empty()) {
-            Some(url) => Database::parse(url, own.connection_timeout(), &application, idle_limit)
-                .map_err(|error| bad("OPERATOR_DATABASE_URL", error)),
+            Some(url) => Database::parse(
+                url,
+                &own.tls()?,
+                own.connection_timeout(),
+                &application,
+                idle_limit,
+            )
+            .map_err(|error| bad("OPERATOR_DATABASE_URL", error)),
             None => own.database(&application, idle_limit),
         }
     }

@@ -55,7 +55,7 @@ impl Database {
             .await
             .expect("a new database");
         let mut database = Self::open(stack, &name).await;
-        database.is_own = true;
+        database.made_on = Some(stack.postgres_port);
         database
     }
 

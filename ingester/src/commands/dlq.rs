@@ -100,25 +100,25 @@ impl Dlq {
 pub struct Filter {
     /// These letters only, comma separated
     #[arg(long, value_delimiter = ',')]
-    id: Option<Vec<i64>>,
+    pub id: Option<Vec<i64>>,
     /// Of this topic
     #[arg(long)]
     pub topic: Option<String>,
     /// Of this event type: a domain topic's is its name, any other topic's is balance.changed
     #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
+    pub event_type: Option<String>,
     /// With this error code, for example HANDLER_FAILED
     #[arg(long, value_parser = |code: &str| Ok::<_, String>(code.to_uppercase()))]
     pub code: Option<String>,
     /// With this record key, as `list` shows it
     #[arg(long)]
-    key: Option<String>,
+    pub key: Option<String>,
     /// First failed at or after this time, as PostgreSQL reads it: 2026-11-21, "yesterday", …
     #[arg(long, value_name = "TIME")]
-    since: Option<String>,
+    pub since: Option<String>,
     /// First failed before this time
     #[arg(long, value_name = "TIME")]
-    until: Option<String>,
+    pub until: Option<String>,
 }
 
 #[derive(Args)]

@@ -93,7 +93,8 @@ async fn chunks(
                 &prune.dry_run,
             ],
         )
-        .await?;
+        .await
+        .map_err(|error| failed(&error))?;
         let mut answer = answer.into_iter().next().unwrap_or_default();
         for (name, count) in COUNTS.iter().zip(&mut counts) {
             *count += answer[name].as_i64().unwrap_or_default();

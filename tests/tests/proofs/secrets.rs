@@ -161,7 +161,7 @@ impl World {
             said += row.get::<_, &str>(0);
         }
         let log = std::fs::read(self.scene.stack.dir.join("pg/log")).expect("the server's log");
-        said + &String::from_utf8_lossy(&log)
+        said + &*String::from_utf8_lossy(&log)
     }
 
     fn kafka_says(&self) -> String {
@@ -177,9 +177,9 @@ impl World {
                 let message = &record.message;
                 let headers = message.headers.iter();
                 let headers: String = headers
-                    .map(|(name, value)| name.clone() + &bytes(value))
+                    .map(|(name, value)| name.clone() + bytes(value).as_str())
                     .collect();
-                bytes(&message.key) + &bytes(&message.payload) + &headers
+                bytes(&message.key) + bytes(&message.payload).as_str() + headers.as_str()
             })
             .collect()
     }
