@@ -16,7 +16,7 @@ const HANDLER: &str = "sluice_handler";
 const ROLES: [&str; 4] = [WRITER, READER, ADMIN, HANDLER];
 
 /// Who may call each function of schema `sluice`; `sluice_admin` is a reader, too. A new one has to be added here.
-const FUNCTIONS: [(&str, &[&str]); 38] = [
+const FUNCTIONS: [(&str, &[&str]); 42] = [
     ("acquire_partition_lock", &[WRITER]),
     ("apply_balance_batch", &[WRITER]),
     ("apply_balance_changes", &[ADMIN]),
@@ -25,8 +25,10 @@ const FUNCTIONS: [(&str, &[&str]); 38] = [
     ("call_handler", &[]),
     ("capture_staged_row", &[]),
     ("correct_balances", &[]),
+    ("count_prunable", &[]),
     ("dangling_references", &[WRITER, READER]),
     ("discard_dead_letters", &[ADMIN]),
+    ("event_identity", &[]),
     ("find_dead_letters", &[]),
     ("heartbeat", &[WRITER]),
     ("known_partition", &[]),
@@ -40,6 +42,8 @@ const FUNCTIONS: [(&str, &[&str]); 38] = [
     ("partitions_with_results", &[WRITER]),
     ("pause_handler", &[WRITER, ADMIN]),
     ("pause_partition", &[ADMIN]),
+    ("prune", &[ADMIN]),
+    ("prune_records", &[]),
     ("register_handler", &[ADMIN]),
     ("release_partition_lock", &[WRITER]),
     ("renew_partition_lock", &[WRITER]),
