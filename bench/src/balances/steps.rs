@@ -183,11 +183,22 @@ fn processor_time() -> Result<BTreeMap<&'static str, u64>> {
         };
         *times.entry(process).or_default() += ticks;
     }
+    times.insert("interrupts", interrupts()?);
     Ok(times)
 }
 
 /// Time that the cores were not idle.
 fn busy() -> Result<u64> {
+    // user, nice, system, idle, iowait, irq, softirq
+    spent([0, 1, 2, 5, 6])
+}
+
+/// Of it, what counts for no process.
+fn interrupts() -> Result<u64> {
+    spent([5, 6])
+}
+
+fn spent<const N: usize>(columns: [usize; N]) -> Result<u64> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().unwrap_or_default();
     let ticks: Vec<u64> = line
@@ -195,8 +206,7 @@ fn busy() -> Result<u64> {
         .skip(1)
         .map(str::parse)
         .collect::<std::result::Result<_, _>>()?;
-    // user, nice, system, idle, iowait, irq, softirq
-    Ok([0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum())
+    Ok(columns.iter().filter_map(|at| ticks.get(*at)).sum())
 }
 
 fn side_by_side(columns: &[(String, (Times, f64))]) -> Result<String> {
