@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::PgOid;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 
 use crate::leader::internal;
@@ -22,7 +21,7 @@ pub fn execute<'c>(
 ) -> SpiTupleTable<'c> {
     let known = PLANS.with_borrow(|plans| plans.get(statement).copied());
     let plan = known.unwrap_or_else(|| {
-        let types: Vec<PgOid> = args.iter().map(|arg| arg.oid().into()).collect();
+        let types: Vec<_> = args.iter().map(|arg| arg.oid().into()).collect();
         let plan = client
             .prepare_mut(statement, &types)
             .unwrap_or_else(internal);
