@@ -1,4 +1,5 @@
 //! SQL of the hot path, planned once per session: planning costs a small batch more than its work.
+//! Statements that search a table as it grows are planned each time instead, by what it has grown to.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ thread_local! {
     static PLANS: RefCell<HashMap<&'static str, &'static OwnedPreparedStatement>> = RefCell::default();
 }
 
-/// Executes `statement`.
+/// Executes `statement`; each text always comes with the same types of arguments.
 pub fn execute<'c>(
     client: &mut SpiClient<'c>,
     statement: &'static str,
