@@ -29,14 +29,7 @@ pub struct EventName {
 
 /// Rows of `ledger.verdicts` to be.
 #[derive(Default)]
-pub struct Verdicts(Vec<Row>);
-
-struct Row {
-    offset: i64,
-    event: EventName,
-    verdict: &'static str,
-    reason: Option<String>,
-}
+pub struct Verdicts(Vec<VerdictRow>);
 
 impl Verdicts {
     pub fn push(
@@ -46,9 +39,10 @@ impl Verdicts {
         verdict: &'static str,
         reason: Option<String>,
     ) {
-        self.0.push(Row {
-            offset,
-            event,
+        self.0.push(VerdictRow {
+            kafka_offset: offset,
+            event_id: event.event_id,
+            source: event.source,
             verdict,
             reason,
         });
@@ -58,14 +52,7 @@ impl Verdicts {
         if self.0.is_empty() {
             return 0;
         }
-        let rows = self.0.iter().map(|row| VerdictRow {
-            kafka_offset: row.offset,
-            event_id: row.event.event_id.as_deref(),
-            source: row.event.source.as_deref(),
-            verdict: row.verdict,
-            reason: row.reason.as_deref(),
-        });
-        verdicts::append(fenced.partition_id, rows)
+        verdicts::append(fenced.partition_id, &self.0)
     }
 }
 

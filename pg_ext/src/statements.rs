@@ -1,10 +1,10 @@
 //! SQL of the hot path, planned once per session: planning costs a small batch more than its work.
+//! Statements that search a table as it grows are planned each time instead, by what it has grown to.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::PgOid;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 
 use crate::leader::internal;
@@ -14,7 +14,7 @@ thread_local! {
     static PLANS: RefCell<HashMap<&'static str, &'static OwnedPreparedStatement>> = RefCell::default();
 }
 
-/// Executes `statement`.
+/// Executes `statement`; each text always comes with the same types of arguments.
 pub fn execute<'c>(
     client: &mut SpiClient<'c>,
     statement: &'static str,
@@ -22,7 +22,7 @@ pub fn execute<'c>(
 ) -> SpiTupleTable<'c> {
     let known = PLANS.with_borrow(|plans| plans.get(statement).copied());
     let plan = known.unwrap_or_else(|| {
-        let types: Vec<PgOid> = args.iter().map(|arg| arg.oid().into()).collect();
+        let types: Vec<_> = args.iter().map(|arg| arg.oid().into()).collect();
         let plan = client
             .prepare_mut(statement, &types)
             .unwrap_or_else(internal);

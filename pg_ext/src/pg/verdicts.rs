@@ -22,16 +22,16 @@ const COLUMN_TYPES: [pg_sys::Oid; 6] = [
 const CREATED_AT: &CStr = c"created_at";
 
 /// The verdict of a record that has no row in the log.
-pub struct VerdictRow<'a> {
+pub struct VerdictRow {
     pub kafka_offset: i64,
-    pub event_id: Option<&'a str>,
-    pub source: Option<&'a str>,
+    pub event_id: Option<String>,
+    pub source: Option<String>,
     pub verdict: &'static str,
-    pub reason: Option<&'a str>,
+    pub reason: Option<String>,
 }
 
 /// Writes the verdicts of one partition; answers how many.
-pub fn append<'a>(partition_id: i32, rows: impl Iterator<Item = VerdictRow<'a>>) -> u64 {
+pub fn append(partition_id: i32, rows: &[VerdictRow]) -> u64 {
     let target = Target::open("verdicts", &COLUMN_TYPES);
     // Until the migration runs, instances go on with this version of the extension.
     let columns = target.columns().min(COLUMN_TYPES.len() + 1);
@@ -47,7 +47,12 @@ pub fn append<'a>(partition_id: i32, rows: impl Iterator<Item = VerdictRow<'a>>)
             append.flush(|_, _| ());
         }
         varlenas.clear();
-        let texts = [row.event_id, Some(row.verdict), row.reason, row.source];
+        let texts = [
+            row.event_id.as_deref(),
+            Some(row.verdict),
+            row.reason.as_deref(),
+            row.source.as_deref(),
+        ];
         let texts = texts.map(|text| text.map(|text| varlenas.push(text.as_bytes())));
         let [event_id, verdict, reason, source] =
             texts.map(|text| text.map(|text| varlenas.datum(text)));
