@@ -1,13 +1,17 @@
 //! Producing to Kafka: at least once, in order per key.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::statistics::Statistics;
 
 use crate::config::KafkaSettings;
-use crate::source::{client_config, describe_config_error};
+use crate::source::brokers::Brokers;
+use crate::source::{STATISTICS, client_config, describe_config_error};
 
 /// How long one record may take before the whole lot is tried again.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -41,8 +45,18 @@ impl Refused {
 }
 
 #[derive(Clone)]
+struct Context(Arc<Brokers>);
+
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        self.0.seen(&statistics);
+    }
+}
+
+#[derive(Clone)]
 pub struct Outlet {
-    producer: FutureProducer,
+    producer: FutureProducer<Context>,
+    brokers: Arc<Brokers>,
     topic: String,
 }
 
@@ -50,22 +64,26 @@ impl Outlet {
     pub fn new(settings: &KafkaSettings, topic: &str) -> Result<Self, String> {
         let mut config = client_config(settings);
         config
+            .set(STATISTICS.0, STATISTICS.1)
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", DELIVERY.as_millis().to_string());
         let (property, value) = MESSAGE_MAX_BYTES;
         if !settings.properties.contains_key(property) {
             config.set(property, value);
         }
+        let brokers = Arc::new(Brokers::new(&settings.brokers)?);
         Ok(Self {
             producer: config
-                .create()
+                .create_with_context(Context(brokers.clone()))
                 .map_err(|error| describe_config_error(&error, settings))?,
+            brokers,
             topic: topic.to_owned(),
         })
     }
 
     /// Produces all, in order; an error says that some of them may be there and some not.
     pub async fn produce(&self, messages: &[Message<'_>]) -> Result<(), Refused> {
+        self.brokers.name_again(self.producer.client());
         let mut deliveries = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
             let headers =

@@ -5,6 +5,8 @@
 //! used for one thing only: offsets committed to it after the fact, so that ordinary lag
 //! tools work. Nothing reads them back.
 
+pub mod brokers;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,6 +27,7 @@ use crate::config::KafkaSettings;
 use crate::partition::Partition;
 use crate::status::{Queue, Status};
 use crate::tls::{self, Names};
+use brokers::Brokers;
 
 const TLS_NAMES: Names = Names {
     ca: "KAFKA_SSL_CA_LOCATION",
@@ -41,8 +44,8 @@ const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
 /// How long the last group offsets may take at the end.
 const LAST_HINT: Duration = Duration::from_millis(500);
 
-/// How often librdkafka tells how far the partitions reach.
-const STATISTICS_MS: &str = "2000";
+/// How often librdkafka tells which brokers it knows, and how far the partitions reach.
+pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "2000");
 
 /// Defaults of the reading client.
 const READING: [(&str, &str); 5] = [
@@ -100,8 +103,10 @@ impl Generations {
 
 #[derive(Clone)]
 struct Context {
+    brokers: Arc<Brokers>,
     generations: Generations,
-    status: Arc<Status>,
+    /// Told by the reader only.
+    status: Option<Arc<Status>>,
     complained: Arc<Mutex<Option<Instant>>>,
     /// What the brokers have against us, and what to change.
     refusal: Arc<Mutex<Option<String>>>,
@@ -144,6 +149,8 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.brokers.seen(&statistics);
+        let Some(status) = &self.status else { return };
         let is_up = statistics
             .brokers
             .values()
@@ -169,7 +176,7 @@ impl ClientContext for Context {
                 Some((Partition { topic, number }, end))
             })
         });
-        self.status.kafka_tells(is_up, queue, ends);
+        status.kafka_tells(is_up, queue, ends);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -234,27 +241,27 @@ impl Kafka {
         reader
             .set("group.id", &settings.group_id)
             .set("enable.partition.eof", "true")
-            .set("statistics.interval.ms", STATISTICS_MS)
             .set("debug", "metadata")
             .set_log_level(RDKafkaLogLevel::Debug);
-        let context = Context {
-            generations: Generations::default(),
-            status,
-            complained: Arc::default(),
-            refusal: Arc::default(),
-        };
-        let refusal = context.refusal.clone();
-        let create = |config: &ClientConfig| {
-            let consumer: Result<BaseConsumer<Context>, _> =
-                config.create_with_context(context.clone());
+        let generations = Generations::default();
+        let (complained, refusal) = (Arc::default(), Arc::default());
+        let create = |config: &ClientConfig, status: Option<Arc<Status>>| {
+            let context = Context {
+                brokers: Arc::new(Brokers::new(&settings.brokers)?),
+                generations: generations.clone(),
+                status,
+                complained: Arc::clone(&complained),
+                refusal: Arc::clone(&refusal),
+            };
+            let consumer: Result<BaseConsumer<Context>, _> = config.create_with_context(context);
             consumer
                 .map(Arc::new)
                 .map_err(|error| describe_config_error(&error, settings))
         };
         Ok(Self {
-            reader: create(&reader)?,
-            inquirer: create(&base)?,
-            generations: context.generations,
+            reader: create(&reader, Some(status))?,
+            inquirer: create(&base, None)?,
+            generations,
             refusal,
         })
     }
@@ -265,6 +272,8 @@ impl Kafka {
             let consumer = consumer.clone();
             std::thread::spawn(move || {
                 loop {
+                    let client = consumer.client();
+                    client.context().brokers.name_again(client);
                     if let Some(Err(error)) = consumer.poll(Duration::from_secs(1)) {
                         debug!("kafka: {error}");
                     }
@@ -536,6 +545,7 @@ pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
 fn base_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = client_config(settings);
     config
+        .set(STATISTICS.0, STATISTICS.1)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")

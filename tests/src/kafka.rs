@@ -1,16 +1,19 @@
 //! Topics, a producer and a reader of our own.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::bindings::rd_kafka_brokers_add;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Headers, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::statistics::Statistics;
 use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
 
 use crate::wait::wait_until;
@@ -54,7 +57,10 @@ impl Kafka {
                 .lock()
                 .expect("no one panics with it")
         };
-        let kept = at_rest().pop();
+        // librdkafka forgets its only broker when that says, while it stops, that there is none.
+        let kept = at_rest()
+            .pop()
+            .filter(|kept| kept.fetch_metadata(Some(""), PATIENCE / 10).is_ok());
         let consumer = kept.unwrap_or_else(|| self.consumer());
         let answer = ask(&consumer);
         consumer.unassign().expect("a consumer can be put aside");
@@ -209,15 +215,16 @@ impl Kafka {
             .set("batch.size", "262144")
             .set("queue.buffering.max.messages", "500000")
             .set("queue.buffering.max.kbytes", "131072")
-            .set("message.timeout.ms", "300000");
+            .set("message.timeout.ms", "300000")
+            .set("statistics.interval.ms", "1000");
         for (name, value) in settings {
             config.set(*name, *value);
         }
-        let lost = Arc::new(AtomicUsize::new(0));
         let inner = config
-            .create_with_context(Deliveries { lost: lost.clone() })
+            .create_with_context(Deliveries::default())
             .expect("the settings of a producer");
-        Producer { inner, lost }
+        let brokers = CString::new(self.brokers.as_str()).expect("an address");
+        Producer { inner, brokers }
     }
 
     /// Sends messages to one partition and waits until the broker has them all.
@@ -284,11 +291,21 @@ fn owned_headers(headers: &impl Headers) -> Vec<(String, Option<Vec<u8>>)> {
         .collect()
 }
 
+#[derive(Default)]
 struct Deliveries {
-    lost: Arc<AtomicUsize>,
+    lost: AtomicUsize,
+    /// No broker is left: see `Producer::poll`.
+    is_forlorn: AtomicBool,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn stats(&self, statistics: Statistics) {
+        let is_left = |source: &str| matches!(source, "learned" | "configured");
+        let mut brokers = statistics.brokers.values();
+        let is_forlorn = !brokers.any(|broker| is_left(&broker.source));
+        self.is_forlorn.store(is_forlorn, Ordering::Relaxed);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
@@ -302,7 +319,7 @@ impl ProducerContext for Deliveries {
 
 pub struct Producer {
     inner: BaseProducer<Deliveries>,
-    lost: Arc<AtomicUsize>,
+    brokers: CString,
 }
 
 impl Producer {
@@ -334,15 +351,30 @@ impl Producer {
 
     /// Lets delivery reports come in, which frees the queue.
     pub fn poll(&self) {
-        self.inner.poll(Duration::ZERO);
+        self.poll_for(Duration::ZERO);
+    }
+
+    fn poll_for(&self, time: Duration) {
+        let client = self.inner.client();
+        // librdkafka forgets its only broker when that says, while it stops, that there is none.
+        if client.context().is_forlorn.swap(false, Ordering::Relaxed) {
+            // SAFETY: the client outlives the call, which copies the list.
+            #[allow(unsafe_code)]
+            unsafe {
+                rd_kafka_brokers_add(client.native_ptr(), self.brokers.as_ptr())
+            };
+        }
+        self.inner.poll(time);
     }
 
     pub fn flush(&self) {
-        self.inner
-            .flush(Duration::from_secs(300))
-            .expect("Kafka takes what was sent");
+        let start = Instant::now();
+        while self.inner.in_flight_count() > 0 {
+            assert!(start.elapsed() < 5 * PATIENCE, "Kafka takes what was sent");
+            self.poll_for(Duration::from_millis(5));
+        }
         assert_eq!(
-            self.lost.load(Ordering::Relaxed),
+            self.inner.client().context().lost.load(Ordering::Relaxed),
             0,
             "messages that Kafka did not take"
         );
