@@ -37,6 +37,8 @@ use crate::status::{Health, Snapshot, Status};
 const CONNECTIONS: usize = 256;
 /// How long a connection may be without the whole head of a request.
 const IDLE: Duration = Duration::from_secs(30);
+/// Bytes of the head of a request; hyper may take up to twice as many.
+const HEAD: usize = 64 << 10;
 
 /// What there is to tell, and to do.
 pub struct Told {
@@ -72,7 +74,10 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 pub async fn serve(listener: TcpListener, told: Told) -> Infallible {
     let routes = TowerToHyperService::new(routes(Arc::new(told)));
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(IDLE);
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(HEAD);
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = connections.clone().acquire_owned().await;

@@ -250,7 +250,7 @@ async fn what_a_role_may_not_it_cannot() {
             "INSERT INTO ledger.event_handlers (event_type, handler) VALUES ('t', 'f')",
             "TRUNCATE ledger.account_balances",
             "TRUNCATE ledger.staging_balance_changes",
-            "LOCK ledger.account_balances IN ACCESS EXCLUSIVE MODE",
+            "DO $$ BEGIN LOCK ledger.account_balances IN ACCESS EXCLUSIVE MODE; END $$",
             "SELECT FROM ledger.account_balances FOR UPDATE",
             "COPY ledger.balance_log FROM '/dev/null'",
             "COPY ledger.account_balances TO PROGRAM 'cat'",

@@ -167,12 +167,12 @@ pub async fn compare_partition(
         topic: &topic,
         partition,
     };
-    let mut stored = Stored::open(&admin_url, &place).await;
     let pruned_below = if is_pruned {
-        stored.pruned_below(&place).await
+        pruned_below(&admin_url, &place).await
     } else {
         0
     };
+    let mut stored = Stored::open(&admin_url, &place).await;
     let mut ledger = Ledger::default();
     let mut report = Report::default();
     let mut dead = HashMap::new();
@@ -265,6 +265,16 @@ struct LogRow {
     reason: Option<String>,
 }
 
+/// The first offset that pruning has left alone.
+async fn pruned_below(admin_url: &str, place: &Place<'_>) -> i64 {
+    let query = "SELECT r.pruned_below FROM ledger.retention r JOIN ledger.partition_leases l USING (partition_id)
+        WHERE l.topic = $1 AND l.partition = $2";
+    let at = [&place.topic as &(dyn ToSql + Sync), &place.partition];
+    let row = connect(admin_url).await.query_opt(query, &at).await;
+    let row = row.expect("the table of what was pruned");
+    row.map_or(0, |row| row.get(0))
+}
+
 /// What the database says about one record.
 #[derive(Default)]
 struct Found {
@@ -310,15 +320,6 @@ impl Stored {
         stored.verdict = stored.verdicts.next().await.map(verdict_row);
         stored.log = stored.logs.next().await.map(log_row);
         stored
-    }
-
-    async fn pruned_below(&self, place: &Place<'_>) -> i64 {
-        let query = "SELECT r.pruned_below FROM ledger.retention r JOIN ledger.partition_leases l USING (partition_id)
-            WHERE l.topic = $1 AND l.partition = $2";
-        let at = [&place.topic as &(dyn ToSql + Sync), &place.partition];
-        let row = self.session.query_opt(query, &at).await;
-        let row = row.expect("the table of what was pruned");
-        row.map_or(0, |row| row.get(0))
     }
 
     /// What belongs to `offset`; what stands before it belongs to no record and is a difference.
