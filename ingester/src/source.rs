@@ -47,6 +47,9 @@ const LAST_HINT: Duration = Duration::from_millis(500);
 /// How often librdkafka tells which brokers it knows, and how far the partitions reach.
 pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "2000");
 
+const OTHER_PROTOCOL: &str =
+    "if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks";
+
 /// Defaults of the reading client.
 const READING: [(&str, &str); 5] = [
     ("fetch.wait.max.ms", "50"),
@@ -133,11 +136,25 @@ fn created_anew(message: &str) -> Option<&str> {
     (!old.bytes().all(|byte| byte == b'A')).then_some(topic)
 }
 
+impl Context {
+    fn refuses_us(&self, reason: &str, advice: &str) {
+        let refusal = format!("Kafka refuses us: {reason}; {advice}").replace('\n', " ");
+        if self.is_time_to_complain() {
+            warn!("KAFKA_BROKERS: {refusal}");
+        }
+        *self.refusal.lock().expect("no panic while held") = Some(refusal);
+    }
+}
+
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
         if let Some(topic) = created_anew(message) {
             warn!(topic, "topic was created anew");
             self.generations.of(topic).fetch_add(1, Ordering::SeqCst);
+        }
+        // A broker that expects TLS hangs up on the first request, which librdkafka says in its log only.
+        if message.contains("Disconnected") && message.contains("in state APIVERSION_QUERY") {
+            self.refuses_us(message, OTHER_PROTOCOL);
         }
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!("kafka: {message}"),
@@ -184,21 +201,14 @@ impl ClientContext for Context {
             debug!("kafka: {error}: {reason}");
             return;
         };
-        let refusal = format!("Kafka refuses us: {reason}; {advice}").replace('\n', " ");
-        if self.is_time_to_complain() {
-            warn!("KAFKA_BROKERS: {refusal}");
-        }
-        *self.refusal.lock().expect("no panic while held") = Some(refusal);
+        self.refuses_us(reason, &advice);
     }
 }
 
 /// What to change, where nothing but that helps.
 fn advice(error: &KafkaError, reason: &str) -> Option<String> {
     if reason.contains("PLAINTEXT broker listener") || reason.contains("security.protocol") {
-        return Some(
-            "if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks"
-                .into(),
-        );
+        return Some(OTHER_PROTOCOL.into());
     }
     if let Some(advice) = tls::advice(reason, &TLS_NAMES) {
         return Some(advice);

@@ -56,6 +56,7 @@ fn commands<'a>(partition: &'a str, folder: &'a str) -> Vec<Vec<&'a str>> {
         vec!["check"],
         vec!["status"],
         vec!["status", "--output", "json"],
+        vec!["prune", "--dry-run"],
         vec!["pause", partition, "--why", "a test"],
         vec!["resume", partition],
         vec!["step-down", partition],

@@ -323,7 +323,7 @@ async fn a_running_ingester_names_a_wrong_ca() {
         .logs("KAFKA_SSL_CA_LOCATION must name the CA", PATIENCE)
         .await;
     let (_, health) = without_kafka.get("/health").await;
-    assert!(health.contains(r#""status":"down""#), "{health}");
+    assert!(health.contains(r#""status": "down""#), "{health}");
     without_kafka.stop().await;
     // Redis is done without.
     let mut without_redis = start("REDIS_CA");
