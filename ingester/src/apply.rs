@@ -16,10 +16,11 @@ use uuid::Uuid;
 
 use crate::config::RetrySettings;
 use crate::error::{Consequence, back_off, chain, consequence, describe};
+use crate::group::{Call, Group};
 use crate::lease::Leadership;
 use crate::metrics::{Counts, Metrics};
 use crate::partition::Partition;
-use crate::staging::{Batch, Content, Kind, Slice, Staged};
+use crate::staging::{Batch, Content, Kind, Rows, Slice, Staged};
 use crate::status::{LastBatch, State, Status};
 
 /// A batch that takes longer than this in the database is worth a line.
@@ -63,6 +64,8 @@ pub struct Applier {
     /// As many as large batches may be in the database at once. More of them only get into each other's way: they wait
     /// for the same balances, and each one's snapshot keeps PostgreSQL from reusing the room of all rows replaced meanwhile.
     pub turns: Arc<Semaphore>,
+    /// Where small batches go first.
+    pub group: Arc<Group>,
     pub retry: RetrySettings,
     /// Told of dead letters.
     pub aftercare: Arc<Notify>,
@@ -200,6 +203,21 @@ impl Applier {
     }
 
     async fn watched(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
+        if let Some(call) = self.call(slice)
+            && let Some(done) = self.group.commit(call).await
+        {
+            self.metrics.phase("turn", done.waited);
+            self.metrics.phase("apply", done.apply);
+            self.metrics.phase("commit", done.commit);
+            let took = LastBatch {
+                rows: slice.rows(),
+                apply: done.apply,
+                commit: done.commit,
+                ..LastBatch::default()
+            };
+            self.committed(slice, &done.row, took);
+            return Ok(());
+        }
         let mut turn = None;
         if slice.rows() >= LARGE {
             let asked = Instant::now();
@@ -220,18 +238,44 @@ impl Applier {
         }
     }
 
+    /// What of a slice is small enough to go with others.
+    fn call(&self, slice: &Slice<'_>) -> Option<Call> {
+        let Content::Balance(Rows {
+            staged: Staged::Piece(piece),
+            count: rows @ 1..,
+            checksum,
+        }) = &slice.content
+        else {
+            return None;
+        };
+        Some(Call {
+            topic: self.partition.topic.clone(),
+            partition: self.partition.number,
+            fencing_token: self.leadership.fencing_token,
+            lease_id: self.leadership.lease_id,
+            from_offset: slice.from_offset,
+            next_offset: slice.next_offset,
+            rows: *rows,
+            checksum: *checksum,
+            last_record: slice.last_record.map(Uuid::from_bytes),
+            piece: piece.clone(),
+        })
+    }
+
     async fn transaction(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
-        let mut connection = Disposable(Some(
-            self.pool
-                .get()
-                .await
-                .map_err(|error| Refusal::of_pool(&error))?,
-        ));
+        let mut connection = Disposable::of(&self.pool)
+            .await
+            .map_err(|error| Refusal::of_pool(&error))?;
         let (row, took) = self
             .run(connection.client(), slice)
             .await
             .map_err(|error| Refusal::of(&error))?;
         connection.keep();
+        self.committed(slice, &row, took);
+        Ok(())
+    }
+
+    fn committed(&self, slice: &Slice<'_>, row: &Row, took: LastBatch) {
         self.status.batch_took(&self.partition, took);
         let counts = Counts {
             applied: row.get("applied"),
@@ -246,7 +290,6 @@ impl Applier {
         let outcome: &str = row.get("outcome");
         debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
             rows = slice.rows(), outcome, "batch committed");
-        Ok(())
     }
 
     async fn run(
@@ -360,7 +403,7 @@ impl Applier {
 }
 
 /// When the work was done, and with what.
-async fn timed<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<(Instant, T), E> {
+pub async fn timed<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<(Instant, T), E> {
     let done = work.await?;
     Ok((Instant::now(), done))
 }
@@ -382,15 +425,15 @@ pub async fn warm_up(pool: Pool, wanted: usize) {
 }
 
 /// The statements of a batch.
-struct Statements {
-    apply_balances: Statement,
+pub struct Statements {
+    pub apply_balances: Statement,
     apply_events: Statement,
-    insert: Statement,
+    pub insert: Statement,
     copy: Statement,
 }
 
 impl Statements {
-    async fn prepare(client: &Object) -> Result<Self, tokio_postgres::Error> {
+    pub async fn prepare(client: &Object) -> Result<Self, tokio_postgres::Error> {
         let (apply_balances, apply_events, insert, copy) = tokio::try_join!(
             client.prepare_cached(APPLY),
             client.prepare_cached(APPLY_EVENTS),
@@ -420,14 +463,18 @@ static COPY: LazyLock<String> =
 
 /// A connection that is closed unless it was kept: after a failure or a cancelled wait
 /// nobody knows what is still under way on it.
-struct Disposable(Option<Object>);
+pub struct Disposable(Option<Object>);
 
 impl Disposable {
-    fn client(&self) -> &Object {
+    pub async fn of(pool: &Pool) -> Result<Self, PoolError> {
+        pool.get().await.map(|object| Self(Some(object)))
+    }
+
+    pub fn client(&self) -> &Object {
         self.0.as_ref().expect("held until dropped")
     }
 
-    fn keep(&mut self) {
+    pub fn keep(&mut self) {
         drop(self.0.take());
     }
 }

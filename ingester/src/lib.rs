@@ -10,6 +10,7 @@ pub mod config;
 pub mod db;
 pub mod error;
 pub mod gate;
+pub mod group;
 pub mod hint;
 pub mod history;
 pub mod http;

@@ -16,6 +16,7 @@ use crate::aftercare::Aftercare;
 use crate::apply::{self, Applier};
 use crate::config::RunSettings;
 use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
+use crate::group::Group;
 use crate::hint::Hint;
 use crate::http::{self, Told};
 use crate::lane::{End, Lane};
@@ -179,8 +180,9 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         aftercare: wake_aftercare,
         hint,
         kafka,
-        pool,
         turns: Arc::new(Semaphore::new(settings.apply_concurrency)),
+        group: Group::new(pool.clone()),
+        pool,
         standby: Some(Arc::new(standby)),
         wake,
         leases,
@@ -316,6 +318,7 @@ struct Conductor {
     kafka: Arc<Kafka>,
     pool: deadpool_postgres::Pool,
     turns: Arc<Semaphore>,
+    group: Arc<Group>,
     standby: Option<Arc<Session>>,
     wake: mpsc::Sender<()>,
     leases: Arc<Leases>,
@@ -543,6 +546,7 @@ impl Conductor {
                 partition: partition.clone(),
                 leadership: leadership.clone(),
                 turns: self.turns.clone(),
+                group: self.group.clone(),
                 retry: self.settings.retry.clone(),
                 aftercare: self.aftercare.clone(),
                 status: self.status.clone(),

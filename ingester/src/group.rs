@@ -1,0 +1,183 @@
+//! Small batches of several partitions in one transaction, as a database commits the
+//! transactions of several sessions with one write ("group commit"): a batch that comes
+//! while another is in the database waits for it, and then goes with all that wait.
+//!
+//! What fails, fails for all of them, and each goes its own way: nobody is held up by
+//! another partition's trouble for longer than [`PATIENCE_MS`].
+
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Object, Pool};
+use futures_util::future::{try_join, try_join_all};
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row};
+use tracing::debug;
+use uuid::Uuid;
+
+use crate::apply::{Disposable, Statements, timed};
+use crate::error::{chain, describe};
+
+/// How long a common transaction waits for a lock.
+const PATIENCE_MS: u32 = 50;
+/// Staged bytes in one transaction, beyond which the rest goes with the next.
+const BYTES: usize = 256 << 10;
+/// Batches in one transaction: `try_join_all` keeps the order of so many.
+const MEMBERS: usize = 30;
+
+static BEGIN: LazyLock<String> =
+    LazyLock::new(|| format!("BEGIN; SET LOCAL lock_timeout = {PATIENCE_MS}"));
+
+/// What is staged of a partition, and the arguments of its call.
+#[derive(Clone)]
+pub struct Call {
+    pub topic: String,
+    pub partition: i32,
+    pub fencing_token: i64,
+    pub lease_id: Uuid,
+    pub from_offset: i64,
+    pub next_offset: i64,
+    pub rows: i64,
+    pub checksum: i64,
+    pub last_record: Option<Uuid>,
+    pub piece: Vec<u8>,
+}
+
+impl Call {
+    /// Stages and applies, in whatever transaction there is.
+    pub async fn apply(&self, client: &Object, statements: &Statements) -> Result<Row, Error> {
+        let args: [&(dyn ToSql + Sync); 9] = [
+            &self.topic,
+            &self.partition,
+            &self.fencing_token,
+            &self.lease_id,
+            &self.from_offset,
+            &self.next_offset,
+            &self.rows,
+            &self.checksum,
+            &self.last_record,
+        ];
+        let insert = async {
+            client
+                .execute(&statements.insert, &[&self.piece])
+                .await
+                .map(drop)
+        };
+        let apply = client.query_one(&statements.apply_balances, &args);
+        let ((), row) = try_join(insert, apply).await?;
+        Ok(row)
+    }
+}
+
+/// A committed batch: the function's answer, and how long it took.
+pub struct Done {
+    pub row: Row,
+    pub waited: Duration,
+    pub apply: Duration,
+    pub commit: Duration,
+}
+
+struct Member {
+    call: Call,
+    since: Instant,
+    done: oneshot::Sender<Done>,
+}
+
+pub struct Group {
+    pool: Pool,
+    waiting: Mutex<Vec<Member>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Group {
+    pub fn new(pool: Pool) -> Arc<Self> {
+        Arc::new(Self {
+            pool,
+            waiting: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Commits with whoever else waits; `None` if that failed, for whatever reason and whosever batch.
+    pub async fn commit(&self, call: Call) -> Option<Done> {
+        let (done, mut mine) = oneshot::channel();
+        let since = Instant::now();
+        self.waiting().push(Member { call, since, done });
+        let _turn = tokio::select! {
+            biased;
+            done = &mut mine => return done.ok(),
+            turn = self.turn.lock() => turn,
+        };
+        loop {
+            match mine.try_recv() {
+                // Another has taken it along just before.
+                Ok(done) => return Some(done),
+                Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Empty) => self.commit_waiting().await,
+            }
+        }
+    }
+
+    /// Commits those that wait, as many as go together, and tells them.
+    async fn commit_waiting(&self) {
+        let members = self.take_waiting();
+        let began = Instant::now();
+        let calls: Vec<&Call> = members.iter().map(|member| &member.call).collect();
+        match self.run(&calls).await {
+            Ok((rows, committed)) => {
+                let applied = rows.last().map_or(began, |(applied, _)| *applied);
+                for (member, (_, row)) in members.into_iter().zip(rows) {
+                    // Who has gone meanwhile reads the offset from the database.
+                    let _ = member.done.send(Done {
+                        row,
+                        waited: began - member.since,
+                        apply: applied - began,
+                        commit: committed - applied,
+                    });
+                }
+            }
+            Err(error) => debug!(batches = members.len(), "not committed together: {error}"),
+        }
+    }
+
+    fn take_waiting(&self) -> Vec<Member> {
+        let mut waiting = self.waiting();
+        waiting.retain(|member| !member.done.is_closed());
+        let mut bytes = 0;
+        let fits = |member: &&Member| {
+            bytes += member.call.piece.len();
+            bytes <= BYTES
+        };
+        // The first goes in any case.
+        let count = waiting.iter().take(MEMBERS).take_while(fits).count();
+        let count = count.max(1).min(waiting.len());
+        waiting.drain(..count).collect()
+    }
+
+    /// The answers and when each came, and when all was committed.
+    async fn run(&self, calls: &[&Call]) -> Result<(Vec<(Instant, Row)>, Instant), String> {
+        let mut connection = Disposable::of(&self.pool).await.map_err(|e| chain(&e))?;
+        let client = connection.client();
+        let done = async {
+            let statements = Statements::prepare(client).await?;
+            // All is sent before the first answer: behind an error, PostgreSQL refuses what follows and rolls back at COMMIT.
+            let begin = client.batch_execute(&BEGIN);
+            let applied = try_join_all(
+                calls
+                    .iter()
+                    .map(|call| timed(call.apply(client, &statements))),
+            );
+            let commit = timed(client.batch_execute("COMMIT"));
+            let ((), applied, (committed, ())) = tokio::try_join!(begin, applied, commit)?;
+            Ok((applied, committed))
+        };
+        let done = done.await.map_err(|error| describe(&error))?;
+        connection.keep();
+        Ok(done)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.waiting.lock().expect("no panic while held")
+    }
+}
