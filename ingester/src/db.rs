@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime,
+};
 use openssl::ssl::SslVerifyMode;
 use percent_encoding::percent_decode_str;
 use postgres_openssl::MakeTlsConnector;
@@ -232,6 +234,8 @@ impl Database {
         });
         Pool::builder(manager)
             .max_size(size)
+            // The one that was used last, whose plans and caches the processor still holds.
+            .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .create_timeout(Some(wait))
             .wait_timeout(None)

@@ -23,6 +23,7 @@ mod secrets;
 mod service;
 mod sharing;
 mod tls;
+mod together;
 mod topics;
 mod upgrade;
 mod zombies;
