@@ -39,7 +39,7 @@ pub struct Workload {
     pub accounts: usize,
     /// Whether all partitions move the same accounts.
     pub shared: bool,
-    /// Whether no id comes again after a thousand others.
+    /// Whether no id comes again after 64 others.
     pub forgets: bool,
 }
 
