@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants upgrade lint fmt doc package test-package check-deploy audit
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants upgrade lint fmt doc book package test-package check-deploy audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -87,6 +87,9 @@ lint: setup ## formatting, clippy and, where installed, shellcheck and cargo-den
 
 fmt: ## format the sources
 	cargo fmt
+
+book: ## the documents as one site, dead links refused: target/book/site (mkdocs from PyPI)
+	@scripts/book.sh
 
 doc: setup ## the crates' documentation, warnings refused
 	RUSTDOCFLAGS=-Dwarnings cargo doc --release --workspace --no-deps

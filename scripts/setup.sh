@@ -48,6 +48,8 @@ missing_packages() {
   { have chromium && have chromedriver; } || printf '%s\n' chromium chromium-driver
   have_file '/usr/share/fonts/truetype/*/*.ttf' || echo fonts-dejavu-core
   have openssl || echo openssl
+  # What a reader of the documentation sends records with.
+  have kcat || echo kcat
   java_fits || echo openjdk-17-jre-headless
   jars_are_here || have mvn || echo maven
 }

@@ -12,7 +12,10 @@ use crate::sample::Spread;
 use crate::stack::{Result, Stack};
 use crate::{Form, Measured, fill, number};
 
-const EVENTS_PER_SECOND: u32 = 2_000;
+/// Events per second of the targets.
+const RATE: u32 = 2_000;
+/// A rate that leaves the processors time to spare: what is left of the times is not queueing for them.
+const EASY_RATE: u32 = 500;
 /// Of Kafka, before all: a broker that runs for long has compiled its code.
 const BROKER_WARM_UP: Duration = Duration::from_secs(30);
 /// Events before the first that counts: connections, statements, caches.
@@ -27,10 +30,11 @@ const KNOWN_IDENTITIES: usize = 1_000_000;
 
 /// One load, and the figure that it gives.
 struct Load {
+    rate: u32,
     delay_ms: &'static str,
     time: Duration,
-    figure: &'static str,
-    quantile: f64,
+    /// And its quantile, where there is a target.
+    figure: Option<(&'static str, f64)>,
 }
 
 /// Measures all, and answers with the table.
@@ -39,12 +43,21 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
     let admin = stack.admin().await?;
     fill::anew(&admin, ACCOUNTS, KNOWN_IDENTITIES).await?;
     touch(stack).await?;
-    measure(stack, "bench.latency.first", "30", BROKER_WARM_UP).await?;
-    let mut loads = Vec::from(["30", "0"].map(short));
+    let first = Load {
+        time: BROKER_WARM_UP,
+        ..short(RATE, "30", None)
+    };
+    measure(stack, "bench.latency.first", &first).await?;
+    let mut loads = vec![
+        short(RATE, "30", Some("p99-delay-30")),
+        short(RATE, "0", Some("p99-delay-0")),
+    ];
     if form == Form::Full {
+        loads.extend(["30", "0"].map(|delay_ms| short(EASY_RATE, delay_ms, None)));
         loads.push(long()?);
     }
     let mut table = table(&[
+        "events/s",
         "BATCHING_DELAY_MS",
         "events",
         "p50 (ms)",
@@ -61,19 +74,14 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
             disturb(stack).await?;
         }
         let before = disturbances(stack).await?;
-        let times = measure(
-            stack,
-            &format!("bench.latency.{number}"),
-            load.delay_ms,
-            load.time,
-        )
-        .await?;
+        let times = measure(stack, &format!("bench.latency.{number}"), load).await?;
         let after = disturbances(stack).await?;
         if long {
             leave_alone(stack).await?;
         }
         let ms = |quantile| format!("{:.1}", at(&times, quantile));
         table.add_row([
+            grouped(f64::from(load.rate)),
             load.delay_ms.to_owned(),
             grouped(times.len() as f64),
             ms(0.5),
@@ -83,7 +91,9 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
             (after.checkpoints - before.checkpoints).to_string(),
             (after.autovacuums - before.autovacuums).to_string(),
         ]);
-        figures.push((load.figure, Spread::once(at(&times, load.quantile))));
+        if let Some((figure, quantile)) = load.figure {
+            figures.push((figure, Spread::once(at(&times, quantile))));
+        }
     }
     let text = format!(
         "Measured on {}.\n\n{}\n\n{}",
@@ -104,16 +114,12 @@ async fn touch(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-fn short(delay_ms: &'static str) -> Load {
+fn short(rate: u32, delay_ms: &'static str, figure: Option<&'static str>) -> Load {
     Load {
+        rate,
         delay_ms,
         time: SHORT,
-        figure: if delay_ms == "0" {
-            "p99-delay-0"
-        } else {
-            "p99-delay-30"
-        },
-        quantile: 0.99,
+        figure: figure.map(|figure| (figure, 0.99)),
     }
 }
 
@@ -121,10 +127,9 @@ fn short(delay_ms: &'static str) -> Load {
 fn long() -> Result<Load> {
     let minutes = number("BENCH_MINUTES", 60)?.unwrap_or(LONG_MINUTES);
     Ok(Load {
-        delay_ms: "30",
         time: Duration::from_secs(60) * minutes as u32,
-        figure: "p999",
-        quantile: 0.999,
+        figure: Some(("p999", 0.999)),
+        ..short(RATE, "30", None)
     })
 }
 
@@ -162,7 +167,13 @@ async fn disturbances(stack: &Stack) -> Result<Disturbances> {
 }
 
 /// How long each event took, in milliseconds, sorted.
-async fn measure(stack: &Stack, topic: &str, delay_ms: &str, time: Duration) -> Result<Vec<f64>> {
+async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
+    let Load {
+        rate,
+        delay_ms,
+        time,
+        ..
+    } = *load;
     let kafka = Kafka::prompt(stack)?;
     kafka.create_topics([topic], PARTITIONS as i32).await?;
     let settings = [
@@ -173,16 +184,16 @@ async fn measure(stack: &Stack, topic: &str, delay_ms: &str, time: Duration) -> 
     let mut ingester = Ingester::start_with(stack, &settings)?;
     all_led(stack, topic, &mut ingester).await?;
 
-    let events = EVENTS_PER_SECOND * (WARM_UP + time).as_secs() as u32;
+    let events = rate * (WARM_UP + time).as_secs() as u32;
     let start = Instant::now();
     let to = topic.to_owned();
-    let sending = std::thread::spawn(move || send(&kafka, &to, start, events));
-    let mut times = watch(stack, topic, start, events, &mut ingester).await?;
+    let sending = std::thread::spawn(move || send(&kafka, &to, start, rate, events));
+    let mut times = watch(stack, topic, start, rate, events, &mut ingester).await?;
     sending.join().map_err(|_| "the producer panicked")??;
     ingester.stop();
     times.sort_by(f64::total_cmp);
     eprintln!(
-        "delay {} ms, {} s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+        "{rate}/s, delay {} ms, {} s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
         delay_ms,
         time.as_secs(),
         at(&times, 0.5),
@@ -212,11 +223,11 @@ async fn all_led(stack: &Stack, topic: &str, ingester: &mut Ingester) -> Result<
 }
 
 /// When an event is to be sent, whatever became of those before it.
-fn due(event: u32) -> Duration {
-    Duration::from_secs(1) * event / EVENTS_PER_SECOND
+fn due(event: u32, rate: u32) -> Duration {
+    Duration::from_secs(1) * event / rate
 }
 
-fn send(kafka: &Kafka, topic: &str, start: Instant, events: u32) -> Result<()> {
+fn send(kafka: &Kafka, topic: &str, start: Instant, rate: u32, events: u32) -> Result<()> {
     let mut stream = Stream::new(Skew::Uniform, topic.replace('.', "-"), 1);
     for number in 0..events {
         // Partitions take turns, so that an event's number follows from its offset.
@@ -224,7 +235,7 @@ fn send(kafka: &Kafka, topic: &str, start: Instant, events: u32) -> Result<()> {
         let event = of_partition(stream.next_event(), partition);
         let payload = payload(&event);
         let key = event.change.key.account_id.to_string();
-        std::thread::sleep(due(number).saturating_sub(start.elapsed()));
+        std::thread::sleep(due(number, rate).saturating_sub(start.elapsed()));
         kafka.send(&Record {
             topic,
             partition,
@@ -248,6 +259,7 @@ async fn watch(
     stack: &Stack,
     topic: &str,
     start: Instant,
+    rate: u32,
     events: u32,
     ingester: &mut Ingester,
 ) -> Result<Vec<f64>> {
@@ -269,7 +281,7 @@ async fn watch(
             let (partition, commit_offset): (i32, i64) = (row.get(0), row.get(1));
             let next_offset = &mut next_offsets[partition as usize];
             for offset in *next_offset..commit_offset {
-                let due = due(offset as u32 * PARTITIONS as u32 + partition as u32);
+                let due = due(offset as u32 * PARTITIONS as u32 + partition as u32, rate);
                 if due >= WARM_UP {
                     times.push((now - start - due).as_secs_f64() * 1_000.0);
                 }

@@ -112,7 +112,7 @@ impl Redis {
         let settings = self.client.get_connection_info().redis_settings();
         let config = AsyncConnectionConfig::default();
         let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
-        let (connection, driver) = opened.map_err(|error| said(&error))?;
+        let (connection, driver) = opened.map_err(|error| self.said_by_server(&error))?;
         tokio::spawn(driver);
         Ok(connection)
     }
@@ -122,7 +122,24 @@ impl Redis {
         let mut connection = self.connect().await?;
         let asked = redis::cmd("PING");
         let answer: Result<String, RedisError> = asked.query_async(&mut connection).await;
-        answer.map(drop).map_err(|error| said(&error))
+        answer
+            .map(drop)
+            .map_err(|error| self.said_by_server(&error))
+    }
+
+    /// What was said once the connection stood. By TLS 1.3 a server looks at our certificate only
+    /// then, and its alert may be lost to the reset that follows it.
+    fn said_by_server(&self, error: &RedisError) -> String {
+        let said = said(error);
+        if self.tls.is_none() || !error.is_connection_dropped() || said.contains(TLS_NAMES.key) {
+            return said;
+        }
+        let Names {
+            certificate, key, ..
+        } = TLS_NAMES;
+        format!(
+            "{said}; if the server wants a certificate of ours, {certificate} and {key} must name one that it trusts"
+        )
     }
 }
 

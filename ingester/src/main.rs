@@ -76,6 +76,15 @@ enum Command {
         #[command(flatten)]
         status: partitions::Status,
     },
+    /// Offsets of partitions: what Kafka has, and what the database has of it
+    Partitions {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        #[command(flatten)]
+        offsets: partitions::Offsets,
+    },
     /// Pause a partition: its leader stays, and commits nothing of it until it is resumed
     Pause {
         #[command(flatten)]
@@ -220,6 +229,14 @@ async fn execute(command: Command) -> ExitCode {
             said(prune::prune(&database, &settings, &prune, &shutdown).await)
         }
         Command::Status { database, status } => said(partitions::status(&database, &status).await),
+        Command::Partitions {
+            database,
+            kafka,
+            offsets,
+        } => match kafka.settings(sluice::config::environment()) {
+            Ok(settings) => said(partitions::offsets(&database, &settings, &offsets).await),
+            Err(bad) => fail(BAD_SETTING, &bad.0),
+        },
         Command::Pause {
             database,
             which,

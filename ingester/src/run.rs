@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
@@ -48,6 +49,8 @@ const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 /// How long PostgreSQL may take to release a partition.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// How long a migration under way may go without the grants that come at its end.
+const MIGRATION: Duration = Duration::from_secs(60);
 /// For the page: opened once somebody looks at it.
 const OPERATOR_CONNECTIONS: usize = 3;
 
@@ -221,6 +224,7 @@ async fn connect_first(
     shutdown: &CancellationToken,
 ) -> Result<Option<Session>, String> {
     let mut waits = back_off();
+    let mut was_behind: Option<Instant> = None;
     loop {
         let opened = async {
             let session =
@@ -235,7 +239,15 @@ async fn connect_first(
             Ok(Ok((session, Ok(())))) => return Ok(Some(session)),
             Ok(Ok((_, Err(Misfit::Wrong(misfit))))) => return Err(misfit),
             Ok(Ok((_, Err(Misfit::Behind(misfit))))) => {
+                was_behind = Some(Instant::now());
                 format!("waiting for a migration: {misfit}")
+            }
+            // Its grants come last.
+            Ok(Err(error))
+                if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+                    && was_behind.is_some_and(|since| since.elapsed() < MIGRATION) =>
+            {
+                format!("waiting for the end of a migration: {}", describe(&error))
             }
             Ok(Err(error)) if is_refusal(&error) || consequence(&error) == Consequence::Halt => {
                 return Err(format!(

@@ -1,17 +1,19 @@
-//! `sluice status`, `pause`, `resume` and `step-down`: what an operator sees of partitions, and
-//! does with them.
+//! `sluice status`, `partitions`, `pause`, `resume` and `step-down`: what an operator sees of
+//! partitions, and does with them.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::commands::output::{Format, Output, connect, failed, print, rows};
 use crate::commands::write_line;
-use crate::config::DatabaseArgs;
+use crate::config::{DatabaseArgs, KafkaSettings};
 use crate::partition::Partition;
+use crate::source::Kafka;
 
 /// How often `--watch` looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -26,6 +28,15 @@ pub struct Status {
     /// Again every second, until Ctrl-C
     #[arg(long)]
     watch: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Args)]
+pub struct Offsets {
+    /// Of this topic only
+    #[arg(long)]
+    topic: Option<String>,
     #[command(flatten)]
     format: Format,
 }
@@ -59,6 +70,12 @@ const FOR_PROGRAMS: &str = "
     SELECT topic, partition, leader_svc_id, extract(epoch FROM lease_left)::float8 AS lease_left_s, commit_offset, lag,
         records_per_second, state, reason, reported_at, last_batch_records, last_copy_us, last_apply_us, last_commit_us";
 const FROM: &str = " FROM ledger.partition_status s WHERE $1::text IS NULL OR topic = $1 ORDER BY s.topic, s.partition";
+
+const OFFSETS: &str = "
+    SELECT l.topic, l.partition, r.pruned_below, p.commit_offset, p.fencing_token
+    FROM ledger.partition_leases l JOIN ledger.partition_progress p USING (partition_id)
+    LEFT JOIN ledger.retention r USING (partition_id)
+    WHERE $1::text IS NULL OR l.topic = $1 ORDER BY l.topic, l.partition";
 
 // The reason goes where the record of such actions looks for it.
 const PAUSE: &str = "SELECT sluice.pause_partition($1, $2, $3)";
@@ -127,6 +144,44 @@ pub async fn status(database: &DatabaseArgs, status: &Status) -> Result<(), Stri
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// What the database has committed beside what Kafka has, both asked now.
+pub async fn offsets(
+    database: &DatabaseArgs,
+    kafka: &KafkaSettings,
+    offsets: &Offsets,
+) -> Result<(), String> {
+    let client = connect(database, "sluice partitions").await?;
+    let read = rows(&client, OFFSETS, &[&offsets.topic]).await;
+    let kafka = Arc::new(Kafka::connect(kafka, Arc::default())?);
+    kafka.serve();
+    let mut found = Vec::new();
+    for row in read.map_err(|error| failed(&error))? {
+        let partition = Partition {
+            topic: row["topic"].as_str().unwrap_or_default().to_owned(),
+            number: row["partition"].as_i64().unwrap_or_default() as i32,
+        };
+        let ends = kafka.watermarks(&partition).await.map_err(|error| {
+            let refusal = kafka.refusal().unwrap_or(error);
+            format!("KAFKA_BROKERS: {refusal}")
+        })?;
+        let commit_offset = row["commit_offset"].as_i64().unwrap_or_default();
+        found.push(json!({
+            "partition": partition.to_string(),
+            "log_start_offset": ends.map(|ends| ends.low),
+            "pruned_below": row["pruned_below"],
+            "commit_offset": commit_offset,
+            "log_end_offset": ends.map(|ends| ends.high),
+            "waiting": ends.map(|ends| ends.high - commit_offset),
+            "fencing_token": row["fencing_token"],
+        }));
+    }
+    print(
+        &found,
+        offsets.format.output,
+        "no partition has been read yet",
+    )
 }
 
 pub async fn act(

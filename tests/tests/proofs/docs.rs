@@ -1,12 +1,16 @@
-//! The SQL of the documentation does what it says: every ```sql block is run by psql, in order, and
-//! what it prints is compared with the ```text block that follows it, if one does.
+//! The documentation does what it says: every ```sql block is run by psql, in order, and what it
+//! prints is compared with the ```text block that follows it, if one does; the ```sh blocks of the
+//! first steps are run by a shell.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
+use proofs::database::{Database, connect};
 use proofs::scene::{STALL, Scene};
-use proofs::stack::{postgres_program, repository};
+use proofs::stack::{Stack, postgres_program, repository, sluice};
+use proofs::wait::wait_until;
 use proofs::workload::{Message, credit};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The documents, and who runs their SQL: a superuser where nobody is named.
 const DOCUMENTS: [(&str, Option<&str>); 4] = [
@@ -57,6 +61,14 @@ fn examples(document: &str) -> Vec<Example> {
         after_sql = language == "sql";
     }
     examples
+}
+
+/// The ```sh blocks of a document, as one script.
+fn script(document: &str) -> String {
+    let blocks = document.split("```sh\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().expect("a first part"))
+        .collect()
 }
 
 /// Runs of blanks and of dashes count as one, and empty lines not at all: the width of psql's columns says nothing.
@@ -258,6 +270,61 @@ async fn the_sql_of_the_documents_does_what_they_say() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     scene.verify_invariants().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_steps_lead_to_verdicts() {
+    const TOPIC: &str = "balance.changed";
+    let stack = Stack::get();
+    let admin = connect(&stack.admin_url("postgres")).await;
+    admin
+        .batch_execute("DROP ROLE IF EXISTS bank_ingester")
+        .await
+        .expect("a superuser may");
+    let database = Database::create_empty(&stack).await;
+    let scene = Scene::with_database(stack, database, 1, &[]).await;
+    scene.kafka().create_topic(TOPIC, 2, &[]).await;
+    let document = repository().join("docs/getting-started.md");
+    let steps = script(&std::fs::read_to_string(document).expect("a document"));
+    assert!(steps.trim_end().ends_with("sluice run &"), "{steps}");
+    let (_, at) = scene.database.admin_url.rsplit_once('@').expect("a URL");
+    let database_url = format!("postgres://bank_ingester:choose-one@{at}");
+    let path = [postgres_program("psql"), sluice()]
+        .map(|program| program.parent().expect("a folder").display().to_string());
+    let mut shell = Command::new("bash")
+        .args(["-euc", &format!("{steps}\necho $!; wait")])
+        .env_clear()
+        .env("PATH", format!("{}:{}:/usr/bin:/bin", path[0], path[1]))
+        .envs([
+            ("ADMIN_DATABASE_URL", scene.database.admin_url.as_str()),
+            ("DATABASE_URL", &database_url),
+            ("KAFKA_BROKERS", &scene.kafka().brokers),
+            ("PORT", "0"),
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut said = String::new();
+    let mut stdout = BufReader::new(shell.stdout.take().expect("piped"));
+    let ingester: i32 = loop {
+        said.clear();
+        let read = stdout.read_line(&mut said).expect("text");
+        assert_ne!(read, 0, "a step failed");
+        if let Ok(pid) = said.trim().parse() {
+            break pid;
+        }
+    };
+    wait_until("four verdicts", STALL, async || {
+        let verdicts = "SELECT count(*) FROM ledger.event_verdicts";
+        scene.database.count(verdicts).await == 4
+    })
+    .await;
+    let faults = run_all(&scene, "getting-started.md", None);
+    let pid = Pid::from_raw(ingester).expect("a process");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    assert!(shell.wait().expect("a child of ours").success());
+    scene.kafka().delete_topic(TOPIC).await;
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]

@@ -8,12 +8,15 @@ use proofs::scene::{STALL, Scene};
 use proofs::stack::sluice_command;
 use proofs::wait::wait_until;
 use proofs::watch::settled;
-use proofs::workload::Workload;
-use serde_json::Value;
+use proofs::workload::{Workload, credit};
+use serde_json::{Value, json};
 
 /// What `sluice` says on stdout, and its exit status.
 fn sluice(scene: &Scene, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let environment = [("ADMIN_DATABASE_URL", scene.database.admin_url.as_str())];
+    let environment = [
+        ("ADMIN_DATABASE_URL", scene.database.admin_url.as_str()),
+        ("KAFKA_BROKERS", &scene.kafka().brokers),
+    ];
     let output = sluice_command(arguments, &environment).output();
     let output = output.expect("sluice runs");
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -176,4 +179,41 @@ async fn what_cannot_be_meant_is_refused_in_one_line() {
             .map(|code| code.code().to_owned());
         assert_eq!(code.as_deref(), Some("42501"), "{call}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_offsets_of_kafka_and_database_stand_side_by_side() {
+    let scene = Scene::new(2).await;
+    let send = |events: std::ops::Range<i64>| {
+        let credits = events.map(|event| credit(&format!("e{event}"), 1, "1"));
+        scene.kafka().produce(&scene.topic, 0, credits);
+    };
+    send(0..10);
+    let mut ingester = scene.ingester();
+    scene.caught_up().await;
+    ingester.stop().await;
+    send(10..13);
+    scene.kafka().delete_records(&scene.topic, 0, 4).await;
+    let asked = ["partitions", "--topic", &scene.topic, "--output", "json"];
+    let told: Value = done(&scene, &asked).parse().expect("JSON");
+    let progress = scene.database.progress(&scene.topic).await;
+    let partition = |number: i32, offsets: [i64; 4]| {
+        let [start, committed, end, waiting] = offsets;
+        json!({
+            "partition": format!("{}/{number}", scene.topic),
+            "log_start_offset": start,
+            "pruned_below": null,
+            "commit_offset": committed,
+            "log_end_offset": end,
+            "waiting": waiting,
+            "fencing_token": progress[&number].fencing_token,
+        })
+    };
+    let expected = json!([partition(0, [4, 10, 13, 3]), partition(1, [0, 0, 0, 0])]);
+    assert_eq!(told, expected);
+    let (status, _, nothing) = sluice(&scene, &["partitions", "--topic", "nowhere"]);
+    assert_eq!(
+        (status, nothing.as_str()),
+        (Some(0), "no partition has been read yet\n")
+    );
 }

@@ -401,6 +401,30 @@ async fn shutdown_under_load_takes_less_than_five_seconds_and_ends_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_on_a_full_disk_ends_nothing() {
+    let scene = Scene::new(1).await;
+    scene.fill(&Workload::new(seed()), 2_000).await;
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("a device that is always full");
+    let environment = [
+        ("DATABASE_URL", scene.database.url.as_str()),
+        ("KAFKA_BROKERS", &scene.kafka().brokers),
+        ("BALANCE_TOPICS", &scene.topic),
+        ("EVENT_TOPICS", ""),
+        ("PORT", "0"),
+    ];
+    let mut command = sluice_command(&["run"], &environment);
+    let child = command.stderr(full).spawn().expect("sluice can be run");
+    scene.caught_up().await;
+    let pid = Pid::from_raw(child.id() as i32).expect("a process");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    let output = ended(child, Duration::from_secs(30), &environment).await;
+    assert!(output.status.success(), "{}", output.status);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {
     let scene = Scene::new(1).await;
     scene.fill(&Workload::new(seed()), 2_000).await;

@@ -28,6 +28,15 @@ async fn an_ingester_that_is_newer_than_the_database_waits_for_the_migration() {
     ingester.logs(waits, STALL).await;
     let (status, _) = ingester.get("/readyz").await;
     assert_eq!(status, 503, "it is not ready");
+    // Half of a migration: the schema is there, its grants are not.
+    let half = "ALTER EXTENSION sluice UPDATE; CREATE SCHEMA ledger";
+    let client = &scene.database.client;
+    client.batch_execute(half).await.expect("a superuser may");
+    ingester
+        .logs("waiting for the end of a migration", STALL)
+        .await;
+    let again = "DROP SCHEMA ledger";
+    client.batch_execute(again).await.expect("it is empty");
     migrate(&scene.stack, &scene.database.name).await;
     scene.verify(Accounts::OfOnePartition).await;
     ingester.stop().await;
