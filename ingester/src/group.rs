@@ -2,8 +2,8 @@
 //! transactions of several sessions with one write ("group commit"): a batch that comes
 //! while another is in the database waits for it, and then goes with all that wait.
 //!
-//! What fails, fails for all of them, and each goes its own way: nobody is held up by
-//! another partition's trouble for longer than 50 ms.
+//! What fails, fails for all of them, and each goes its own way: nobody waits for a lock
+//! that another partition wants for longer than 50 ms.
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
