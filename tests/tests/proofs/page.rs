@@ -15,8 +15,6 @@ use tokio::net::TcpStream;
 pub const TOKEN: &str = "a-token-for-the-tests";
 /// Whatever hangs behind; generous for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// Between two requests of one peer, once it has asked too often.
-const RATE_PAUSE: Duration = Duration::from_millis(100);
 
 async fn get(ingester: &Ingester, path: &str) -> (u16, Value) {
     let (status, body) = ingester.get(path).await;
@@ -25,26 +23,27 @@ async fn get(ingester: &Ingester, path: &str) -> (u16, Value) {
 
 /// As often as one may ask.
 async fn state(ingester: &Ingester) -> Value {
-    loop {
-        let (status, state) = get(ingester, "/api/state").await;
-        if status == 200 {
-            return state;
-        }
-        assert_eq!(status, 429, "{state}");
-        tokio::time::sleep(RATE_PAUSE).await;
-    }
+    let mut told = (429, Value::Null);
+    wait_until("the state to be told", STALL, async || {
+        told = get(ingester, "/api/state").await;
+        told.0 != 429
+    })
+    .await;
+    assert_eq!(told.0, 200, "{}", told.1);
+    told.1
 }
 
 /// A change asked for by whoever has the token.
 async fn post(ingester: &Ingester, path: &str, body: &Value) -> (u16, Value) {
     let authorization = format!("Authorization: Bearer {TOKEN}");
-    loop {
+    let mut told = (429, Value::Null);
+    wait_until("a change to be let in", STALL, async || {
         let answer = post_with(ingester, path, &[&authorization], &body.to_string()).await;
-        if answer.status != 429 {
-            return (answer.status, answer.body.parse().expect("JSON"));
-        }
-        tokio::time::sleep(RATE_PAUSE).await;
-    }
+        told = (answer.status, answer.body.parse().expect("JSON"));
+        told.0 != 429
+    })
+    .await;
+    told
 }
 
 async fn post_with(ingester: &Ingester, path: &str, headers: &[&str], body: &str) -> Answer {
