@@ -322,7 +322,8 @@ kafka_start() {
   [ -z "$(pid_of kafka)" ] || return 0
   local log=$kafka_dir/log skip
   skip=$(stat -c %s "$log" 2>/dev/null || echo 0)
-  launch kafka "$log" "${kafka_java[@]}" -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError kafka.Kafka "$kafka_dir/server.properties"
+  # The options of Kafka's own start script.
+  launch kafka "$log" "${kafka_java[@]}" -Xms1g -Xmx1g -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent -XX:MaxInlineLevel=15 -XX:+ExitOnOutOfMemoryError kafka.Kafka "$kafka_dir/server.properties"
   if ! wait_until $start_timeout_s kafka_ready "$skip" || gone kafka; then
     failed Kafka "$log"
   fi

@@ -143,12 +143,13 @@ fn producer(stack: &Stack) -> ClientConfig {
     config
 }
 
-/// A consumer of topics of one partition each, as part of a group.
+/// A consumer, as part of a group.
 pub struct Reader(BaseConsumer);
 
 /// A record that was read.
 pub struct Found {
     pub topic: String,
+    pub partition: i32,
     pub offset: i64,
     pub payload: Vec<u8>,
 }
@@ -162,11 +163,14 @@ impl Reader {
         Ok(Self(consumer))
     }
 
-    /// Begins to read each topic at its offset.
-    pub fn assign<'a>(&self, topics: impl IntoIterator<Item = (&'a str, i64)>) -> Result<()> {
+    /// Begins to read each partition at its offset.
+    pub fn assign<'a>(
+        &self,
+        partitions: impl IntoIterator<Item = (&'a str, i32, i64)>,
+    ) -> Result<()> {
         let mut list = TopicPartitionList::new();
-        for (topic, offset) in topics {
-            list.add_partition_offset(topic, 0, Offset::Offset(offset))?;
+        for (topic, partition, offset) in partitions {
+            list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
         }
         self.0.assign(&list)?;
         // Asking once finds the group's coordinator, so that the first commit need not.
@@ -185,6 +189,7 @@ impl Reader {
         let record = record?;
         Ok(Some(Found {
             topic: record.topic().to_owned(),
+            partition: record.partition(),
             offset: record.offset(),
             payload: record.payload().unwrap_or_default().to_owned(),
         }))
@@ -195,9 +200,9 @@ impl Reader {
         let mut list = TopicPartitionList::new();
         for record in read {
             let next = Offset::Offset(record.offset + 1);
-            match list.find_partition(&record.topic, 0) {
+            match list.find_partition(&record.topic, record.partition) {
                 Some(mut partition) => partition.set_offset(next)?,
-                None => list.add_partition_offset(&record.topic, 0, next)?,
+                None => list.add_partition_offset(&record.topic, record.partition, next)?,
             }
         }
         Ok(self.0.commit(&list, CommitMode::Sync)?)

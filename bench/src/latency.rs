@@ -6,32 +6,55 @@ use crate::balances::contender::Apply;
 use crate::balances::whole_way::PARTITIONS;
 use crate::balances::workload::{ACCOUNTS, Event, Skew, Stream, payload};
 use crate::ingester::Ingester;
-use crate::kafka::{Kafka, Record};
+use crate::kafka::{self, Kafka, Record};
 use crate::report::{grouped, right_aligned, table};
 use crate::sample::Spread;
 use crate::stack::{Result, Stack};
-use crate::{Form, Measured, fill, number};
+use crate::{Form, Measured, fill};
 
 /// Events per second of the targets.
 const RATE: u32 = 2_000;
+const DELAY_30: Reader = Reader::Sluice { delay_ms: "30" };
+const DELAY_0: Reader = Reader::Sluice { delay_ms: "0" };
 /// A rate that leaves the processors time to spare: what is left of the times is not queueing for them.
 const EASY_RATE: u32 = 500;
 /// Of Kafka, before all: a broker that runs for long has compiled its code.
 const BROKER_WARM_UP: Duration = Duration::from_secs(30);
 /// Events before the first that counts: connections, statements, caches.
 const WARM_UP: Duration = Duration::from_secs(5);
-const SHORT: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_secs(20);
 /// Of 100,000 events each.
 const TOUCH_ROUNDS: usize = 4;
 const LONG_MINUTES: usize = 10;
 /// Between two looks at what is committed.
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_millis(2);
+/// Without any record.
+const STALL: Duration = Duration::from_secs(30);
 const KNOWN_IDENTITIES: usize = 1_000_000;
+
+/// Who gets the events.
+#[derive(Clone, Copy)]
+enum Reader {
+    Sluice {
+        delay_ms: &'static str,
+    },
+    /// A consumer that drops them: what the producer, Kafka and the machine take of the time.
+    Nobody,
+}
+
+impl Reader {
+    fn name(self) -> String {
+        match self {
+            Self::Sluice { delay_ms } => format!("sluice run, delay {delay_ms} ms"),
+            Self::Nobody => "bare consumer".to_owned(),
+        }
+    }
+}
 
 /// One load, and the figure that it gives.
 struct Load {
     rate: u32,
-    delay_ms: &'static str,
+    reader: Reader,
     time: Duration,
     /// And its quantile, where there is a target.
     figure: Option<(&'static str, f64)>,
@@ -45,20 +68,22 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
     touch(stack).await?;
     let first = Load {
         time: BROKER_WARM_UP,
-        ..short(RATE, "30", None)
+        ..short(RATE, DELAY_30, None)
     };
     measure(stack, "bench.latency.first", &first).await?;
     let mut loads = vec![
-        short(RATE, "30", Some("p99-delay-30")),
-        short(RATE, "0", Some("p99-delay-0")),
+        short(RATE, Reader::Nobody, None),
+        short(RATE, DELAY_30, Some("p99-delay-30")),
+        short(RATE, DELAY_0, Some("p99-delay-0")),
     ];
     if form == Form::Full {
-        loads.extend(["30", "0"].map(|delay_ms| short(EASY_RATE, delay_ms, None)));
+        let readers = [Reader::Nobody, DELAY_30, DELAY_0];
+        loads.extend(readers.map(|reader| short(EASY_RATE, reader, None)));
         loads.push(long()?);
     }
     let mut table = table(&[
         "events/s",
-        "BATCHING_DELAY_MS",
+        "reader",
         "events",
         "p50 (ms)",
         "p99 (ms)",
@@ -82,7 +107,7 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
         let ms = |quantile| format!("{:.1}", at(&times, quantile));
         table.add_row([
             grouped(f64::from(load.rate)),
-            load.delay_ms.to_owned(),
+            load.reader.name(),
             grouped(times.len() as f64),
             ms(0.5),
             ms(0.99),
@@ -114,10 +139,10 @@ async fn touch(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-fn short(rate: u32, delay_ms: &'static str, figure: Option<&'static str>) -> Load {
+fn short(rate: u32, reader: Reader, figure: Option<&'static str>) -> Load {
     Load {
         rate,
-        delay_ms,
+        reader,
         time: SHORT,
         figure: figure.map(|figure| (figure, 0.99)),
     }
@@ -125,11 +150,11 @@ fn short(rate: u32, delay_ms: &'static str, figure: Option<&'static str>) -> Loa
 
 /// Across checkpoints and runs of autovacuum.
 fn long() -> Result<Load> {
-    let minutes = number("BENCH_MINUTES", 60)?.unwrap_or(LONG_MINUTES);
+    let minutes = crate::number("BENCH_MINUTES", 60)?.unwrap_or(LONG_MINUTES);
     Ok(Load {
         time: Duration::from_secs(60) * minutes as u32,
         figure: Some(("p999", 0.999)),
-        ..short(RATE, "30", None)
+        ..short(RATE, DELAY_30, None)
     })
 }
 
@@ -169,32 +194,46 @@ async fn disturbances(stack: &Stack) -> Result<Disturbances> {
 /// How long each event took, in milliseconds, sorted.
 async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
     let Load {
-        rate,
-        delay_ms,
-        time,
-        ..
+        rate, reader, time, ..
     } = *load;
     let kafka = Kafka::prompt(stack)?;
     kafka.create_topics([topic], PARTITIONS as i32).await?;
-    let settings = [
-        ("BALANCE_TOPICS", topic),
-        ("EVENT_TOPICS", ""),
-        ("BATCHING_DELAY_MS", delay_ms),
-    ];
-    let mut ingester = Ingester::start_with(stack, &settings)?;
-    all_led(stack, topic, &mut ingester).await?;
+    let mut ingester = None;
+    if let Reader::Sluice { delay_ms } = reader {
+        let settings = [
+            ("BALANCE_TOPICS", topic),
+            ("EVENT_TOPICS", ""),
+            ("BATCHING_DELAY_MS", delay_ms),
+        ];
+        let ingester = ingester.insert(Ingester::start_with(stack, &settings)?);
+        all_led(stack, topic, ingester).await?;
+    }
 
     let events = rate * (WARM_UP + time).as_secs() as u32;
     let start = Instant::now();
     let to = topic.to_owned();
     let sending = std::thread::spawn(move || send(&kafka, &to, start, rate, events));
-    let mut times = watch(stack, topic, start, rate, events, &mut ingester).await?;
+    let mut times = match &mut ingester {
+        // All on one thread: looking costs what is looked at as little as can be.
+        Some(ingester) => std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?
+                    .block_on(watch(stack, topic, start, rate, events, ingester))
+            });
+            watching.join().expect("no panic")
+        })?,
+        None => consume(stack, topic, start, rate, events)?,
+    };
     sending.join().map_err(|_| "the producer panicked")??;
-    ingester.stop();
+    if let Some(ingester) = ingester {
+        ingester.stop();
+    }
     times.sort_by(f64::total_cmp);
     eprintln!(
-        "{rate}/s, delay {} ms, {} s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
-        delay_ms,
+        "{rate}/s, {}, {} s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+        reader.name(),
         time.as_secs(),
         at(&times, 0.5),
         at(&times, 0.99),
@@ -227,10 +266,14 @@ fn due(event: u32, rate: u32) -> Duration {
     Duration::from_secs(1) * event / rate
 }
 
+/// Which event it is: partitions take turns.
+fn number(partition: i32, offset: i64) -> u32 {
+    offset as u32 * PARTITIONS as u32 + partition as u32
+}
+
 fn send(kafka: &Kafka, topic: &str, start: Instant, rate: u32, events: u32) -> Result<()> {
     let mut stream = Stream::new(Skew::Uniform, topic.replace('.', "-"), 1);
     for number in 0..events {
-        // Partitions take turns, so that an event's number follows from its offset.
         let partition = number as i32 % PARTITIONS as i32;
         let event = of_partition(stream.next_event(), partition);
         let payload = payload(&event);
@@ -252,6 +295,23 @@ fn of_partition(mut event: Event, partition: i32) -> Event {
     let account_id = &mut event.change.key.account_id;
     *account_id = (*account_id - 1) / partitions * partitions + i64::from(partition) + 1;
     event
+}
+
+/// Reads the records as they come, and does nothing with them.
+fn consume(stack: &Stack, topic: &str, start: Instant, rate: u32, events: u32) -> Result<Vec<f64>> {
+    let consumer = kafka::Reader::connect(stack, topic)?;
+    let partitions = 0..PARTITIONS as i32;
+    consumer.assign(partitions.map(|partition| (topic, partition, 0)))?;
+    let mut times = Vec::with_capacity(events as usize);
+    for _ in 0..events {
+        let found = consumer.next(STALL)?.ok_or("no record comes any more")?;
+        let now = start.elapsed();
+        let due = due(number(found.partition, found.offset), rate);
+        if due >= WARM_UP {
+            times.push((now - due).as_secs_f64() * 1_000.0);
+        }
+    }
+    Ok(times)
 }
 
 /// Looks again and again at what is committed: from when an event was due to the first look that finds it.
@@ -281,7 +341,7 @@ async fn watch(
             let (partition, commit_offset): (i32, i64) = (row.get(0), row.get(1));
             let next_offset = &mut next_offsets[partition as usize];
             for offset in *next_offset..commit_offset {
-                let due = due(offset as u32 * PARTITIONS as u32 + partition as u32, rate);
+                let due = due(number(partition, offset), rate);
                 if due >= WARM_UP {
                     times.push((now - start - due).as_secs_f64() * 1_000.0);
                 }

@@ -1,12 +1,13 @@
 //! One batch, one transaction: BEGIN, staging, apply, COMMIT. And what follows when one of
 //! them fails: again, in smaller parts, or not at all.
 
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
-use futures_util::future::{BoxFuture, try_join};
-use futures_util::{FutureExt, SinkExt, TryFutureExt};
+use futures_util::SinkExt;
+use futures_util::future::try_join;
 use ledger::contract::STAGING_TABLE;
 use tokio::sync::{Notify, Semaphore};
 use tokio_postgres::types::ToSql;
@@ -306,6 +307,18 @@ impl Applier {
         let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
         let last_record = slice.last_record.map(Uuid::from_bytes);
         let began = Instant::now();
+        if let Some(call) = self.call(slice) {
+            let ((), (applied, row), (committed, ())) = tokio::try_join!(
+                client.batch_execute("BEGIN"),
+                timed(call.apply(client, &statements)),
+                timed(client.batch_execute("COMMIT")),
+            )?;
+            took.apply = applied - began;
+            took.commit = committed - applied;
+            self.metrics.phase("apply", took.apply);
+            self.metrics.phase("commit", took.commit);
+            return Ok((row, took));
+        }
         let rows = match &slice.content {
             Content::Balance(rows) => rows,
             Content::Domain(records) => {
@@ -345,36 +358,29 @@ impl Applier {
             &rows.checksum,
             &last_record,
         ];
-        if rows.count == 0 {
-            // One statement, and so one transaction.
-            let row = client.query_one(&statements.apply_balances, &args).await?;
-            took.apply = began.elapsed();
-            self.metrics.phase("apply", took.apply);
-            return Ok((row, took));
-        }
-        let stage: BoxFuture<'_, Result<u64, tokio_postgres::Error>> = match &rows.staged {
-            Staged::Piece(piece) => {
-                let begin = client.batch_execute("BEGIN");
-                let insert = async move { client.execute(&statements.insert, &[piece]).await };
-                try_join(begin, insert).map_ok(|((), rows)| rows).boxed()
-            }
-            Staged::Copy(copy) => {
-                let (begin, copying) = (
-                    client.batch_execute("BEGIN"),
-                    client.copy_in(&statements.copy),
-                );
-                let ((), sink) = try_join(begin, copying).await?;
-                let mut sink = Box::pin(sink);
-                for start in (0..copy.len()).step_by(MESSAGE) {
-                    let end = copy.len().min(start + MESSAGE);
-                    sink.feed(copy.slice(start..end)).await?;
-                }
-                async move { sink.as_mut().finish().await }.boxed()
+        let copy = match &rows.staged {
+            Staged::Copy(copy) if rows.count > 0 => copy,
+            _ => {
+                // One statement, and so one transaction.
+                let row = client.query_one(&statements.apply_balances, &args).await?;
+                took.apply = began.elapsed();
+                self.metrics.phase("apply", took.apply);
+                return Ok((row, took));
             }
         };
+        let (begin, copying) = (
+            client.batch_execute("BEGIN"),
+            client.copy_in(&statements.copy),
+        );
+        let ((), sink) = try_join(begin, copying).await?;
+        let mut sink = pin!(sink);
+        for start in (0..copy.len()).step_by(MESSAGE) {
+            let end = copy.len().min(start + MESSAGE);
+            sink.feed(copy.slice(start..end)).await?;
+        }
         // All is sent before the first answer: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.
         let ((copied, _), (applied, row), (committed, ())) = tokio::try_join!(
-            timed(stage),
+            timed(sink.finish()),
             timed(client.query_one(&statements.apply_balances, &args)),
             timed(client.batch_execute("COMMIT")),
         )?;

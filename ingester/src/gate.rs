@@ -1,8 +1,12 @@
 //! The sluice gate: how long records are gathered before they go to the database together.
 //!
-//! The wait counts from the first record, so a trickle is never held for longer than the
-//! batching delay. The first batch of a take-over does not wait: its records have. A full batch opens the gate at once, so under backlog it never waits.
+//! All gates open at the ticks of one clock, so that small batches of several partitions go
+//! together. A tick is half the batching delay: a record that has to wait for the batch
+//! before it as well is still on its way within the delay. The first batch of a take-over
+//! does not wait: its records have. A full batch opens the gate at once, so under backlog
+//! it never waits.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,11 +17,14 @@ use crate::staging::Batch;
 /// Rows of one batch at most, however many changes its records have: a quarter of what the extension takes.
 const MAX_ROWS: usize = ledger::contract::MAX_BATCH_ROWS / 4;
 
+/// The first tick of all gates.
+static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 pub struct Gate {
     settings: GateSettings,
     first: Option<Instant>,
     /// What was there before us has waited already.
-    delay: Duration,
+    is_first: bool,
 }
 
 impl Gate {
@@ -25,7 +32,7 @@ impl Gate {
         Self {
             settings: settings.clone(),
             first: None,
-            delay: Duration::ZERO,
+            is_first: true,
         }
     }
 
@@ -36,7 +43,7 @@ impl Gate {
     /// The batch has gone through.
     pub fn close(&mut self) {
         self.first = None;
-        self.delay = self.settings.batching_delay;
+        self.is_first = false;
     }
 
     /// How long the first record has waited.
@@ -46,7 +53,11 @@ impl Gate {
 
     /// When the gate opens although the batch is not full.
     pub fn opens_at(&self) -> Option<Instant> {
-        self.first.map(|first| first + self.delay)
+        let tick = self.settings.batching_delay / 2;
+        self.first.map(|first| match self.is_first {
+            true => first,
+            false => next_tick(first, tick),
+        })
     }
 
     pub fn is_full(&self, batch: &Batch) -> bool {
@@ -58,6 +69,16 @@ impl Gate {
     pub fn is_open(&self, batch: &Batch, now: Instant) -> bool {
         !batch.is_empty() && (self.is_full(batch) || self.opens_at().is_none_or(|time| now >= time))
     }
+}
+
+/// The first tick at or after a time.
+fn next_tick(time: Instant, tick: Duration) -> Instant {
+    if tick.is_zero() {
+        return time;
+    }
+    let since = time.saturating_duration_since(*CLOCK).as_nanos();
+    let ticks = since.div_ceil(tick.as_nanos());
+    *CLOCK + Duration::from_nanos((ticks * tick.as_nanos()) as u64)
 }
 
 #[cfg(test)]
@@ -96,24 +117,33 @@ mod tests {
     }
 
     #[test]
-    fn the_delay_counts_from_the_first_record_not_the_last() {
-        let mut gate = Gate::new(&settings(100, 1 << 20));
+    fn gates_open_together_and_no_record_waits_for_longer_than_half_the_delay() {
+        let start = *CLOCK + DELAY / 3;
+        let mut gates = [0, 7, 19].map(|ms| {
+            let mut gate = Gate::new(&settings(100, 1 << 20));
+            gate.close();
+            gate.first_arrived(start + Duration::from_millis(ms));
+            gate
+        });
         let mut batch = Batch::new(Kind::Balance, 0);
-        let start = Instant::now();
-        gate.close();
-        gate.first_arrived(start);
-        for offset in 0..10 {
-            push(&mut batch, offset);
+        push(&mut batch, 0);
+        for (gate, ms) in gates.iter().zip([0, 7, 19]) {
+            let first = start + Duration::from_millis(ms);
+            let opens = gate.opens_at().expect("a record waits");
+            assert!(opens >= first && opens < first + DELAY / 2);
+            assert_eq!((opens - *CLOCK).as_nanos() % (DELAY / 2).as_nanos(), 0);
         }
-        assert!(!gate.is_open(&batch, start + DELAY - Duration::from_millis(1)));
-        assert!(gate.is_open(&batch, start + DELAY));
+        let gate = &mut gates[0];
+        let tick = gate.opens_at().expect("a record waits");
+        assert!(!gate.is_open(&batch, tick - Duration::from_nanos(1)));
+        assert!(gate.is_open(&batch, tick));
     }
 
     #[test]
     fn the_first_batch_goes_as_soon_as_it_is_there() {
         let mut gate = Gate::new(&settings(100, 1 << 20));
         let mut batch = Batch::new(Kind::Balance, 0);
-        let now = Instant::now();
+        let now = *CLOCK + DELAY / 3;
         gate.first_arrived(now);
         push(&mut batch, 0);
         assert!(gate.is_open(&batch, now));

@@ -114,7 +114,11 @@ impl Group {
                 // Another has taken it along just before.
                 Ok(done) => return Some(done),
                 Err(TryRecvError::Closed) => return None,
-                Err(TryRecvError::Empty) => self.commit_waiting().await,
+                Err(TryRecvError::Empty) => {
+                    // Gates open together: those that are about to come get a moment.
+                    tokio::task::yield_now().await;
+                    self.commit_waiting().await;
+                }
             }
         }
     }
@@ -126,6 +130,7 @@ impl Group {
         let calls: Vec<&Call> = members.iter().map(|member| &member.call).collect();
         match self.run(&calls).await {
             Ok((rows, committed)) => {
+                debug!(batches = members.len(), "committed together");
                 let applied = rows.last().map_or(began, |(applied, _)| *applied);
                 for (member, (_, row)) in members.into_iter().zip(rows) {
                     // Who has gone meanwhile reads the offset from the database.

@@ -78,10 +78,10 @@ impl Document2 {
 
     /// Processes the first `count` events of the backlog.
     pub async fn measure(&self, backlog: &Backlog, count: usize) -> Result<(Sample, Steps)> {
-        let starts: Vec<(&'static str, i64)> = backlog
+        let starts: Vec<(&'static str, i32, i64)> = backlog
             .spans
             .iter()
-            .map(|span| (span.topic, span.from_offset))
+            .map(|span| (span.topic, 0, span.from_offset))
             .collect();
         let (stack, reader) = (self.stack.clone(), self.reader.clone());
         // On one thread of its own: handing each answer from thread to thread would slow it.
