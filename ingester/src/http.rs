@@ -192,6 +192,7 @@ fn describe(snapshot: &Snapshot, told: &Told) -> Value {
         "redis": {"connected": snapshot.redis_is_connected},
         "lastProcessedEvent": last,
         "missingTopics": snapshot.missing_topics,
+        "deadLetters": {"parked": told.metrics.parked()},
         "partitions": partitions.collect::<Vec<_>>(),
     })
 }

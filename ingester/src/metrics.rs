@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tracing::debug;
 
 use crate::error::{Consequence, chain, describe};
@@ -27,6 +28,8 @@ const PREFIX: &str = "sluice";
 pub const VERDICTS: [&str; 4] = ["APPLIED", "REJECTED", "DUPLICATE", "DEAD"];
 /// How often the database is asked for what waits for a person.
 const LOOK: Duration = Duration::from_secs(10);
+/// And again after a batch with dead letters.
+const NEXT_LOOK: Duration = Duration::from_secs(1);
 
 const PARKED: &str = "SELECT topic, error_code, letters FROM sluice.parked_dead_letters()";
 const DANGLING: &str =
@@ -170,6 +173,8 @@ pub struct Metrics {
     fenced: Total,
     staging: Gauge,
     matters: RwLock<Option<Matters>>,
+    /// Something new waits for a person.
+    more_matters: Notify,
     pub history: History,
 }
 
@@ -195,6 +200,7 @@ impl Default for Metrics {
             fenced: Total::default(),
             staging: Gauge::default(),
             matters: RwLock::default(),
+            more_matters: Notify::new(),
             history: History::default(),
         };
         for change in ["acquired", "released", "lost"] {
@@ -295,6 +301,9 @@ impl Metrics {
 
     /// What a batch came to.
     pub fn committed(&self, topic: &str, counts: &Counts) {
+        if counts.dead > 0 {
+            self.more_matters.notify_one();
+        }
         let counts = [
             counts.applied,
             counts.rejected,
@@ -365,8 +374,19 @@ impl Metrics {
             let matters = Matters::of(&pool, dangling_after).await;
             let matters = matters.map_err(|error| debug!("nothing known of dead letters: {error}"));
             *self.matters.write().expect("no panic while held") = matters.ok();
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(NEXT_LOOK).await;
+            tokio::select! {
+                () = self.more_matters.notified() => {}
+                () = tokio::time::sleep(LOOK - NEXT_LOOK) => {}
+            }
         }
+    }
+
+    /// Dead letters that wait for a person; `None` where the database has not told.
+    pub fn parked(&self) -> Option<i64> {
+        let matters = self.matters.read().expect("no panic while held");
+        let letters = &matters.as_ref()?.dead_letters;
+        Some(letters.iter().map(|(_, count)| count).sum())
     }
 
     /// The text that Prometheus reads.

@@ -11,7 +11,8 @@ use crate::stack::{Result, Stack};
 use crate::{Measured, fill, number};
 
 const MILLION: usize = 1_000_000;
-const SIZES: [usize; 7] = [1, 2, 5, 10, 20, 50, 100];
+/// Each is more than the rounds at the one before add to it.
+const SIZES: [usize; 6] = [1, 5, 10, 20, 50, 100];
 /// Of a row with its identity, in heaps and indexes, as measured.
 const BYTES_PER_ROW: usize = 300;
 /// What the write-ahead log may take, and some to spare.

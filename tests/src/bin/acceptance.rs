@@ -27,6 +27,9 @@ async fn main() -> ExitCode {
     if wants("idle") {
         idle(&mut results).await;
     }
+    if wants("http") {
+        http(&mut results).await;
+    }
     if wants("memory") {
         memory(&mut results).await;
     }
@@ -297,6 +300,52 @@ async fn idle(results: &mut Results) {
         256.0,
         "MB",
     );
+    ingester.stop().await;
+}
+
+/// What answers cost of the processors that would else apply batches: a hundred a second, with 64 partitions to tell of.
+async fn http(results: &mut Results) {
+    const WINDOW: Duration = Duration::from_secs(10);
+    const ROUNDS: usize = 3;
+    let scene = Scene::new(64).await;
+    let mut ingester = scene.ingester();
+    let names = [ingester.service_id.as_str()];
+    settled(
+        &scene.database,
+        &scene.topic,
+        64,
+        &names,
+        Duration::from_secs(60),
+    )
+    .await;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    let mut costs = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut used = [0.0; 2];
+        for (asks, used) in [false, true].into_iter().zip(&mut used) {
+            let (cpu, start) = (ingester.cpu(), Instant::now());
+            let mut asked = 0;
+            while start.elapsed() < WINDOW {
+                if asks {
+                    let path = if asked % 2 == 0 {
+                        "/health"
+                    } else {
+                        "/metrics"
+                    };
+                    assert_eq!(ingester.get(path).await.0, 200);
+                }
+                asked += 1;
+                let due = start + Duration::from_millis(10) * asked;
+                tokio::time::sleep_until(due.into()).await;
+            }
+            *used = (ingester.cpu() - cpu).as_secs_f64() / start.elapsed().as_secs_f64();
+        }
+        costs.push((used[1] - used[0]) / processors * 100.0);
+    }
+    costs.sort_by(f64::total_cmp);
+    let median = costs[ROUNDS / 2];
+    let what = "100 requests/s to /health and /metrics";
+    results.add(what, &mut costs, median, 2.0, "% of all cores");
     ingester.stop().await;
 }
 

@@ -18,9 +18,9 @@ use super::page::TOKEN;
 const DESKTOP: (u32, u32) = (1280, 1000);
 const PHONE: (u32, u32) = (390, 844);
 /// What is to be seen within, of a service that goes or comes back.
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 
-async fn instance(scene: &Scene, more: &[(&str, &str)]) -> Ingester {
+pub(super) async fn instance(scene: &Scene, more: &[(&str, &str)]) -> Ingester {
     let (operator_url, _) = scene.operator().await;
     let mut settings = vec![
         ("ADMIN_TOKEN", TOKEN),
@@ -30,14 +30,14 @@ async fn instance(scene: &Scene, more: &[(&str, &str)]) -> Ingester {
     scene.ingester_with(&settings)
 }
 
-async fn open(scene: &Scene, ingester: &Ingester) -> Browser {
+pub(super) async fn open(scene: &Scene, ingester: &Ingester, partitions: i32) -> Browser {
     let browser = Browser::start(&scene.stack).await;
     browser.screen(DESKTOP, "light", false).await;
     let url = format!("http://{}/", ingester.address().await);
     browser.open(&url).await;
     let rows = "return document.querySelectorAll('#partitions tbody tr').length";
     wait_until("all partitions to be shown", STALL, async || {
-        browser.script(rows, "").await == scene.partitions
+        browser.script(rows, "").await == partitions
     })
     .await;
     browser
@@ -73,7 +73,7 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     let names = names.each_ref().map(String::as_str);
     let feed = scene.feed(&Workload::new(seed()), 1_000);
     settled(&scene.database, &scene.topic, 3, &names, STALL).await;
-    let browser = open(&scene, &instances[0]).await;
+    let browser = open(&scene, &instances[0], scene.partitions).await;
     let (state, leader) = (
         row(&scene, 1, ".state"),
         row(&scene, 1, "[data-label=Leader]"),
@@ -182,7 +182,7 @@ async fn dead_letters_are_worked_on_by_keyboard_alone() {
     let messages = [credit("a", 1, "5"), Message::of("{"), Message::of(hostile)];
     scene.kafka().produce(&scene.topic, 0, messages);
     scene.caught_up().await;
-    let browser = open(&scene, &ingester).await;
+    let browser = open(&scene, &ingester, scene.partitions).await;
     browser.reads("#parked", "2 parked").await;
     browser.reads("#letters tbody", "INVALID_EVENT").await;
     // What comes in payloads is text and nothing else.
@@ -348,7 +348,7 @@ async fn the_page_is_readable_in_light_and_dark_on_desks_and_phones() {
     let mut ingester = instance(&scene, &[("SERVICE_ID", "bank-1")]).await;
     let feed = scene.feed(&Workload::new(seed()), 1_000);
     scene.committed_beyond(20_000).await;
-    let browser = open(&scene, &ingester).await;
+    let browser = open(&scene, &ingester, scene.partitions).await;
     unlock(&browser).await;
     browser.click(&row(&scene, 2, "[data-action=pause]")).await;
     browser.fill("#action-why", "ticket 4711").await;
@@ -398,46 +398,4 @@ async fn the_page_is_readable_in_light_and_dark_on_desks_and_phones() {
     browser.quit().await;
     feed.stop().await;
     ingester.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_away_is_seen_within_five_seconds_and_that_it_is_back() {
-    let scene = Scene::new(1).await;
-    let redis = [("REDIS_URL", scene.stack.redis_url.as_str())];
-    let mut ingester = instance(&scene, &redis).await;
-    let browser = open(&scene, &ingester).await;
-    browser.reads("#health", "ok").await;
-    for (service, stop, trouble, health) in [
-        ("redis", &["redis-stop"][..], "Redis", "degraded"),
-        ("kafka", &["kafka-stop"], "Kafka", "down"),
-        ("postgres", &["postgres-stop", "fast"], "PostgreSQL", "down"),
-    ] {
-        scene.stack.control(stop).await;
-        let told = browser.reads("#troubles", trouble).await;
-        assert!(told < SOON, "{service}: {told:?}");
-        browser.reads("#health", health).await;
-        if service == "postgres" {
-            browser.reads("#stale", "PostgreSQL").await;
-        }
-        let start = format!("{service}-start");
-        scene.stack.control(&[&start]).await;
-        browser.reads("#health", "ok").await;
-        assert_eq!(browser.text("#troubles").await, "");
-    }
-    browser.hides("#stale").await;
-    // Of the database that is away the page asks in vain for dead letters.
-    let complaints = browser.complaints().await;
-    assert!(
-        complaints
-            .iter()
-            .all(|line| line.contains("503") || line.contains("504")),
-        "{complaints:?}"
-    );
-
-    // Without the instance itself the page says so, and goes on with the next one at this address.
-    ingester.stop().await;
-    browser
-        .reads("#problem", "this instance does not answer")
-        .await;
-    browser.quit().await;
 }

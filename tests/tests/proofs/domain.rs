@@ -53,7 +53,7 @@ impl Notes {
             .expect(statement);
     }
 
-    async fn write_handler(&self, scene: &Scene) {
+    pub async fn write_handler(&self, scene: &Scene) {
         let table = &self.table;
         let create = format!(
             "CREATE OR REPLACE FUNCTION domain.on_{table}(events domain.event[]) RETURNS void LANGUAGE sql AS $$
@@ -65,7 +65,7 @@ impl Notes {
         self.execute(scene, &create).await;
     }
 
-    async fn break_handler(&self, scene: &Scene) {
+    pub async fn break_handler(&self, scene: &Scene) {
         let table = &self.table;
         let create = format!(
             "CREATE OR REPLACE FUNCTION domain.on_{table}(events domain.event[]) RETURNS void LANGUAGE sql AS

@@ -8,6 +8,7 @@ mod crashes;
 mod docs;
 mod domain;
 mod families;
+mod faults;
 mod fence;
 mod harness;
 mod health;

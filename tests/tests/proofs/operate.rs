@@ -27,7 +27,7 @@ fn sluice(scene: &Scene, arguments: &[&str]) -> (Option<i32>, String, String) {
     )
 }
 
-fn done(scene: &Scene, arguments: &[&str]) -> String {
+pub(super) fn done(scene: &Scene, arguments: &[&str]) -> String {
     let (status, stdout, stderr) = sluice(scene, arguments);
     assert_eq!(status, Some(0), "{arguments:?}: {stderr}");
     stdout
