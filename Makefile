@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants upgrade lint fmt doc book package test-package check-deploy audit
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ test-package: build package ## install the packages here, use them beside a priv
 
 check-deploy: setup ## judge Dockerfile, compose file and Kubernetes manifests (tools from PyPI)
 	@deploy/check.sh
+
+check-versions: build ## the extension on PostgreSQL 16 and 18, fetched from PyPI: built, and on 18 tested
+	@scripts/check-versions.sh
 
 audit: ## licenses, bans, sources and known vulnerabilities of dependencies (cargo-deny, cargo-audit; needs GitHub)
 	cargo deny check

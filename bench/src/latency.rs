@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use comfy_table::Table;
+
 use crate::balances::contender::Apply;
 use crate::balances::whole_way::PARTITIONS;
 use crate::balances::workload::{ACCOUNTS, Event, Skew, Stream, payload};
 use crate::ingester::Ingester;
 use crate::kafka::{self, Kafka, Record};
+use crate::processors::Processors;
 use crate::report::{grouped, right_aligned, table};
 use crate::sample::Spread;
 use crate::stack::{Result, Stack};
@@ -81,7 +84,7 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
         loads.extend(readers.map(|reader| short(EASY_RATE, reader, None)));
         loads.push(long()?);
     }
-    let mut table = table(&[
+    let mut times_table = table(&[
         "events/s",
         "reader",
         "events",
@@ -92,6 +95,7 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
         "checkpoints",
         "runs of autovacuum",
     ]);
+    let mut shares: Option<Table> = None;
     let mut figures = Vec::new();
     for (number, load) in loads.iter().enumerate() {
         let long = load.time > SHORT;
@@ -99,13 +103,14 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
             disturb(stack).await?;
         }
         let before = disturbances(stack).await?;
-        let times = measure(stack, &format!("bench.latency.{number}"), load).await?;
+        let topic = format!("bench.latency.{number}");
+        let (times, used) = measure(stack, &topic, load).await?;
         let after = disturbances(stack).await?;
         if long {
             leave_alone(stack).await?;
         }
         let ms = |quantile| format!("{:.1}", at(&times, quantile));
-        table.add_row([
+        times_table.add_row([
             grouped(f64::from(load.rate)),
             load.reader.name(),
             grouped(times.len() as f64),
@@ -116,15 +121,24 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
             (after.checkpoints - before.checkpoints).to_string(),
             (after.autovacuums - before.autovacuums).to_string(),
         ]);
+        let load_name = [grouped(f64::from(load.rate)), load.reader.name()];
+        let shares = shares.get_or_insert_with(|| {
+            let processes: Vec<&str> = used.iter().map(|(process, _)| *process).collect();
+            table(&[&["events/s", "reader"], &processes[..]].concat())
+        });
+        let used = used.iter().map(|(_, percent)| format!("{percent:.1}"));
+        shares.add_row(load_name.into_iter().chain(used));
         if let Some((figure, quantile)) = load.figure {
             figures.push((figure, Spread::once(at(&times, quantile))));
         }
     }
     let text = format!(
-        "Measured on {}.\n\n{}\n\n{}",
+        "Measured on {}.\n\n{}\n\n{}\n\n\
+         Who used the processors meanwhile, in % of all of them\n\n{}",
         machine.date,
         machine.list(),
-        right_aligned(table)
+        right_aligned(times_table),
+        right_aligned(shares.ok_or("no load")?),
     );
     Ok(Measured::of(text, figures))
 }
@@ -191,8 +205,12 @@ async fn disturbances(stack: &Stack) -> Result<Disturbances> {
     })
 }
 
-/// How long each event took, in milliseconds, sorted.
-async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
+/// How long each event took, in milliseconds, sorted; and who used the processors.
+async fn measure(
+    stack: &Stack,
+    topic: &str,
+    load: &Load,
+) -> Result<(Vec<f64>, Vec<(&'static str, f64)>)> {
     let Load {
         rate, reader, time, ..
     } = *load;
@@ -210,7 +228,7 @@ async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
     }
 
     let events = rate * (WARM_UP + time).as_secs() as u32;
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), Processors::now()?);
     let to = topic.to_owned();
     let sending = std::thread::spawn(move || send(&kafka, &to, start, rate, events));
     let mut times = match &mut ingester {
@@ -226,6 +244,7 @@ async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
         })?,
         None => consume(stack, topic, start, rate, events)?,
     };
+    let used = Processors::now()?.shares_since(&before);
     sending.join().map_err(|_| "the producer panicked")??;
     if let Some(ingester) = ingester {
         ingester.stop();
@@ -239,7 +258,7 @@ async fn measure(stack: &Stack, topic: &str, load: &Load) -> Result<Vec<f64>> {
         at(&times, 0.99),
         at(&times, 0.999)
     );
-    Ok(times)
+    Ok((times, used))
 }
 
 async fn all_led(stack: &Stack, topic: &str, ingester: &mut Ingester) -> Result<()> {

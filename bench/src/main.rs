@@ -14,6 +14,7 @@ mod kafka;
 mod latency;
 mod peers;
 mod plot;
+mod processors;
 mod random;
 mod report;
 mod sample;

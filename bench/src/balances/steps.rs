@@ -1,7 +1,6 @@
 //! Where the time of one event goes: batch after batch in one session, step by step; and what
 //! each process of the machine spends on an event from Kafka to COMMIT.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ledger::contract::record_fingerprint;
@@ -12,6 +11,7 @@ use ledger::staging;
 use crate::Measured;
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
+use crate::processors::{TICKS, busy, processor_time};
 use crate::report::{grouped, right_aligned, table};
 use crate::stack::{Result, Stack};
 
@@ -148,65 +148,6 @@ async fn every_process(stack: &Stack) -> Result<(Times, f64)> {
         (process.to_owned(), each(spent))
     });
     Ok((times.collect(), each(busy_after - busy_before)))
-}
-
-/// Per second, on every Linux of today.
-const TICKS: f64 = 100.0;
-
-/// User and system time of all processes, by what they are.
-fn processor_time() -> Result<BTreeMap<&'static str, u64>> {
-    let mut times = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let (Ok(stat), Ok(title)) = (
-            std::fs::read_to_string(path.join("stat")),
-            std::fs::read_to_string(path.join("cmdline")),
-        ) else {
-            continue;
-        };
-        // The name may hold spaces and parentheses; what follows it does not.
-        let (Some(open), Some(close)) = (stat.find('('), stat.rfind(')')) else {
-            continue;
-        };
-        let fields: Vec<&str> = stat[close + 1..].split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        let is_session = ["wal", "checkpointer", "background", "autovacuum", "logical"]
-            .iter()
-            .all(|name| !title.contains(name));
-        let process = match &stat[open + 1..close] {
-            "postgres" if is_session => "PostgreSQL, sessions",
-            "postgres" => "PostgreSQL, WAL writer, checkpointer and the like",
-            "java" => "Kafka",
-            "sluice" => "sluice run",
-            _ if path.ends_with(std::process::id().to_string()) => "this program, which watches",
-            _ => "Linux and everything else",
-        };
-        *times.entry(process).or_default() += ticks;
-    }
-    times.insert("interrupts", interrupts()?);
-    Ok(times)
-}
-
-/// Time that the cores were not idle.
-fn busy() -> Result<u64> {
-    // user, nice, system, idle, iowait, irq, softirq
-    spent([0, 1, 2, 5, 6])
-}
-
-/// Of it, what counts for no process.
-fn interrupts() -> Result<u64> {
-    spent([5, 6])
-}
-
-fn spent<const N: usize>(columns: [usize; N]) -> Result<u64> {
-    let stat = std::fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .skip(1)
-        .map(str::parse)
-        .collect::<std::result::Result<_, _>>()?;
-    Ok(columns.iter().filter_map(|at| ticks.get(*at)).sum())
 }
 
 fn side_by_side(columns: &[(String, (Times, f64))]) -> Result<String> {

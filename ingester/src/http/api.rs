@@ -64,7 +64,8 @@ async fn state(State(told): State<Arc<Told>>) -> Json<Value> {
     }))
 }
 
-/// What the database says of all partitions, what this instance knows of its own where that is old,
+/// What the database says of all partitions, what this instance knows of its own where that is old
+/// or of a leader before it,
 /// and those that nobody has read yet.
 fn partitions(seen: &Seen, snapshot: &Snapshot, service_id: &str) -> Vec<Value> {
     let mut partitions = seen.partitions.clone();
@@ -74,7 +75,9 @@ fn partitions(seen: &Seen, snapshot: &Snapshot, service_id: &str) -> Vec<Value> 
         };
         let known = partitions.iter_mut().find(is_it);
         match (known, led) {
-            (Some(row), Some(led)) if seen.is_stale() => know(row, led, service_id),
+            (Some(row), Some(led)) if seen.is_stale() || row["leader_svc_id"] != service_id => {
+                know(row, led, service_id);
+            }
             (Some(_), _) => {}
             (None, led) => {
                 let mut row = json!({

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 use super::target::Target;
+use super::versions;
 
 /// Rows that go to the table in one call; COPY uses up to 1000.
 pub const ROWS: usize = 500;
@@ -88,16 +89,8 @@ impl Append {
                 std::ptr::null_mut(),
             );
             for (number, &slot) in self.slots[..self.filled].iter().enumerate() {
-                let mut specific = false;
-                let suspects = pg_sys::ExecInsertIndexTuples(
-                    self.target.result,
-                    slot,
-                    self.target.estate,
-                    false,
-                    report,
-                    &mut specific,
-                    std::ptr::null_mut(),
-                );
+                let Target { result, estate, .. } = self.target;
+                let suspects = versions::insert_index_tuples(result, slot, estate, report);
                 if report && !suspects.is_null() {
                     conflict(number, (*slot).tts_tid);
                 }

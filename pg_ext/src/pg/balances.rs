@@ -18,6 +18,7 @@ use super::lookup::{self, Lookup, Version};
 use super::numeric;
 use super::target::Target;
 use super::varlena::Varlenas;
+use super::versions;
 use crate::error::raise;
 
 const COLUMN_TYPES: [pg_sys::Oid; 6] = [
@@ -79,13 +80,7 @@ impl Balances {
             let slot =
                 || pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
             let mut epq: Box<pg_sys::EPQState> = Box::new(std::mem::zeroed());
-            pg_sys::EvalPlanQualInit(
-                &mut *epq,
-                target.estate,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                -1,
-            );
+            versions::init_recheck(&mut *epq, target.estate);
             Self {
                 lookup,
                 last_change,

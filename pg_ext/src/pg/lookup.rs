@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 
 use super::target::Target;
+use super::versions;
 use crate::error::raise;
 
 /// Equality of a key column's type, and the column's collation is the index's own.
@@ -70,7 +71,7 @@ impl Lookup {
             Self {
                 heap,
                 index,
-                scan: pg_sys::index_beginscan(heap, index, &mut *snapshot, equal.len() as i32, 0),
+                scan: versions::begin_index_scan(heap, index, &mut *snapshot, equal.len() as i32),
                 keys,
                 snapshot,
             }

@@ -1,5 +1,5 @@
 //! The only place where Rust touches PostgreSQL's memory and C functions, and so the
-//! only `unsafe` of the workspace. What leaves this module is safe to use.
+//! only `unsafe` of the extension. What leaves this module is safe to use.
 #![allow(unsafe_code)]
 
 mod append;
@@ -13,3 +13,4 @@ pub mod session;
 mod target;
 mod varlena;
 pub mod verdicts;
+mod versions;

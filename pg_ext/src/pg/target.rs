@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 
+use super::versions;
 use crate::error::raise;
 
 pub const SCHEMA: &CStr = c"ledger";
@@ -144,8 +145,8 @@ unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_type
             ),
         );
     }
-    // SAFETY: attrs holds natts entries.
-    let attributes = unsafe { descriptor.attrs.as_slice(descriptor.natts as usize) };
+    // SAFETY: the relation is open.
+    let attributes = unsafe { versions::attributes(descriptor) };
     let fits = attributes.len() >= column_types.len()
         && attributes
             .iter()
@@ -179,6 +180,6 @@ unsafe fn init_range_table(estate: *mut pg_sys::EState, relation: pg_sys::Relati
         (*entry).relid = (*relation).rd_id;
         (*entry).relkind = (*(*relation).rd_rel).relkind;
         (*entry).rellockmode = pg_sys::RowExclusiveLock as _;
-        pg_sys::ExecInitRangeTable(estate, pg_sys::lappend(std::ptr::null_mut(), entry.cast()));
+        versions::init_range_table(estate, entry);
     }
 }
