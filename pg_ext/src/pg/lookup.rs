@@ -40,7 +40,7 @@ impl Lookup {
         // SAFETY: the relation is open; the index is checked before it is used, and closed in `close` or at the end of
         // the transaction; the snapshot's address is that of its box, which the scan does not outlive.
         unsafe {
-            let oid = pg_sys::RelationGetPrimaryKeyIndex(heap);
+            let oid = versions::primary_key(heap);
             if oid == pg_sys::InvalidOid {
                 lost(target.name(), named);
             }

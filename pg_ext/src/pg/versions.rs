@@ -19,12 +19,7 @@ pub unsafe fn init_range_table(estate: *mut pg_sys::EState, entry: *mut pg_sys::
             #[cfg(not(feature = "pg18"))]
             pg_sys::ExecInitRangeTable(estate, entries, permissions);
             #[cfg(feature = "pg18")]
-            pg_sys::ExecInitRangeTable(
-                estate,
-                entries,
-                permissions,
-                pg_sys::bms_make_singleton(1),
-            );
+            pg_sys::ExecInitRangeTable(estate, entries, permissions, pg_sys::bms_make_singleton(1));
         }
     }
 }
@@ -72,6 +67,19 @@ pub unsafe fn insert_index_tuples(
 }
 
 /// # Safety
+/// The relation is open.
+pub unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::RelationGetPrimaryKeyIndex(
+            relation,
+            #[cfg(feature = "pg18")]
+            false,
+        )
+    }
+}
+
+/// # Safety
 /// As `index_beginscan`.
 pub unsafe fn begin_index_scan(
     heap: pg_sys::Relation,
@@ -95,15 +103,16 @@ pub unsafe fn begin_index_scan(
 
 /// # Safety
 /// The descriptor is one of an open relation.
-pub unsafe fn attributes(
-    descriptor: &pg_sys::TupleDescData,
-) -> &[pg_sys::FormData_pg_attribute] {
+pub unsafe fn attributes(descriptor: &pg_sys::TupleDescData) -> &[pg_sys::FormData_pg_attribute] {
     let count = descriptor.natts as usize;
     // SAFETY: natts entries, which since version 18 stand behind as many compact ones.
     unsafe {
         #[cfg(not(feature = "pg18"))]
         return descriptor.attrs.as_slice(count);
         #[cfg(feature = "pg18")]
-        return std::slice::from_raw_parts(descriptor.compact_attrs.as_ptr().add(count).cast(), count);
+        return std::slice::from_raw_parts(
+            descriptor.compact_attrs.as_ptr().add(count).cast(),
+            count,
+        );
     }
 }
