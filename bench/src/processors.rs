@@ -7,9 +7,17 @@ use crate::stack::Result;
 /// Per second, on every Linux of today.
 pub const TICKS: f64 = 100.0;
 
+const SESSIONS: &str = "PostgreSQL, sessions";
+const SERVERS: &str = "PostgreSQL, WAL writer, checkpointer and the like";
+const KAFKA: &str = "Kafka";
+const SLUICE: &str = "sluice run";
+const THIS: &str = "this program, which watches";
+const OTHERS: &str = "Linux and everything else";
+const PROCESSES: [&str; 6] = [SESSIONS, SERVERS, KAFKA, SLUICE, THIS, OTHERS];
+
 /// User and system time of all processes, by what they are.
 pub fn processor_time() -> Result<BTreeMap<&'static str, u64>> {
-    let mut times = BTreeMap::new();
+    let mut times: BTreeMap<&str, u64> = PROCESSES.map(|process| (process, 0)).into();
     for entry in std::fs::read_dir("/proc")? {
         let path = entry?.path();
         let (Ok(stat), Ok(title)) = (
@@ -28,12 +36,12 @@ pub fn processor_time() -> Result<BTreeMap<&'static str, u64>> {
             .iter()
             .all(|name| !title.contains(name));
         let process = match &stat[open + 1..close] {
-            "postgres" if is_session => "PostgreSQL, sessions",
-            "postgres" => "PostgreSQL, WAL writer, checkpointer and the like",
-            "java" => "Kafka",
-            "sluice" => "sluice run",
-            _ if path.ends_with(std::process::id().to_string()) => "this program, which watches",
-            _ => "Linux and everything else",
+            "postgres" if is_session => SESSIONS,
+            "postgres" => SERVERS,
+            "java" => KAFKA,
+            "sluice" => SLUICE,
+            _ if path.ends_with(std::process::id().to_string()) => THIS,
+            _ => OTHERS,
         };
         *times.entry(process).or_default() += ticks;
     }

@@ -65,8 +65,7 @@ async fn state(State(told): State<Arc<Told>>) -> Json<Value> {
 }
 
 /// What the database says of all partitions, what this instance knows of its own where that is old
-/// or of a leader before it,
-/// and those that nobody has read yet.
+/// or names another leader, and those that nobody has read yet.
 fn partitions(seen: &Seen, snapshot: &Snapshot, service_id: &str) -> Vec<Value> {
     let mut partitions = seen.partitions.clone();
     for (partition, led) in &snapshot.partitions {
