@@ -52,7 +52,7 @@ bench-peers: build ## user.updated against the Debezium JDBC sink, fetched by Ma
 	@scripts/setup.sh --peers
 	@BENCH=peers BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
 
-acceptance: build ## take-over times, latency, idle cost, memory: a table, exit status 1 on a miss
+acceptance: build ## take-over times, latency, cost at rest and of HTTP, memory: a table, exit status 1 on a miss
 	@scripts/with-stack.sh target/release/acceptance
 
 soak: build ## the demo with 20 kills

@@ -28,7 +28,7 @@ const PREFIX: &str = "sluice";
 pub const VERDICTS: [&str; 4] = ["APPLIED", "REJECTED", "DUPLICATE", "DEAD"];
 /// How often the database is asked for what waits for a person.
 const LOOK: Duration = Duration::from_secs(10);
-/// And again after a batch with dead letters.
+/// How long a batch with dead letters waits for the next look at least: many of them must not ask all the time.
 const NEXT_LOOK: Duration = Duration::from_secs(1);
 
 const PARKED: &str = "SELECT topic, error_code, letters FROM sluice.parked_dead_letters()";
