@@ -24,7 +24,7 @@ const INSERT: &str = "
     FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::smallint[])
         AS u (account_id, shard_id, currency_code, available, frozen, last_partition_id, last_offset, last_change_no)";
 
-// Only for a table with triggers, which PostgreSQL fires for statements.
+// Only for a table with triggers or computed columns, which PostgreSQL does for statements.
 const UPDATE: &str = "
     UPDATE ledger.account_balances b
     SET available = u.available::numeric, frozen = u.frozen::numeric, updated_msec = $9,
@@ -101,7 +101,7 @@ impl Accounts {
 
     /// Writes every changed balance once; answers how many rows were updated and inserted.
     pub fn write(mut self, client: &mut SpiClient<'_>, updated_msec: i64) -> (i64, i64) {
-        let with_triggers = self.table.has_triggers();
+        let needs_sql = self.table.needs_sql();
         let mut updates = Columns::default();
         let mut inserts = Columns::default();
         let mut updated = 0;
@@ -109,7 +109,7 @@ impl Accounts {
             let Some(place) = *place else { continue };
             let (key, balance) = (&self.keys[slot], self.book[slot]);
             match &self.rows[slot] {
-                Some(_) if with_triggers => updates.push(key, balance, place),
+                Some(_) if needs_sql => updates.push(key, balance, place),
                 Some(row) => {
                     self.table.update(row, balance, place, updated_msec);
                     updated += 1;
@@ -122,7 +122,7 @@ impl Accounts {
         }
         updated += updates.write(client, UPDATE, updated_msec);
         let inserted = inserts.write(client, INSERT, updated_msec);
-        if with_triggers {
+        if needs_sql {
             self.check_written();
         }
         self.table.close();

@@ -3,9 +3,11 @@
 
 mod common;
 
-use tokio_postgres::Row;
+use std::collections::BTreeMap;
 
-use common::{Batch, Database, available, call, change, lead, message, sqlstate, verdicts};
+use tokio_postgres::{Client, Row};
+
+use common::{Batch, Database, Leader, available, call, change, lead, message, sqlstate, verdicts};
 
 fn verdict(word: &str, reason: Option<&str>) -> (String, Option<String>) {
     (word.to_owned(), reason.map(str::to_owned))
@@ -268,6 +270,117 @@ async fn an_owners_triggers_fire_and_may_not_change_balances() {
     database.assert_invariants().await;
 }
 
+const ACCOUNTS: i64 = 300;
+
+/// What each account has.
+async fn balances(admin: &Client) -> BTreeMap<i64, i64> {
+    let statement = "SELECT account_id, available::bigint FROM ledger.account_balances";
+    let rows = admin.query(statement, &[]).await.expect("balances");
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// Gives each account 1, and answers where the next batch begins.
+async fn give_each_one(writer: &Client, leader: Leader, from: i64) -> i64 {
+    let next = from + ACCOUNTS;
+    let batch = (from..next).fold(Batch::default(), |batch, offset| {
+        let account = offset - from + 1;
+        batch.event(offset, &offset.to_string(), &[change(account, "1", "0")])
+    });
+    let answer = batch.apply(writer, leader, from, next).await;
+    let applied: i64 = answer.expect("the batch fits").get("applied");
+    assert_eq!(applied, ACCOUNTS);
+    next
+}
+
+#[tokio::test]
+async fn rows_that_others_change_and_move_are_met_as_they_are() {
+    const BEHIND: [&str; 7] = [
+        "SELECT",
+        "UPDATE ledger.account_balances SET available = available + 100 WHERE account_id % 3 = 0",
+        "CREATE TEMPORARY TABLE gone AS SELECT * FROM ledger.account_balances WHERE account_id % 2 = 0;
+         DELETE FROM ledger.account_balances WHERE account_id % 2 = 0;
+         INSERT INTO ledger.account_balances SELECT * FROM gone ORDER BY account_id DESC",
+        // Where a row was, another account's is.
+        "CREATE TEMPORARY TABLE kept AS TABLE ledger.account_balances;
+         TRUNCATE ledger.account_balances;
+         INSERT INTO ledger.account_balances SELECT * FROM kept ORDER BY account_id DESC",
+        "VACUUM FULL ledger.account_balances",
+        "DELETE FROM ledger.account_balances",
+        // The table is shorter than it was.
+        "TRUNCATE ledger.account_balances",
+    ];
+    let database = Database::create().await;
+    let (admin, writer) = (database.admin().await, database.writer().await);
+    let leader = lead(&writer, 0, "a").await;
+    let mut from = 0;
+    for behind in BEHIND {
+        admin.batch_execute(behind).await.expect(behind);
+        let mut expected = balances(&admin).await;
+        for _ in 0..3 {
+            from = give_each_one(&writer, leader, from).await;
+        }
+        (1..=ACCOUNTS).for_each(|account| *expected.entry(account).or_default() += 3);
+        assert_eq!(balances(&admin).await, expected, "after {behind}");
+    }
+}
+
+#[tokio::test]
+async fn with_an_old_snapshot_the_index_stays_whole_and_each_row_one() {
+    const BATCHES: i64 = 100;
+    let database = Database::create().await;
+    let (admin, writer) = (database.admin().await, database.writer().await);
+    let leader = lead(&writer, 0, "a").await;
+    let mut from = give_each_one(&writer, leader, 0).await;
+    let old = database.admin().await;
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        .await
+        .expect("a snapshot");
+    let before = balances(&old).await;
+    for batch in 1..BATCHES {
+        if batch % 10 == 0 {
+            // What a batch that comes to nothing has learned is worth nothing.
+            let broken = Batch::default().event(from, "broken", &[change(1, "1", "0")]);
+            writer.batch_execute("BEGIN").await.expect("idle");
+            broken.stage(&writer).await.expect("staged");
+            let done = broken.call(&writer, leader, from, from + 1).await;
+            done.expect("the batch fits");
+            writer.batch_execute("ROLLBACK").await.expect("open");
+        }
+        from = give_each_one(&writer, leader, from).await;
+    }
+    let everyone_has = |amount| (1..=ACCOUNTS).map(|account| (account, amount)).collect();
+    assert_eq!(balances(&old).await, before, "the old snapshot");
+    assert_eq!(balances(&admin).await, everyone_has(BATCHES));
+    // Versions that found no room in their page, and so have an entry of their own.
+    admin
+        .batch_execute(
+            "CREATE EXTENSION amcheck; SELECT bt_index_check('ledger.account_balances_pkey', true);
+             SET enable_seqscan = off; SET enable_bitmapscan = off",
+        )
+        .await
+        .expect("an index with an entry for each version that needs one");
+    let entries = admin
+        .query_one(
+            "SELECT pg_relation_size('ledger.account_balances_pkey') / 8192, count(*)
+             FROM generate_series(1, $1::bigint) n JOIN LATERAL (
+                 SELECT FROM ledger.account_balances b WHERE b.account_id = n AND b.shard_id = 0 AND b.currency_code = 'USD'
+             ) b ON true",
+            &[&ACCOUNTS],
+        )
+        .await
+        .expect("looked up by the index");
+    assert!(entries.get::<_, i64>(0) > 10, "pages of the index");
+    assert_eq!(entries.get::<_, i64>(1), ACCOUNTS, "found by the index");
+    old.batch_execute("COMMIT").await.expect("open");
+    admin
+        .batch_execute("VACUUM ledger.account_balances")
+        .await
+        .expect("nothing holds it");
+    give_each_one(&writer, leader, from).await;
+    assert_eq!(balances(&admin).await, everyone_has(BATCHES + 1));
+    database.assert_invariants().await;
+}
+
 #[tokio::test]
 async fn an_owners_columns_indexes_and_constraints_are_honoured() {
     let database = Database::create().await;
@@ -276,6 +389,7 @@ async fn an_owners_columns_indexes_and_constraints_are_honoured() {
         .batch_execute(
             "ALTER TABLE ledger.account_balances ADD COLUMN note text NOT NULL DEFAULT 'new';
              CREATE INDEX by_available ON ledger.account_balances (available);
+             CREATE INDEX by_time ON ledger.account_balances USING brin (updated_msec);
              ALTER TABLE ledger.account_balances ADD CONSTRAINT cap CHECK (available < 100);",
         )
         .await
@@ -316,6 +430,30 @@ async fn an_owners_columns_indexes_and_constraints_are_honoured() {
         .await;
     assert_eq!(sqlstate(over_cap), "23514");
     assert_eq!(available(&database, 1).await.as_deref(), Some("15"));
+}
+
+#[tokio::test]
+async fn an_owners_computed_columns_follow() {
+    let database = Database::create().await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute("ALTER TABLE ledger.account_balances ADD total numeric GENERATED ALWAYS AS (available + frozen) STORED")
+        .await
+        .expect("a column");
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    for (offset, total) in [(0, 10), (1, 20)] {
+        Batch::default()
+            .event(offset, &offset.to_string(), &[change(1, "7", "3")])
+            .apply(&writer, leader, offset, offset + 1)
+            .await
+            .expect("the batch fits");
+        let row = admin
+            .query_one("SELECT total::bigint FROM ledger.account_balances", &[])
+            .await
+            .expect("one account");
+        assert_eq!(row.get::<_, i64>(0), total);
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! Balance rows by key: found through the primary key and locked, written once.
 //!
 //! They are written as PostgreSQL's logical replication worker writes (execReplication.c), which
-//! checks constraints and maintains all indexes, at a fraction of a SQL statement's cost.
-//! It fires no triggers, so a table that has some is written by SQL instead: see
-//! [`Balances::has_triggers`].
+//! checks constraints and maintains all indexes, at a fraction of a SQL statement's cost. Only
+//! the primary key, which no update changes, is not asked whether it is unique: it would look at
+//! every version of the row that somebody's snapshot still keeps.
+//! Triggers do not fire and nothing is computed, so a table that has such is written by SQL
+//! instead: see [`Balances::needs_sql`].
 
 use std::ffi::CStr;
 
@@ -13,12 +15,12 @@ use ledger::fold::Balance;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 use pgrx::{PgMemoryContexts, pg_sys};
 
+use super::hints::Name;
 use super::log::Place;
 use super::lookup::{self, Lookup, Version};
 use super::numeric;
 use super::target::Target;
 use super::varlena::Varlenas;
-use super::versions;
 use crate::error::raise;
 
 const COLUMN_TYPES: [pg_sys::Oid; 6] = [
@@ -40,6 +42,7 @@ const LAST_CHANGE: [&CStr; 3] = [c"last_partition_id", c"last_offset", c"last_ch
 #[derive(Clone, Copy)]
 pub struct LockedRow {
     at: pg_sys::ItemPointerData,
+    name: Name,
     /// Where [`Balances::images`] has the whole row, in words and bytes.
     image: (usize, u32),
     pub balance: Balance,
@@ -56,10 +59,8 @@ pub struct Balances {
     images: Vec<u64>,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
-    /// Says which row is written, and with what.
-    old: *mut pg_sys::TupleTableSlot,
+    /// What a row is written with.
     new: *mut pg_sys::TupleTableSlot,
-    epq: Box<pg_sys::EPQState>,
     per_row: PgMemoryContexts,
     varlenas: Varlenas,
 }
@@ -73,62 +74,80 @@ impl Balances {
             "account_id, shard_id, currency_code",
         );
         let last_change = LAST_CHANGE.map(|name| target.column(name));
-        // SAFETY: the relation is open and its descriptor outlives the slots, which live until `close` or the end of the transaction.
-        unsafe {
+        // SAFETY: the relation is open and its descriptor outlives the slot, which lives until `close` or the end of the transaction.
+        let new = unsafe {
+            pg_sys::CheckCmdReplicaIdentity(target.relation, pg_sys::CmdType::CMD_UPDATE);
             let descriptor = (*target.relation).rd_att;
-            let natts = (*descriptor).natts as usize;
-            let slot =
-                || pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
-            let mut epq: Box<pg_sys::EPQState> = Box::new(std::mem::zeroed());
-            versions::init_recheck(&mut *epq, target.estate);
-            Self {
-                lookup,
-                last_change,
-                images: Vec::new(),
-                values: vec![pg_sys::Datum::from(0usize); natts],
-                nulls: vec![true; natts],
-                old: slot(),
-                new: slot(),
-                epq,
-                per_row: PgMemoryContexts::new("sluice balance row"),
-                varlenas: Varlenas::default(),
-                target,
-            }
+            pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual)
+        };
+        let columns = target.columns();
+        Self {
+            lookup,
+            last_change,
+            images: Vec::new(),
+            values: vec![pg_sys::Datum::from(0usize); columns],
+            nulls: vec![true; columns],
+            new,
+            per_row: PgMemoryContexts::new("sluice balance row"),
+            varlenas: Varlenas::default(),
+            target,
         }
     }
 
-    /// Whether an owner has added triggers or foreign keys, which only SQL honours.
-    pub fn has_triggers(&self) -> bool {
-        self.target.has_triggers()
+    /// Whether an owner has added triggers, foreign keys or computed columns, which only SQL honours.
+    pub fn needs_sql(&self) -> bool {
+        self.target.has_triggers() || self.target.has_computed_columns()
     }
 
     /// Finds and locks the row of a key, waiting out other transactions that hold or create it.
     pub fn lock(&mut self, key: &AccountKey) -> Option<LockedRow> {
         self.varlenas.clear();
         let currency = self.varlenas.push(key.currency.as_str().as_bytes());
-        let key = [
+        let values = [
             key.account_id.into(),
             key.shard_id.into(),
             self.varlenas.datum(currency),
         ];
+        let name = Name::of(key);
         let (relation, images) = (self.target.relation, &mut self.images);
+        let mut hint = name.hint();
         let row = loop {
             let mut outcome = Outcome::NoRow;
-            let visit = |version: &mut Version| {
+            let mut root = None;
+            let mut visit = |version: &mut Version| {
+                root = Some(version.root);
                 outcome = match version.undecided {
                     Some(transaction) => Outcome::Undecided(transaction),
                     // SAFETY: the version is in a pinned page of this relation.
-                    None => unsafe { lock_version(relation, version, images) },
+                    None => unsafe { lock_version(relation, version, images, name) },
                 };
                 true
             };
-            // SAFETY: the key's values live in `varlenas` through the call.
-            unsafe { self.lookup.versions(&key, visit) };
+            // SAFETY: the key's values live in `varlenas` through the call; a version that a hint led to is one of this
+            // relation.
+            let by_hint = unsafe {
+                match hint.take() {
+                    Some(at) => {
+                        self.lookup.version_at_hint(at, |version| {
+                            has_key(relation, version, key) && visit(version)
+                        });
+                        true
+                    }
+                    None => {
+                        self.lookup.versions(&values, &mut visit);
+                        false
+                    }
+                }
+            };
             match outcome {
+                Outcome::NoRow if by_hint => {}
                 Outcome::NoRow => return None,
                 Outcome::Undecided(transaction) => self.lookup.wait_for(transaction),
                 Outcome::Moved => {}
-                Outcome::Locked(row) => break row,
+                Outcome::Locked(row) => {
+                    root.into_iter().for_each(|root| name.remember(root));
+                    break row;
+                }
             }
             pgrx::check_for_interrupts!();
         };
@@ -213,12 +232,11 @@ impl Balances {
             self.values[column] = value;
             self.nulls[column] = false;
         }
-        let (target, old, new) = (&self.target, self.old, self.new);
-        let epq: *mut pg_sys::EPQState = &mut *self.epq;
+        let (target, index, new) = (&self.target, self.lookup.index(), self.new);
+        let mut at = row.at;
         // SAFETY: the row is locked by this transaction, so its place stands; the values live through the call, in the
-        // row's image and in `varlenas`; of `old` only the place is read, for the table has no triggers.
+        // row's image and in `varlenas`; the table has no triggers.
         unsafe {
-            (*old).tts_tid = row.at;
             pg_sys::ExecClearTuple(new);
             std::ptr::copy_nonoverlapping(
                 self.values.as_ptr(),
@@ -227,9 +245,10 @@ impl Balances {
             );
             std::ptr::copy_nonoverlapping(self.nulls.as_ptr(), (*new).tts_isnull, self.nulls.len());
             pg_sys::ExecStoreVirtualTuple(new);
-            self.per_row.switch_to(|_| {
-                pg_sys::ExecSimpleRelationUpdate(target.result, target.estate, epq, old, new);
-            });
+            let moved = self
+                .per_row
+                .switch_to(|_| target.update(&mut at, new, index));
+            moved.into_iter().for_each(|at| row.name.remember(at));
             pg_sys::ExecClearTuple(new);
             target.reset_per_tuple_memory();
             self.per_row.reset();
@@ -240,18 +259,12 @@ impl Balances {
         let Self {
             target,
             lookup,
-            old,
             new,
-            mut epq,
             ..
         } = self;
         lookup.close();
-        // SAFETY: both slots and the EPQ state were made by `open` and are used no more.
-        unsafe {
-            pg_sys::EvalPlanQualEnd(&mut *epq);
-            pg_sys::ExecDropSingleTupleTableSlot(old);
-            pg_sys::ExecDropSingleTupleTableSlot(new);
-        }
+        // SAFETY: the slot was made by `open` and is used no more.
+        unsafe { pg_sys::ExecDropSingleTupleTableSlot(new) };
         target.close();
     }
 }
@@ -266,6 +279,24 @@ enum Outcome {
     Locked(LockedRow),
 }
 
+/// Whether a version has this key.
+///
+/// # Safety
+/// The version is one of `relation`, its page pinned.
+unsafe fn has_key(relation: pg_sys::Relation, version: &mut Version, key: &AccountKey) -> bool {
+    // SAFETY: by COLUMN_TYPES these are a bigint, an integer and a text, NOT NULL as columns of the primary key; a short
+    // text is inline, and detoasting copies only what is compressed or elsewhere.
+    unsafe {
+        let descriptor = (*relation).rd_att;
+        let column = |number| pg_sys::nocachegetattr(&mut version.tuple, number, descriptor);
+        let [account_id, shard_id, currency] = [1, 2, 3].map(column);
+        account_id.value() as i64 == key.account_id && shard_id.value() as i32 == key.shard_id && {
+            let packed = pg_sys::pg_detoast_datum_packed(currency.cast_mut_ptr());
+            pgrx::varlena::varlena_to_byte_slice(packed) == key.currency.as_bytes()
+        }
+    }
+}
+
 /// Locks a version and keeps a copy of it.
 ///
 /// # Safety
@@ -274,6 +305,7 @@ unsafe fn lock_version(
     relation: pg_sys::Relation,
     version: &mut Version,
     images: &mut Vec<u64>,
+    name: Name,
 ) -> Outcome {
     let tuple = &mut version.tuple;
     let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
@@ -299,6 +331,7 @@ unsafe fn lock_version(
                 std::ptr::copy_nonoverlapping(tuple.t_data.cast::<u8>(), image, length);
                 Outcome::Locked(LockedRow {
                     at: tuple.t_self,
+                    name,
                     image: (start, tuple.t_len),
                     balance: Balance::default(),
                     last_change: None,

@@ -22,6 +22,8 @@ pub struct Lookup {
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
     keys: Vec<pg_sys::ScanKeyData>,
+    /// Of the table when it was opened; our lock keeps it from becoming shorter.
+    blocks: pg_sys::BlockNumber,
     /// The scan points into it, and it tells the last version's undecided transaction.
     snapshot: Box<pg_sys::SnapshotData>,
 }
@@ -29,6 +31,8 @@ pub struct Lookup {
 /// A version of a row, in a page that is pinned while it is looked at.
 pub struct Version {
     pub tuple: pg_sys::HeapTupleData,
+    /// Where the index leads to, or would: the first of the versions that share its entry.
+    pub root: pg_sys::ItemPointerData,
     /// The transaction that is still to say whether this version begins or ends.
     pub undecided: Option<pg_sys::TransactionId>,
 }
@@ -73,13 +77,18 @@ impl Lookup {
                 index,
                 scan: versions::begin_index_scan(heap, index, &mut *snapshot, equal.len() as i32),
                 keys,
+                blocks: pg_sys::RelationGetNumberOfBlocksInFork(
+                    heap,
+                    pg_sys::ForkNumber::MAIN_FORKNUM,
+                ),
                 snapshot,
             }
         }
     }
 
     /// Shows `visit` the versions of a key's row until it says that it has seen enough. Whatever it does, no page is
-    /// locked meanwhile.
+    /// locked meanwhile. They come from the end of the table, where the youngest mostly is: those that nobody sees any
+    /// more but that an old snapshot keeps are many.
     ///
     /// # Safety
     /// `key` has a valid datum for each key column.
@@ -91,8 +100,7 @@ impl Lookup {
         for (scan_key, value) in self.keys.iter_mut().zip(key) {
             scan_key.sk_argument = *value;
         }
-        // SAFETY: the scan is live; a version's tuple points into its page, which is pinned until it is released here
-        // or by the abort of the transaction.
+        // SAFETY: the scan is live, and what an index leads to exists.
         unsafe {
             let keys = self.keys.as_mut_ptr();
             pg_sys::index_rescan(
@@ -105,43 +113,85 @@ impl Lookup {
             loop {
                 let found = pg_sys::index_getnext_tid(
                     self.scan,
-                    pg_sys::ScanDirection::ForwardScanDirection,
+                    pg_sys::ScanDirection::BackwardScanDirection,
                 );
                 if found.is_null() {
                     return;
                 }
-                let mut at = *found;
-                let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
-                let block = pgrx::itemptr::item_pointer_get_block_number_no_check(at);
-                let buffer = pg_sys::ReadBuffer(self.heap, block);
-                prune_if_short_of_room(self.heap, buffer);
-                pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as _);
-                let alive = pg_sys::heap_hot_search_buffer(
-                    &mut at,
-                    self.heap,
-                    buffer,
-                    &mut *self.snapshot,
-                    &mut tuple,
-                    std::ptr::null_mut(),
-                    true,
-                );
-                pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
-                let enough = alive && {
-                    tuple.t_self = at;
-                    let undecided = [self.snapshot.xmin, self.snapshot.xmax];
-                    visit(&mut Version {
-                        tuple,
-                        undecided: undecided
-                            .into_iter()
-                            .find(|xid| *xid != pg_sys::InvalidTransactionId),
-                    })
-                };
-                pg_sys::ReleaseBuffer(buffer);
+                let (enough, all_dead) = self.version_at(*found, &mut visit);
                 if enough {
                     return;
                 }
+                (*self.scan).kill_prior_tuple = all_dead;
             }
         }
+    }
+
+    /// Shows `visit` the version at a place that an index has led to once, if there is one now, whatever its key is.
+    ///
+    /// # Safety
+    /// `visit` believes of the version only what it sees.
+    pub unsafe fn version_at_hint(
+        &mut self,
+        root: pg_sys::ItemPointerData,
+        mut visit: impl FnMut(&mut Version) -> bool,
+    ) {
+        // SAFETY: the block is looked at only where it exists, and what is not or no more in it is no version.
+        unsafe {
+            if pgrx::itemptr::item_pointer_get_block_number_no_check(root) < self.blocks {
+                self.version_at(root, &mut visit);
+            }
+        }
+    }
+
+    /// Whether `visit` has seen enough, and whether nobody can see any of the versions at this place.
+    ///
+    /// # Safety
+    /// The block exists.
+    unsafe fn version_at(
+        &mut self,
+        root: pg_sys::ItemPointerData,
+        visit: &mut impl FnMut(&mut Version) -> bool,
+    ) -> (bool, bool) {
+        // SAFETY: the version's tuple points into its page, which is pinned until it is released here or by the abort of
+        // the transaction.
+        unsafe {
+            let mut at = root;
+            let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+            let block = pgrx::itemptr::item_pointer_get_block_number_no_check(at);
+            let buffer = pg_sys::ReadBuffer(self.heap, block);
+            prune_if_short_of_room(self.heap, buffer);
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as _);
+            let mut all_dead = false;
+            let alive = pg_sys::heap_hot_search_buffer(
+                &mut at,
+                self.heap,
+                buffer,
+                &mut *self.snapshot,
+                &mut tuple,
+                &mut all_dead,
+                true,
+            );
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
+            let enough = alive && {
+                tuple.t_self = at;
+                let undecided = [self.snapshot.xmin, self.snapshot.xmax];
+                visit(&mut Version {
+                    tuple,
+                    root,
+                    undecided: undecided
+                        .into_iter()
+                        .find(|xid| *xid != pg_sys::InvalidTransactionId),
+                })
+            };
+            pg_sys::ReleaseBuffer(buffer);
+            (enough, all_dead)
+        }
+    }
+
+    /// The primary key's index.
+    pub fn index(&self) -> pg_sys::Relation {
+        self.index
     }
 
     /// Waits for the end of a transaction, holding no page.

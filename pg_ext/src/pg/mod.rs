@@ -5,6 +5,7 @@
 mod append;
 pub mod balances;
 pub mod capture;
+mod hints;
 pub mod identities;
 pub mod log;
 mod lookup;

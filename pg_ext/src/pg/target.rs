@@ -76,6 +76,57 @@ impl Target {
         unsafe { !(*self.relation).trigdesc.is_null() }
     }
 
+    pub fn has_computed_columns(&self) -> bool {
+        // SAFETY: the relation is open; without any constraint there is no list of them.
+        unsafe { (*(*self.relation).rd_att).constr.as_ref() }
+            .is_some_and(|constraints| constraints.has_generated_stored)
+    }
+
+    /// Writes a new version of the row at `at`, as ExecSimpleRelationUpdate does where there is neither a trigger nor a
+    /// computed column, but that `unchanged` gets its entry without being asked whether it is unique. Answers where that
+    /// entry leads to, if there had to be one.
+    ///
+    /// # Safety
+    /// This transaction has locked the row; `slot` holds a row of this relation; `unchanged` is one of its indexes, whose
+    /// columns stay as they are.
+    pub unsafe fn update(
+        &self,
+        at: &mut pg_sys::ItemPointerData,
+        slot: *mut pg_sys::TupleTableSlot,
+        unchanged: pg_sys::Relation,
+    ) -> Option<pg_sys::ItemPointerData> {
+        // SAFETY: by contract; both arrays have a place per index, and the one taken out is put back.
+        unsafe {
+            let (relation, result, estate) = (self.relation, self.result, self.estate);
+            if !(*(*relation).rd_att).constr.is_null() {
+                pg_sys::ExecConstraints(result, slot, estate);
+            }
+            let only_summarizing = versions::update(relation, at, slot, (*estate).es_snapshot)?;
+            let count = (*result).ri_NumIndices as usize;
+            let indexes = std::slice::from_raw_parts_mut((*result).ri_IndexRelationDescs, count);
+            let place = indexes
+                .iter()
+                .position(|index| (**index).rd_id == (*unchanged).rd_id)
+                .unwrap_or_else(|| raise(Code::ERRCODE_INTERNAL_ERROR, "an index is not open"));
+            let unchanged = std::mem::replace(&mut indexes[place], std::ptr::null_mut());
+            if !only_summarizing {
+                let info = *(*result).ri_IndexRelationInfo.add(place);
+                let mut values = [pg_sys::Datum::from(0usize); pg_sys::INDEX_MAX_KEYS as usize];
+                let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+                let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
+                pg_sys::FormIndexDatum(info, slot, estate, values, nulls);
+                let (at, no) = (
+                    &raw mut (*slot).tts_tid,
+                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                );
+                pg_sys::index_insert(unchanged, values, nulls, at, relation, no, true, info);
+            }
+            versions::update_index_tuples(result, slot, estate, only_summarizing);
+            indexes[place] = unchanged;
+            (!only_summarizing).then_some((*slot).tts_tid)
+        }
+    }
+
     /// For a table that belongs to the apply alone, and has `columns` of them.
     pub fn refuse_additions(&self, columns: usize) {
         let additions = if self.has_triggers() {

@@ -24,19 +24,54 @@ pub unsafe fn init_range_table(estate: *mut pg_sys::EState, entry: *mut pg_sys::
     }
 }
 
+/// Whether indexes need entries of the new version, and if so, whether only summarizing ones do.
+///
 /// # Safety
-/// As `EvalPlanQualInit`, for an estate without a plan.
-pub unsafe fn init_recheck(epq: *mut pg_sys::EPQState, estate: *mut pg_sys::EState) {
+/// As `simple_table_tuple_update`.
+pub unsafe fn update(
+    relation: pg_sys::Relation,
+    at: &mut pg_sys::ItemPointerData,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: pg_sys::Snapshot,
+) -> Option<bool> {
     // SAFETY: by contract.
     unsafe {
-        pg_sys::EvalPlanQualInit(
-            epq,
+        #[cfg(feature = "pg15")]
+        {
+            let mut all = false;
+            pg_sys::simple_table_tuple_update(relation, at, slot, snapshot, &mut all);
+            all.then_some(false)
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            use pg_sys::TU_UpdateIndexes::{TU_None, TU_Summarizing};
+            let mut indexes = TU_None;
+            pg_sys::simple_table_tuple_update(relation, at, slot, snapshot, &mut indexes);
+            (indexes != TU_None).then_some(indexes == TU_Summarizing)
+        }
+    }
+}
+
+/// # Safety
+/// As `ExecInsertIndexTuples` after an update that [`update`] says this of.
+pub unsafe fn update_index_tuples(
+    result: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+    #[cfg_attr(feature = "pg15", allow(unused))] only_summarizing: bool,
+) {
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::ExecInsertIndexTuples(
+            result,
+            slot,
             estate,
+            true,
+            false,
             null_mut(),
             null_mut(),
-            -1,
             #[cfg(not(feature = "pg15"))]
-            null_mut(),
+            only_summarizing,
         );
     }
 }
