@@ -1,6 +1,7 @@
 //! What the service tells by HTTP: health for people and orchestrators, metrics for Prometheus,
 //! a page for operators, whose actions are the only changes that come this way.
-//! Health and metrics are told from memory, so that answers come at once whatever hangs behind.
+//! Health and metrics are told from memory, so that answers come at once whatever hangs behind,
+//! and again for a moment, so that they cost little however often they are asked.
 
 mod api;
 mod guard;
@@ -8,9 +9,10 @@ mod page;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -40,6 +42,28 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request; hyper may take up to twice as many.
 const HEAD: usize = 64 << 10;
 
+/// How long an answer is told again: many who ask cost hardly more than one.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// The last answer to a question that many ask.
+#[derive(Default)]
+pub struct LastAnswer(Mutex<Option<(Instant, StatusCode, Bytes)>>);
+
+impl LastAnswer {
+    fn or(&self, render: impl FnOnce() -> (StatusCode, String)) -> (StatusCode, Bytes) {
+        let mut last = self.0.lock().expect("no panic while held");
+        if let Some((at, status, text)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return (*status, text.clone());
+        }
+        let (status, text) = render();
+        let text = Bytes::from(text);
+        *last = Some((Instant::now(), status, text.clone()));
+        (status, text)
+    }
+}
+
 /// What there is to tell, and to do.
 pub struct Told {
     pub service_id: String,
@@ -51,6 +75,8 @@ pub struct Told {
     pub operator: Pool,
     pub look: Arc<Look>,
     pub admin_token: Option<Token>,
+    pub health: LastAnswer,
+    pub scrape: LastAnswer,
 }
 
 /// An answer that is no success, with a line that says why.
@@ -141,10 +167,12 @@ fn of_health(health: Health) -> StatusCode {
 }
 
 async fn health(State(told): State<Arc<Told>>) -> Response {
-    let snapshot = told.status.snapshot();
-    let body = describe(&snapshot, &told);
-    let headers = [(header::CONTENT_TYPE, "application/json")];
-    (of_health(snapshot.health()), headers, format!("{body:#}\n")).into_response()
+    let (status, text) = told.health.or(|| {
+        let snapshot = told.status.snapshot();
+        let body = describe(&snapshot, &told);
+        (of_health(snapshot.health()), format!("{body:#}\n"))
+    });
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// Ready to lead; a standby is.
@@ -154,8 +182,16 @@ async fn ready(State(told): State<Arc<Told>>) -> Response {
 }
 
 async fn prometheus(State(told): State<Arc<Told>>) -> Response {
-    let text = told.metrics.render(&told.status.snapshot(), &told.pool);
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+    let (status, text) = told.scrape.or(|| {
+        let text = told.metrics.render(&told.status.snapshot(), &told.pool);
+        (StatusCode::OK, text)
+    });
+    (
+        status,
+        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        text,
+    )
+        .into_response()
 }
 
 fn describe(snapshot: &Snapshot, told: &Told) -> Value {

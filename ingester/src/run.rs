@@ -19,7 +19,7 @@ use crate::config::RunSettings;
 use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
 use crate::group::Group;
 use crate::hint::Hint;
-use crate::http::{self, Told};
+use crate::http::{self, LastAnswer, Told};
 use crate::lane::{End, Lane};
 use crate::lease::{Acquired, Held, Leadership, Session};
 use crate::look::{ACTION_LIMIT, Look};
@@ -113,6 +113,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         operator,
         look: look.clone(),
         admin_token: settings.admin_token.clone(),
+        health: LastAnswer::default(),
+        scrape: LastAnswer::default(),
     };
     let serving = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, told)));
     let _looking_for_page = AbortOnDropHandle::new(tokio::spawn(async move { look.run().await }));
