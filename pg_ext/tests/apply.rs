@@ -325,6 +325,32 @@ async fn rows_that_others_change_and_move_are_met_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_row_that_another_changes_at_that_moment_is_waited_for() {
+    let database = Database::create().await;
+    let (admin, writer) = (database.admin().await, database.writer().await);
+    let leader = lead(&writer, 0, "a").await;
+    let from = give_each_one(&writer, leader, 0).await;
+    for (round, end) in ["COMMIT", "ROLLBACK"].into_iter().enumerate() {
+        let before = balances(&admin).await;
+        // The first of its batch, and one behind it.
+        let change = "BEGIN; UPDATE ledger.account_balances SET available = available + 100 WHERE account_id IN (1, 7)";
+        admin.batch_execute(change).await.expect("a superuser may");
+        let apply = give_each_one(&writer, leader, from + round as i64 * ACCOUNTS);
+        let goes_on = async {
+            database.wait_until_blocked(1).await;
+            admin.batch_execute(end).await.expect("open");
+        };
+        tokio::join!(apply, goes_on);
+        let after = balances(&admin).await;
+        for (account, available) in before {
+            let changed = end == "COMMIT" && [1, 7].contains(&account);
+            let expected = available + 1 + if changed { 100 } else { 0 };
+            assert_eq!(after[&account], expected, "account {account} after {end}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn with_an_old_snapshot_the_index_stays_whole_and_each_row_one() {
     const BATCHES: i64 = 100;
     let database = Database::create().await;

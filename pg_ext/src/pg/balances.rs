@@ -140,14 +140,15 @@ impl Balances {
                 }
             };
             match outcome {
-                Outcome::NoRow if by_hint => {}
-                Outcome::NoRow => return None,
-                Outcome::Undecided(transaction) => self.lookup.wait_for(transaction),
-                Outcome::Moved => {}
                 Outcome::Locked(row) => {
                     root.into_iter().for_each(|root| name.remember(root));
                     break row;
                 }
+                // Whatever else a hint leads to, the index decides.
+                _ if by_hint => {}
+                Outcome::NoRow => return None,
+                Outcome::Undecided(transaction) => self.lookup.wait_for(transaction),
+                Outcome::Moved => {}
             }
             pgrx::check_for_interrupts!();
         };

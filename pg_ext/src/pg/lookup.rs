@@ -194,7 +194,7 @@ impl Lookup {
         self.index
     }
 
-    /// Waits for the end of a transaction, holding no page.
+    /// Waits for the end of a transaction that [`Self::versions`] has shown, holding no page.
     pub fn wait_for(&mut self, transaction: pg_sys::TransactionId) {
         // SAFETY: the scan is live and lets go of its page; no relation or row is named for the error context.
         unsafe {
