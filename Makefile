@@ -5,6 +5,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 # pgrx asks this pg_config for PostgreSQL's headers, so plain cargo works without cargo-pgrx.
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
+# Where make up keeps what it needs to know of its services.
+STACK ?= .stack
 # The scripts look for what cargo built in target/, whatever a user's own settings say.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -30,20 +32,20 @@ demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, K
 	@scripts/with-stack.sh target/release/demo
 
 up: build ## start PostgreSQL, Kafka and Redis on free ports, migrate, write .stack/env
-	@if test -e .stack/env && scripts/stack.sh "$$(cat .stack/dir)" status >/dev/null 2>&1; then \
-	  echo "already up; settings are in .stack/env, make down stops it"; \
-	elif test -e .stack/dir && test -e "$$(cat .stack/dir)/settings"; then \
-	  echo "the stack in $$(cat .stack/dir) is not whole: make down, then make up" >&2; exit 1; \
+	@if test -e $(STACK)/env && scripts/stack.sh "$$(cat $(STACK)/dir)" status >/dev/null 2>&1; then \
+	  echo "already up; settings are in $(STACK)/env, make down stops it"; \
+	elif test -e $(STACK)/dir && test -e "$$(cat $(STACK)/dir)/settings"; then \
+	  echo "the stack in $$(cat $(STACK)/dir) is not whole: make down, then make up" >&2; exit 1; \
 	else \
-	  mkdir -p .stack && mktemp -d /tmp/sluice-XXXXXX >.stack/dir && \
-	  scripts/stack.sh "$$(cat .stack/dir)" up --env .stack/env || { rm -rf .stack; exit 1; }; \
-	  echo "up; settings are in .stack/env: set -a; . .stack/env; set +a; target/release/sluice check"; \
+	  mkdir -p $(STACK) && mktemp -dt sluice-XXXXXX >$(STACK)/dir && \
+	  scripts/stack.sh "$$(cat $(STACK)/dir)" up --env $(STACK)/env || { rm -rf $(STACK); exit 1; }; \
+	  echo "up; settings are in $(STACK)/env: set -a; . $(STACK)/env; set +a; target/release/sluice check"; \
 	fi
 
 down: ## stop what make up started and remove its data
-	@if test -e .stack/dir && test -e "$$(cat .stack/dir)/settings"; then scripts/stack.sh "$$(cat .stack/dir)" down; \
+	@if test -e $(STACK)/dir && test -e "$$(cat $(STACK)/dir)/settings"; then scripts/stack.sh "$$(cat $(STACK)/dir)" down; \
 	else echo "nothing is up"; fi
-	@rm -rf .stack
+	@rm -rf $(STACK)
 
 bench: build ## ratios and times, written to bench/README.md (BENCH=domain for one part, full for all and in long)
 	@BENCH_WRITE=1 scripts/with-stack.sh target/release/bench

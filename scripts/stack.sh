@@ -11,6 +11,7 @@
 # With --tls they are reached by TLS, and FILE holds all that a client needs. Only PostgreSQL's superuser and a port of
 # Kafka's, KAFKA_PORT in DIR/settings, are reached without as well, for tests to prepare what they need. DIR/tls has the
 # certificates: ca.crt signed those of the servers, which are for localhost, and client.crt; stranger.crt signed nobody's.
+# What is migrated is for people, and there a topic appears once something is sent to it; tests make their own.
 # A service that is stopped and started again keeps its port and its data; `down` removes DIR.
 # SLUICE_LIBDIR names a folder whose sluice.so PostgreSQL loads before the installed one (tests of patched builds).
 # PG_CONFIG selects another PostgreSQL than Debian's 15.
@@ -264,8 +265,8 @@ advertised.listeners=$advertised
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
 log.dirs=$kafka_dir/data
-auto.create.topics.enable=false
-num.partitions=1
+auto.create.topics.enable=$([ "$MIGRATE" = yes ] && echo true || echo false)
+num.partitions=8
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
@@ -483,6 +484,7 @@ up() {
   remember KAFKA_PASSWORD "$(random_password)"
   remember REDIS_PASSWORD "$(random_password)"
   remember TLS "$with_tls"
+  remember MIGRATE "$migrate"
   if tls; then tls_create; fi
   kafka_choose_ports
 

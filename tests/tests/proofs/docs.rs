@@ -1,6 +1,6 @@
 //! The documentation does what it says: every ```sql block is run by psql, in order, and what it
-//! prints is compared with the ```text block that follows it, if one does; the ```sh blocks of the
-//! first steps are run by a shell.
+//! prints is compared with the ```text block that follows it, if one does; ```sh blocks are run by a
+//! shell. Those of docs/deploying.md are not: packaging/test.sh and deploy/check.sh do what they say.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -63,12 +63,42 @@ fn examples(document: &str) -> Vec<Example> {
     examples
 }
 
-/// The ```sh blocks of a document, as one script.
-fn script(document: &str) -> String {
+/// The ```sh blocks of a document.
+fn scripts(name: &str) -> Vec<String> {
+    let document = std::fs::read_to_string(repository().join(name)).expect("a document");
     let blocks = document.split("```sh\n").skip(1);
     blocks
-        .map(|block| block.split("```").next().expect("a first part"))
+        .map(|block| block.split("```").next().expect("a first part").to_owned())
         .collect()
+}
+
+/// A shell that stops at the first failure, with PostgreSQL's programs and `sluice` at hand.
+fn shell(script: &str) -> Command {
+    let folders = [postgres_program("psql"), sluice()]
+        .map(|program| program.parent().expect("a folder").display().to_string());
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-euo", "pipefail", "-c", script])
+        .env_clear()
+        .env(
+            "PATH",
+            format!("{}:{}:{}", folders[0], folders[1], variable("PATH")),
+        )
+        .env("HOME", variable("HOME"));
+    shell
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+/// Runs a script to its end, and answers what it prints.
+fn run_to_end(mut shell: Command) -> String {
+    let output = shell.output().expect("a shell");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{shell:?}\n{printed}{errors}");
+    printed
 }
 
 /// Runs of blanks and of dashes count as one, and empty lines not at all: the width of psql's columns says nothing.
@@ -284,17 +314,11 @@ async fn the_first_steps_lead_to_verdicts() {
     let database = Database::create_empty(&stack).await;
     let scene = Scene::with_database(stack, database, 1, &[]).await;
     scene.kafka().create_topic(TOPIC, 2, &[]).await;
-    let document = repository().join("docs/getting-started.md");
-    let steps = script(&std::fs::read_to_string(document).expect("a document"));
+    let steps = scripts("docs/getting-started.md").concat();
     assert!(steps.trim_end().ends_with("sluice run &"), "{steps}");
     let (_, at) = scene.database.admin_url.rsplit_once('@').expect("a URL");
     let database_url = format!("postgres://bank_ingester:choose-one@{at}");
-    let path = [postgres_program("psql"), sluice()]
-        .map(|program| program.parent().expect("a folder").display().to_string());
-    let mut shell = Command::new("bash")
-        .args(["-euc", &format!("{steps}\necho $!; wait")])
-        .env_clear()
-        .env("PATH", format!("{}:{}:/usr/bin:/bin", path[0], path[1]))
+    let mut shell = shell(&format!("{steps}\necho $!; wait"))
         .envs([
             ("ADMIN_DATABASE_URL", scene.database.admin_url.as_str()),
             ("DATABASE_URL", &database_url),
@@ -325,6 +349,204 @@ async fn the_first_steps_lead_to_verdicts() {
     assert!(shell.wait().expect("a child of ours").success());
     scene.kafka().delete_topic(TOPIC).await;
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Dead letters 42 and 43 of partition 3, whose amount has a comma or that are no event, and one that broke its handler.
+async fn letters_to_work_on(scene: &Scene) {
+    let numbers = "ALTER TABLE ledger.dead_letters ALTER COLUMN id RESTART WITH 42";
+    let client = &scene.database.client;
+    client
+        .batch_execute(numbers)
+        .await
+        .expect("a superuser may");
+    let kafka = scene.kafka();
+    kafka.create_topic("balance.changed", 4, &[]).await;
+    kafka.create_topic("user.created", 1, &[]).await;
+    let comma = r#"{"eventId":"ord-7","eventType":"balance.changed","data":{"accountId":42,"changes":[{"currencyCode":"USD","availableDelta":"12,50"}]}}"#;
+    let messages = [
+        credit("dep-1", 42, "100"),
+        Message::of(comma.to_owned()),
+        Message::of("test".to_owned()),
+    ];
+    kafka.produce("balance.changed", 3, messages);
+    let letters = async |count| {
+        wait_until("the dead letters", STALL, async || {
+            let parked = "SELECT count(*) FROM ledger.dead_letters WHERE status = 'PARKED'";
+            scene.database.count(parked).await == count
+        })
+        .await;
+    };
+    letters(2).await;
+    let nameless = r#"{"eventId":"u-2","eventType":"user.created","timestamp":"2026-11-21T05:00:00Z","data":{"userId":"usr_2","email":"bob@example.org","role":"USER"}}"#;
+    kafka.produce("user.created", 0, [Message::of(nameless.to_owned())]);
+    letters(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_documents_do_what_they_say() {
+    const RESTORED: &str = "bank";
+    const TOKEN: &str = "a-token-of-a-test";
+    let scene = Scene::new(1).await;
+    let mut ingester = scene.ingester_with(&[
+        ("BALANCE_TOPICS", "balance.changed"),
+        ("EVENT_TOPICS", "user.created"),
+        ("MAX_RETRY_ATTEMPTS", "1"),
+        ("RETRY_DELAY_MS", "1"),
+        ("DLQ_TOPIC", ""),
+        ("ADMIN_TOKEN", TOKEN),
+        ("OPERATOR_DATABASE_URL", &scene.operator().await.0),
+    ]);
+    letters_to_work_on(&scene).await;
+    let folder = scene.stack.dir.join("commands");
+    std::fs::create_dir(&folder).expect("a folder of our own");
+    std::os::unix::fs::symlink(repository().join("sql"), folder.join("sql")).expect("a link");
+    let postgres = connect(&scene.stack.admin_url("postgres")).await;
+    let forget = format!("DROP DATABASE IF EXISTS {RESTORED}");
+    postgres
+        .batch_execute(&forget)
+        .await
+        .expect("a superuser may");
+
+    let address = ingester.address().await;
+    for script in [scripts("docs/operations.md"), scripts("docs/page.md")].concat() {
+        let is_restore = script.contains("pg_restore");
+        let database = if is_restore {
+            RESTORED
+        } else {
+            &scene.database.name
+        };
+        let mut shell = shell(&script.replace("localhost:3010", &address));
+        shell.current_dir(&folder).envs([
+            (
+                "ADMIN_DATABASE_URL",
+                scene.stack.admin_url(database).as_str(),
+            ),
+            ("KAFKA_BROKERS", &scene.kafka().brokers),
+            ("PGHOST", "127.0.0.1"),
+            ("PGPORT", &scene.stack.postgres_port.to_string()),
+            ("PGUSER", &scene.stack.admin.user),
+            ("PGPASSWORD", &scene.stack.admin.password),
+            ("ADMIN_TOKEN", TOKEN),
+        ]);
+        let printed = run_to_end(shell);
+        assert!(!printed.contains("\"error\""), "{script}{printed}");
+    }
+
+    let settled = "SELECT count(*) FROM ledger.dead_letters WHERE (id, status) IN ((42, 'REPLAYED'), (43, 'DISCARDED'))";
+    assert_eq!(scene.database.count(settled).await, 2);
+    let restored = Database::open(&scene.stack, RESTORED).await;
+    assert_eq!(restored.count(settled).await, 2);
+    assert_eq!(
+        restored
+            .count("SELECT count(*) FROM ledger.event_verdicts")
+            .await,
+        4
+    );
+    let paused = "SELECT count(*) FROM ledger.partition_status WHERE reason = 'paused by hand: ticket 4711 (ann)'";
+    assert_eq!(scene.database.count(paused).await, 1, "by the page's API");
+    ingester.stop().await;
+    for topic in ["balance.changed", "user.created"] {
+        scene.kafka().delete_topic(topic).await;
+    }
+    drop(restored);
+    postgres
+        .batch_execute(&forget)
+        .await
+        .expect("nobody is in it");
+    scene.verify_invariants().await;
+}
+
+/// The block of the README that begins so; the ingester that `run` starts is stopped once `done` prints `1`.
+fn readme(beginning: &str, run: &str, done: &str) -> String {
+    let blocks = scripts("README.md");
+    let block = blocks.iter().find(|block| block.starts_with(beginning));
+    let until = format!(
+        "until psql \"$ADMIN_DATABASE_URL\" -Atc '{done}' | grep -qx 1; do sleep 0.1; done"
+    );
+    let moment = format!("\n{run} & {until}; kill $!; wait $!");
+    let script = block
+        .expect(beginning)
+        .replace(&format!("\n{run}"), &moment);
+    assert!(script.contains(&moment), "{script}");
+    script
+}
+
+#[test]
+fn the_readmes_first_look_works() {
+    let stack = Stack::get();
+    let folder = stack.dir.join("up");
+    let script = readme(
+        "make up",
+        "target/release/sluice run",
+        "SELECT count(*) / 2 FROM ledger.event_verdicts",
+    );
+    let mut shell = shell(&script.replace(".stack/env", "$STACK/env"));
+    shell
+        .current_dir(repository())
+        .env("STACK", &folder)
+        .env("PORT", "0")
+        // Inside ours, which ends it should we be killed.
+        .env("TMPDIR", &stack.dir)
+        // What tests run beside is built already.
+        .env("MAKEFLAGS", "-o build");
+    let printed = run_to_end(shell);
+    for verdict in [
+        "dep-1    | APPLIED",
+        "ord-1    | REJECTED | INSUFFICIENT_BALANCE",
+    ] {
+        assert!(printed.contains(verdict), "{printed}");
+    }
+    assert!(!folder.exists(), "make down leaves nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readmes_installation_works() {
+    let stack = Stack::get();
+    let server = connect(&stack.admin_url("postgres")).await;
+    let again = "DROP ROLE IF EXISTS sluice";
+    server.batch_execute(again).await.expect("a superuser may");
+    stack.kafka.create_topic("balance.changed", 1, &[]).await;
+    let database = Database::create_empty(&stack).await;
+    let (_, at) = database.admin_url.rsplit_once('@').expect("a URL");
+    let database_url = format!("postgres://sluice:choose-one@{at}");
+    let script = readme(
+        "make install-extension",
+        "sluice run",
+        "SELECT count(*) FROM ledger.live_instances",
+    );
+    // Installed it is already, and where things are is up to the reader.
+    let steps = script.lines();
+    let steps: Vec<_> = steps
+        .filter(|line| !line.starts_with("make ") && !line.starts_with("export "))
+        .collect();
+    let mut shell = shell(&steps.join("\n").replace('…', "choose-one"));
+    shell.envs([
+        ("ADMIN_DATABASE_URL", database.admin_url.as_str()),
+        ("DATABASE_URL", &database_url),
+        ("KAFKA_BROKERS", &stack.kafka.brokers),
+        ("PORT", "0"),
+    ]);
+    run_to_end(shell);
+    stack.kafka.delete_topic("balance.changed").await;
+}
+
+/// Each test that the contract names is there.
+#[test]
+fn guarantees_name_tests_that_exist() {
+    let proofs = repository().join("tests/tests/proofs");
+    let contract =
+        std::fs::read_to_string(repository().join("docs/contract.md")).expect("a document");
+    let (_, guarantees) = contract.split_once("## Guarantees").expect("a chapter");
+    let named: Vec<_> = guarantees
+        .split('`')
+        .filter_map(|word| word.split_once("::"))
+        .filter(|(file, _)| *file != "Scene")
+        .collect();
+    assert!(named.len() > 10, "{named:?}");
+    for (file, test) in named {
+        let source = std::fs::read_to_string(proofs.join(format!("{file}.rs"))).expect(file);
+        assert!(source.contains(&format!("fn {test}()")), "{file}::{test}");
+    }
 }
 
 #[test]
