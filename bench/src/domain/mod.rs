@@ -23,7 +23,7 @@ use self::tables::{ByType, PoisonCost, Rates, RedisCost, Report};
 
 pub const DEFAULT_ROUNDS: usize = 3;
 /// Events of one type that wait for Sluice. Document 2's way is slower and gets the first of them.
-const EVENTS: usize = 20_000;
+const EVENTS: usize = 30_000;
 const EVENTS_DOCUMENT2: usize = 1_500;
 /// Of all types at once: of each type, and of all together for document 2's way.
 const MIXED_EVENTS_EACH: usize = 4_000;
