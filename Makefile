@@ -5,8 +5,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 # pgrx asks this pg_config for PostgreSQL's headers, so plain cargo works without cargo-pgrx.
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
-# Where make up keeps what it needs to know of its services.
+# Where make up keeps what it needs to know of its services, and where these keep their data: PostgreSQL's account must
+# be able to read there.
 STACK ?= .stack
+STACK_ROOT ?= /tmp
 # The scripts look for what cargo built in target/, whatever a user's own settings say.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -37,7 +39,7 @@ up: build ## start PostgreSQL, Kafka and Redis on free ports, migrate, write .st
 	elif test -e $(STACK)/dir && test -e "$$(cat $(STACK)/dir)/settings"; then \
 	  echo "the stack in $$(cat $(STACK)/dir) is not whole: make down, then make up" >&2; exit 1; \
 	else \
-	  mkdir -p $(STACK) && mktemp -dt sluice-XXXXXX >$(STACK)/dir && \
+	  mkdir -p $(STACK) && mktemp -d $(STACK_ROOT)/sluice-XXXXXX >$(STACK)/dir && \
 	  scripts/stack.sh "$$(cat $(STACK)/dir)" up --env $(STACK)/env || { rm -rf $(STACK); exit 1; }; \
 	  echo "up; settings are in $(STACK)/env: set -a; . $(STACK)/env; set +a; target/release/sluice check"; \
 	fi

@@ -24,7 +24,7 @@ const INSERT: &str = "
     FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::smallint[])
         AS u (account_id, shard_id, currency_code, available, frozen, last_partition_id, last_offset, last_change_no)";
 
-// Only for a table with triggers or computed columns, which PostgreSQL does for statements.
+// Only for a table with triggers or computed columns, which only statements see to.
 const UPDATE: &str = "
     UPDATE ledger.account_balances b
     SET available = u.available::numeric, frozen = u.frozen::numeric, updated_msec = $9,

@@ -122,6 +122,7 @@ impl Lookup {
                 if enough {
                     return;
                 }
+                // As PostgreSQL's own scans do: what leads to nothing for anybody is passed over from now on.
                 (*self.scan).kill_prior_tuple = all_dead;
             }
         }

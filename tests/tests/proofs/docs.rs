@@ -486,7 +486,7 @@ fn the_readmes_first_look_works() {
         .env("STACK", &folder)
         .env("PORT", "0")
         // Inside ours, which ends it should we be killed.
-        .env("TMPDIR", &stack.dir)
+        .env("STACK_ROOT", &stack.dir)
         // What tests run beside is built already.
         .env("MAKEFLAGS", "-o build");
     let printed = run_to_end(shell);
