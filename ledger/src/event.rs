@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use crate::account::{AccountKey, Currency};
 use crate::amount::Amount;
@@ -35,6 +36,8 @@ pub struct EventHead<'a> {
     pub source: Option<Cow<'a, str>>,
     /// The event's own time in microseconds since 1970.
     pub timestamp_us: Option<i64>,
+    /// Where the object `data` stands in the payload, its braces included.
+    pub data: Range<usize>,
 }
 
 impl EventHead<'_> {
@@ -210,7 +213,7 @@ struct Decoder<'a, 'c> {
     /// come after it in the text.
     needs_account: u64,
     needs_shard: u64,
-    has_data: bool,
+    data: Option<Range<usize>>,
     has_changes: bool,
     envelope_flaw: Option<Flaw>,
     amount_flaw: Option<Flaw>,
@@ -238,7 +241,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
             shard_id: None,
             needs_account: 0,
             needs_shard: 0,
-            has_data: false,
+            data: None,
             has_changes: false,
             envelope_flaw: None,
             amount_flaw: None,
@@ -284,12 +287,13 @@ impl<'a, 'c> Decoder<'a, 'c> {
             }
             match (name, token) {
                 ("data", Token::Object) => {
-                    self.has_data = true;
+                    let start = reader.position() - 1;
                     if self.is_balance {
                         self.data(reader)?;
                     } else {
                         self.domain_object(reader)?;
                     }
+                    self.data = Some(start..reader.position());
                     continue;
                 }
                 ("data", _) => self.bad_data("data", "is not an object"),
@@ -553,7 +557,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
         if self.event_type == EventType::Missing {
             self.bad_envelope("eventType", MISSING);
         }
-        if !self.has_data {
+        if self.data.is_none() {
             self.bad_data("data", MISSING);
         } else if self.is_balance && !self.has_changes {
             self.bad_data("data.changes", MISSING);
@@ -570,12 +574,12 @@ impl<'a, 'c> Decoder<'a, 'c> {
         } else if let Some(flaw) = self.data_flaw {
             (DeadReason::InvalidEvent, flaw.to_string())
         } else {
-            // An event without an id has a flaw in its envelope.
-            let event_id = event_id.unwrap_or_default();
+            // An event without an id has a flaw in its envelope, one without data a flaw there.
             return Ok(EventHead {
-                event_id,
+                event_id: event_id.unwrap_or_default(),
                 source: self.source,
                 timestamp_us: self.timestamp_us,
+                data: self.data.unwrap_or_default(),
             });
         };
         Err(Defect {

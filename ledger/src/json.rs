@@ -143,6 +143,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// How many bytes of the text have been read.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
     /// The next key of the innermost object, its value to be read next; `None` at its end.
     pub fn next_key(&mut self) -> Result<Option<Text<'a>>, Malformed> {
         if self.at_end(b'}')? {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ledger::account::{AccountKey, Currency};
 use ledger::amount::Amount;
-use ledger::event::{Change, Defect, EventHead, decode_balance_event};
+use ledger::event::{Change, Defect, EventHead, decode_balance_event, decode_domain_event};
 use ledger::identity::Identity;
 use ledger::json::Reader;
 use ledger::verdict::DeadReason;
@@ -55,6 +55,14 @@ fn amount(text: &str) -> Amount {
 }
 
 #[test]
+fn the_data_of_a_domain_event_is_where_it_says() {
+    let payload =
+        r#" {"data" : { "a": [{"data": 1}], "b": "}" } ,"eventType":"note","eventId":"e"} "#;
+    let head = decode_domain_event(Some(payload.as_bytes()), "note").expect("an event");
+    assert_eq!(&payload[head.data], r#"{ "a": [{"data": 1}], "b": "}" }"#);
+}
+
+#[test]
 fn the_example_of_the_contract() {
     let payload = r#"{"eventId":"0193","eventType":"balance.changed","timestamp":"2026-11-21T05:00:00.000Z","source":"matching-engine",
  "data":{"accountId":42,"shardId":1,
@@ -64,6 +72,8 @@ fn the_example_of_the_contract() {
     assert!(matches!(head.event_id, Cow::Borrowed("0193")));
     assert_eq!(head.source.as_deref(), Some("matching-engine"));
     assert_eq!(head.timestamp_us, Some(1_795_237_200_000_000));
+    let data = &payload[head.data.clone()];
+    assert!(data.starts_with(r#"{"accountId":42"#) && data.ends_with(r#""0.001"}]}"#));
     assert_eq!(
         head.identity(),
         Identity::of(Some("matching-engine"), "0193")

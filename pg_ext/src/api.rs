@@ -3,7 +3,7 @@
 use ledger::identity::Identity;
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern};
+use pgrx::{name, pg_extern, pg_sys};
 
 use crate::apply::{self, Answer, BatchCall};
 use crate::correct;
@@ -12,6 +12,7 @@ use crate::events::{self, Records};
 use crate::fence::Span;
 use crate::instances;
 use crate::leader::{self, Leadership, PartitionName};
+use crate::pg::references;
 use crate::replay;
 use crate::steps;
 
@@ -295,6 +296,16 @@ fn heartbeat(
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave(service_id: Option<&str>) {
     instances::leave(given("service_id", service_id));
+}
+
+#[pg_extern(stable, parallel_safe)]
+fn absent(relation: Option<pg_sys::Oid>, ids: Option<Array<'_, &str>>) -> Vec<String> {
+    let ids = given("ids", ids);
+    let mut ids: Vec<&str> = ids.iter().flatten().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let absent = references::absent(given("relation", relation), ids);
+    absent.into_iter().map(str::to_owned).collect()
 }
 
 #[pg_extern(immutable, parallel_safe)]

@@ -4,6 +4,8 @@
 //! The records come as parameters, raw: there is nothing to stage, and the bytes that a
 //! dead letter needs are at hand.
 
+use std::ops::Range;
+
 use ledger::contract::MAX_EVENT_BYTES_SETTING;
 use ledger::event::{Defect, check_size, decode_domain_event};
 use ledger::fold::Claim;
@@ -64,6 +66,8 @@ pub struct Event {
     pub identity: Identity,
     pub payload_hash: PayloadHash,
     pub time_us: i64,
+    /// Where `data` stands in the payload.
+    pub data: Range<usize>,
 }
 
 impl Event {
@@ -83,6 +87,7 @@ pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<
         identity: head.identity(),
         payload_hash: PayloadHash::of(payload.unwrap_or_default()),
         time_us: head.timestamp_us.unwrap_or(time_ms.saturating_mul(1_000)),
+        data: head.data,
         event_id: head.event_id.into_owned(),
         source: head.source.map(std::borrow::Cow::into_owned),
     })

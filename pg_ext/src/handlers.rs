@@ -198,9 +198,15 @@ impl Handler {
                 .filter_map(|record| decoded[*record].as_ref().ok())
         };
         let offsets: Vec<i64> = part.iter().map(|record| records.offsets[*record]).collect();
-        let payloads: Vec<Option<Vec<u8>>> = part
+        // Of the payload only what the handler gets, so that no more than that is made a jsonb.
+        let payloads: Vec<Vec<u8>> = part
             .iter()
-            .map(|record| records.payloads[*record].clone())
+            .filter_map(|record| {
+                let (event, payload) =
+                    (decoded[*record].as_ref().ok()?, &records.payloads[*record]);
+                let data = payload.as_ref()?.get(event.data.clone())?;
+                Some([br#"{"data":"#, data, b"}"].concat())
+            })
             .collect();
         let args = [
             self.name.as_str().into(),

@@ -96,8 +96,8 @@ impl<'a> Bench<'a> {
         let name = TYPES[place].name;
         let (mut sluice, mut document2) = (Vec::new(), Vec::new());
         for round in 0..=self.rounds {
-            // To warm up, a part of them will do.
-            let part = if round == 0 { 4 } else { 1 };
+            // To warm up, a part of them will do; more than one batch, or there is nothing to measure.
+            let part = if round == 0 { 2 } else { 1 };
             let backlog = self.fill(place..place + 1, EVENTS / part, None)?;
             let (ours, (theirs, went_to)) =
                 self.turns(round, &backlog, EVENTS_DOCUMENT2 / part).await?;

@@ -20,7 +20,7 @@ use super::log::Place;
 use super::lookup::{self, Lookup, Version};
 use super::numeric;
 use super::target::Target;
-use super::varlena::Varlenas;
+use super::varlena::{Varlenas, is_text};
 use crate::error::raise;
 
 const COLUMN_TYPES: [pg_sys::Oid; 6] = [
@@ -68,8 +68,7 @@ pub struct Balances {
 impl Balances {
     pub fn open() -> Self {
         let target = Target::open("account_balances", &COLUMN_TYPES);
-        let lookup = Lookup::open(
-            &target,
+        let lookup = target.lookup(
             &[lookup::INT8, lookup::INT4, lookup::TEXT],
             "account_id, shard_id, currency_code",
         );
@@ -285,16 +284,14 @@ enum Outcome {
 /// # Safety
 /// The version is one of `relation`, its page pinned.
 unsafe fn has_key(relation: pg_sys::Relation, version: &mut Version, key: &AccountKey) -> bool {
-    // SAFETY: by COLUMN_TYPES these are a bigint, an integer and a text, NOT NULL as columns of the primary key; a short
-    // text is inline, and detoasting copies only what is compressed or elsewhere.
+    // SAFETY: by COLUMN_TYPES these are a bigint, an integer and a text, NOT NULL as columns of the primary key.
     unsafe {
         let descriptor = (*relation).rd_att;
         let column = |number| pg_sys::nocachegetattr(&mut version.tuple, number, descriptor);
         let [account_id, shard_id, currency] = [1, 2, 3].map(column);
-        account_id.value() as i64 == key.account_id && shard_id.value() as i32 == key.shard_id && {
-            let packed = pg_sys::pg_detoast_datum_packed(currency.cast_mut_ptr());
-            pgrx::varlena::varlena_to_byte_slice(packed) == key.currency.as_bytes()
-        }
+        account_id.value() as i64 == key.account_id
+            && shard_id.value() as i32 == key.shard_id
+            && is_text(currency, key.currency.as_str())
     }
 }
 

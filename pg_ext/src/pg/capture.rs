@@ -67,12 +67,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
     }
 }
 
-#[unsafe(no_mangle)]
-#[doc(hidden)]
-pub extern "C" fn pg_finfo_capture_staged_row() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+finfo!(pg_finfo_capture_staged_row);
 
 /// `BEFORE INSERT FOR EACH ROW` trigger of the staging table.
 ///

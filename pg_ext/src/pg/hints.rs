@@ -1,5 +1,6 @@
-//! Where balances were found last, kept in backend memory from batch to batch, so that the index
-//! is not asked again: with an old snapshot it leads to every version that somebody may still see.
+//! Where rows were found last, kept in backend memory from batch to batch, so that the index is
+//! not asked again: that is faster, and with an old snapshot it leads to every version that somebody
+//! may still see.
 //!
 //! A hint proves nothing. Whoever follows it looks whether the row that stands there now is alive
 //! and has the key, and asks the index otherwise, so nothing has to tell this memory of what others
@@ -8,7 +9,6 @@
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use ledger::account::AccountKey;
 use pgrx::itemptr::{item_pointer_get_both, item_pointer_set_all};
 use pgrx::pg_sys;
 
@@ -32,7 +32,7 @@ pub struct Name {
 }
 
 impl Name {
-    pub fn of(key: &AccountKey) -> Self {
+    pub fn of(key: impl Hash) -> Self {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let hash = hasher.finish();

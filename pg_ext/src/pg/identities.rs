@@ -15,7 +15,7 @@ const COLUMN_TYPES: [pg_sys::Oid; 2] = [pg_sys::UUIDOID, pg_sys::UUIDOID];
 pub fn claim(wanted: &[Carrier]) -> Vec<(Identity, PayloadHash)> {
     let target = Target::open("event_identities", &COLUMN_TYPES);
     target.refuse_additions(COLUMN_TYPES.len());
-    let mut lookup = Lookup::open(&target, &[lookup::UUID], "identity");
+    let mut lookup = target.lookup(&[lookup::UUID], "identity");
     let mut append = Append::new(target, Unique::Reported);
     let (mut known, mut superfluous) = (Vec::new(), Vec::new());
     for block in wanted.chunks(append::ROWS) {

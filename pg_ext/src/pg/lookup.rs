@@ -3,12 +3,8 @@
 //! It sees what PostgreSQL's own unique checks see: every version that is alive, and those
 //! whose fate another transaction still has to decide.
 
-use pgrx::pg_sys;
-use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
-
-use super::target::Target;
 use super::versions;
-use crate::error::raise;
+use pgrx::pg_sys;
 
 /// Equality of a key column's type, and the column's collation is the index's own.
 pub const INT8: u32 = pg_sys::F_INT8EQ;
@@ -38,21 +34,24 @@ pub struct Version {
 }
 
 impl Lookup {
-    /// `equal` has the equality of each key column; `named` is how people know the key.
-    pub fn open(target: &Target, equal: &[u32], named: &str) -> Self {
-        let heap = target.relation;
+    /// `equal` has the equality of each key column; `None` where these are not the primary key.
+    ///
+    /// # Safety
+    /// `heap` is an open table that stays open as long as this.
+    pub unsafe fn open(heap: pg_sys::Relation, equal: &[u32]) -> Option<Self> {
         // SAFETY: the relation is open; the index is checked before it is used, and closed in `close` or at the end of
         // the transaction; the snapshot's address is that of its box, which the scan does not outlive.
         unsafe {
             let oid = versions::primary_key(heap);
             if oid == pg_sys::InvalidOid {
-                lost(target.name(), named);
+                return None;
             }
             let index = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as _);
             let form = &*(*index).rd_index;
             let columns = form.indkey.values.as_slice(form.indnkeyatts as usize);
             if !columns.iter().copied().eq(1..=equal.len() as i16) {
-                lost(target.name(), named);
+                pg_sys::index_close(index, pg_sys::NoLock as _);
+                return None;
             }
             let mut snapshot: Box<pg_sys::SnapshotData> = Box::new(std::mem::zeroed());
             snapshot.snapshot_type = pg_sys::SnapshotType::SNAPSHOT_DIRTY;
@@ -72,7 +71,7 @@ impl Lookup {
                     key
                 })
                 .collect();
-            Self {
+            Some(Self {
                 heap,
                 index,
                 scan: versions::begin_index_scan(heap, index, &mut *snapshot, equal.len() as i32),
@@ -82,7 +81,7 @@ impl Lookup {
                     pg_sys::ForkNumber::MAIN_FORKNUM,
                 ),
                 snapshot,
-            }
+            })
         }
     }
 
@@ -190,6 +189,11 @@ impl Lookup {
         }
     }
 
+    /// The table.
+    pub fn heap(&self) -> pg_sys::Relation {
+        self.heap
+    }
+
     /// The primary key's index.
     pub fn index(&self) -> pg_sys::Relation {
         self.index
@@ -216,13 +220,6 @@ impl Lookup {
             pg_sys::index_close(self.index, pg_sys::NoLock as _);
         }
     }
-}
-
-fn lost(table: &str, named: &str) -> ! {
-    raise(
-        Code::ERRCODE_UNDEFINED_OBJECT,
-        format!("ledger.{table} has lost its primary key ({named}): restore it to go on"),
-    )
 }
 
 /// PostgreSQL's own scans take dead versions out of a page whenever its free space is below the fill factor, which is

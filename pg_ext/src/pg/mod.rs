@@ -2,14 +2,29 @@
 //! only `unsafe` of the extension. What leaves this module is safe to use.
 #![allow(unsafe_code)]
 
+/// Tells PostgreSQL how the C function of this name is called.
+macro_rules! finfo {
+    ($name:ident) => {
+        #[unsafe(no_mangle)]
+        #[doc(hidden)]
+        pub extern "C" fn $name() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const V1: pgrx::pg_sys::Pg_finfo_record =
+                pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}
+
 mod append;
 pub mod balances;
 pub mod capture;
 mod hints;
 pub mod identities;
+mod json;
 pub mod log;
 mod lookup;
 pub mod numeric;
+pub mod references;
 pub mod session;
 mod target;
 mod varlena;

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 
+use super::lookup::Lookup;
 use super::versions;
 use crate::error::raise;
 
@@ -145,8 +146,18 @@ impl Target {
         );
     }
 
-    pub fn name(&self) -> &'static str {
-        self.name
+    /// By the primary key, whose columns are the table's first, each with its equality; `named` is how people know it.
+    pub fn lookup(&self, equal: &[u32], named: &str) -> Lookup {
+        // SAFETY: the relation is open until `close`, before which a lookup is closed.
+        unsafe { Lookup::open(self.relation, equal) }.unwrap_or_else(|| {
+            raise(
+                Code::ERRCODE_UNDEFINED_OBJECT,
+                format!(
+                    "ledger.{} has lost its primary key ({named}): restore it to go on",
+                    self.name
+                ),
+            )
+        })
     }
 
     /// Frees what constraints and index expressions allocated for the last rows.

@@ -53,3 +53,15 @@ impl Varlenas {
         pg_sys::Datum::from(self.words[self.starts[index]..].as_ptr())
     }
 }
+
+/// Whether a text says so.
+///
+/// # Safety
+/// `text` is a valid datum of type text; one that is short is inline, and only what is compressed or elsewhere is copied.
+pub unsafe fn is_text(text: pg_sys::Datum, wanted: &str) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        let packed = pg_sys::pg_detoast_datum_packed(text.cast_mut_ptr());
+        pgrx::varlena::varlena_to_byte_slice(packed) == wanted.as_bytes()
+    }
+}

@@ -8,15 +8,18 @@ use proofs::database::{Database, migrate, migrate_by};
 use proofs::ingester::Ingester;
 use proofs::rng::seed;
 use proofs::scene::{STALL, Scene, assert_mixed};
-use proofs::stack::{Stack, repository};
+use proofs::stack::{Stack, repository, unique};
+use proofs::wait::wait_until;
 use proofs::watch::{led_by, settled};
-use proofs::workload::{Workload, credit};
+use proofs::workload::{Message, Workload, credit};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingester_that_is_newer_than_the_database_waits_for_the_migration() {
     let stack = Stack::get();
     let database = Database::create_empty(&stack).await;
-    let older = "CREATE EXTENSION sluice VERSION '0.4.0'";
+    let older = "CREATE EXTENSION sluice VERSION '0.5.0'";
     let created = database.client.batch_execute(older).await;
     created.expect("every version can be installed");
     let scene = Scene::with_database(stack, database, 1, &[]).await;
@@ -24,7 +27,7 @@ async fn an_ingester_that_is_newer_than_the_database_waits_for_the_migration() {
         .kafka()
         .produce(&scene.topic, 0, [credit("e", 1, "5")]);
     let mut ingester = scene.ingester();
-    let waits = "waiting for a migration: the extension is of version 0.4.0, this binary wants";
+    let waits = "waiting for a migration: the extension is of version 0.5.0, this binary wants";
     ingester.logs(waits, STALL).await;
     let (status, _) = ingester.get("/readyz").await;
     assert_eq!(status, 503, "it is not ready");
@@ -84,15 +87,23 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let database = Database::create_empty(&stack).await;
     migrate_by(&previous(), &stack, &database.name).await;
     let version =
-        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.5.0'";
+        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.6.0'";
     assert_eq!(database.count(version).await, 1);
     let scene = Scene::with_database(stack, database, 4, &[]).await;
+    let follows = unique("user.followed");
+    let register =
+        format!("SELECT sluice.register_handler('{follows}', 'domain.on_user_followed')");
+    let registered = scene.database.client.batch_execute(&register).await;
+    registered.expect("a function of the platform");
+    scene.kafka().create_topic(&follows, 2, &[]).await;
+    let settings = [("EVENT_TOPICS", follows.as_str())];
     let old = || {
         let (url, topic) = (&scene.database.url, &scene.topic);
-        Ingester::start_build(previous(), &scene.stack, url, topic, &[])
+        Ingester::start_build(previous(), &scene.stack, url, topic, &settings)
     };
     let mut olds = [old(), old()];
     let feed = scene.feed(&Workload::new(seed()), 3_000);
+    let (domain_events, stop) = feed_follows(&scene, &follows);
     scene.committed_beyond(6_000).await;
     let goes_on = async || {
         scene
@@ -107,8 +118,8 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     olds[0].start_again();
     goes_on().await;
 
-    let mut new = scene.ingester();
-    let waits = "waiting for a migration: the extension is of version 0.4.0";
+    let mut new = scene.ingester_with(&settings);
+    let waits = "waiting for a migration: the extension is of version 0.5.0";
     new.logs(waits, STALL).await;
     let start = Instant::now();
     migrate(&scene.stack, &scene.database.name).await;
@@ -127,12 +138,52 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     olds[0].start_again();
     let status = olds[0].ended(Duration::from_secs(30)).await;
     assert_eq!(status.code(), Some(1));
-    let told = "this binary wants 0.4.0";
+    let told = "this binary wants 0.5.0";
     assert!(olds[0].log().contains(told), "{}", olds[0].log_tail());
     olds[1].stop().await;
     goes_on().await;
     feed.stop().await;
+    stop.send(()).expect("it goes on until it is told");
+    let followed = domain_events.await.expect("all were sent");
     assert_mixed(&scene.verify(Accounts::OfOnePartition).await);
     scene.database.audit(&scene.topic).await;
+    // Neither what old sessions did nor what new ones do refuses one of them.
+    let applied = format!(
+        "SELECT count(*) FROM ledger.event_verdicts WHERE topic = '{follows}' AND verdict = 'APPLIED'"
+    );
+    wait_until("every follow is applied", STALL, async || {
+        scene.database.count(&applied).await == followed
+    })
+    .await;
+    let rows = "SELECT count(*) FROM domain.follows WHERE following";
+    assert_eq!(scene.database.count(rows).await, followed);
     new.stop().await;
+}
+
+/// Follows of ever new pairs, a few at a time, until the sender is told to stop; answers how many there were.
+fn feed_follows(scene: &Scene, topic: &str) -> (JoinHandle<i64>, oneshot::Sender<()>) {
+    let (stop, mut stopped) = oneshot::channel();
+    let (kafka, topic) = (scene.kafka().clone(), topic.to_owned());
+    let feed = tokio::task::spawn_blocking(move || {
+        let mut sent = 0;
+        while stopped.try_recv().is_err() {
+            let follow = |number: i64| {
+                let data = format!(
+                    r#"{{"followerId":"u{number}","followeeId":"u{}"}}"#,
+                    number / 2 + 1_000_000
+                );
+                let head = format!(r#""eventId":"follow-{number}","eventType":"{topic}""#);
+                Message::of(format!(r#"{{{head},"data":{data}}}"#))
+            };
+            // Comes back when Kafka has them.
+            kafka.produce(
+                &topic,
+                (sent / 20 % 2) as i32,
+                (sent..sent + 20).map(follow),
+            );
+            sent += 20;
+        }
+        sent
+    });
+    (feed, stop)
 }
