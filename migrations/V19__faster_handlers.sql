@@ -86,91 +86,80 @@ COMMENT ON FUNCTION domain.is_newer(bytea, bytea, bytea) IS
 CREATE OR REPLACE FUNCTION domain.await_users(type text, events domain.event[], VARIADIC fields text[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    absent text[] := sluice.absent('domain.users', ARRAY(
-        SELECT e.data ->> f.field FROM pg_catalog.unnest(events) AS e CROSS JOIN pg_catalog.unnest(fields) AS f (field)));
 BEGIN
-    IF absent <> '{}' THEN
-        INSERT INTO domain.users (user_id, referenced_by)
-        SELECT DISTINCT ON (a.id COLLATE "C") a.id, type || ' ' || e.event_id
+    INSERT INTO domain.users (user_id, referenced_by)
+    SELECT a.id, type || ' ' || a.referrer
+    FROM (
+        SELECT pg_catalog.array_agg(e.data ->> f.field) AS ids, pg_catalog.array_agg(e.event_id) AS referrers
         FROM pg_catalog.unnest(events) AS e CROSS JOIN pg_catalog.unnest(fields) AS f (field)
-        JOIN pg_catalog.unnest(absent) AS a (id) ON a.id = e.data ->> f.field
-        WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
-        ORDER BY a.id COLLATE "C"
-        ON CONFLICT (user_id) DO NOTHING;
-    END IF;
+    ) r, LATERAL sluice.absent('domain.users', r.ids, r.referrers) a
+    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    ORDER BY a.id COLLATE "C"
+    ON CONFLICT (user_id) DO NOTHING;
 END
 $$;
 
 CREATE OR REPLACE FUNCTION domain.await_skills(type text, events domain.event[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    absent text[] := sluice.absent('domain.skills', ARRAY(SELECT e.data ->> 'skillId' FROM pg_catalog.unnest(events) AS e));
 BEGIN
-    IF absent <> '{}' THEN
-        INSERT INTO domain.skills (skill_id, referenced_by)
-        SELECT DISTINCT ON (a.id COLLATE "C") a.id, type || ' ' || e.event_id
+    INSERT INTO domain.skills (skill_id, referenced_by)
+    SELECT a.id, type || ' ' || a.referrer
+    FROM (
+        SELECT pg_catalog.array_agg(e.data ->> 'skillId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
         FROM pg_catalog.unnest(events) AS e
-        JOIN pg_catalog.unnest(absent) AS a (id) ON a.id = e.data ->> 'skillId'
-        WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
-        ORDER BY a.id COLLATE "C"
-        ON CONFLICT (skill_id) DO NOTHING;
-    END IF;
+    ) r, LATERAL sluice.absent('domain.skills', r.ids, r.referrers) a
+    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    ORDER BY a.id COLLATE "C"
+    ON CONFLICT (skill_id) DO NOTHING;
 END
 $$;
 
 CREATE OR REPLACE FUNCTION domain.await_posts(type text, events domain.event[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    absent text[] := sluice.absent('domain.posts', ARRAY(SELECT e.data ->> 'postId' FROM pg_catalog.unnest(events) AS e));
 BEGIN
-    IF absent <> '{}' THEN
-        INSERT INTO domain.posts (post_id, referenced_by)
-        SELECT DISTINCT ON (a.id COLLATE "C") a.id, type || ' ' || e.event_id
+    INSERT INTO domain.posts (post_id, referenced_by)
+    SELECT a.id, type || ' ' || a.referrer
+    FROM (
+        SELECT pg_catalog.array_agg(e.data ->> 'postId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
         FROM pg_catalog.unnest(events) AS e
-        JOIN pg_catalog.unnest(absent) AS a (id) ON a.id = e.data ->> 'postId'
-        WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
-        ORDER BY a.id COLLATE "C"
-        ON CONFLICT (post_id) DO NOTHING;
-    END IF;
+    ) r, LATERAL sluice.absent('domain.posts', r.ids, r.referrers) a
+    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    ORDER BY a.id COLLATE "C"
+    ON CONFLICT (post_id) DO NOTHING;
 END
 $$;
 
 CREATE OR REPLACE FUNCTION domain.await_payments(type text, events domain.event[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    absent text[] := sluice.absent('domain.payments', ARRAY(SELECT e.data ->> 'transactionId' FROM pg_catalog.unnest(events) AS e));
 BEGIN
-    IF absent <> '{}' THEN
-        INSERT INTO domain.payments (transaction_id, referenced_by)
-        SELECT DISTINCT ON (a.id COLLATE "C") a.id, type || ' ' || e.event_id
+    INSERT INTO domain.payments (transaction_id, referenced_by)
+    SELECT a.id, type || ' ' || a.referrer
+    FROM (
+        SELECT pg_catalog.array_agg(e.data ->> 'transactionId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
         FROM pg_catalog.unnest(events) AS e
-        JOIN pg_catalog.unnest(absent) AS a (id) ON a.id = e.data ->> 'transactionId'
-        WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
-        ORDER BY a.id COLLATE "C"
-        ON CONFLICT (transaction_id) DO NOTHING;
-    END IF;
+    ) r, LATERAL sluice.absent('domain.payments', r.ids, r.referrers) a
+    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    ORDER BY a.id COLLATE "C"
+    ON CONFLICT (transaction_id) DO NOTHING;
 END
 $$;
 
 CREATE OR REPLACE FUNCTION domain.await_messages(type text, events domain.event[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    absent text[] := sluice.absent('domain.messages', ARRAY(SELECT e.data ->> 'messageId' FROM pg_catalog.unnest(events) AS e));
 BEGIN
-    IF absent <> '{}' THEN
-        INSERT INTO domain.messages (message_id, referenced_by)
-        SELECT DISTINCT ON (a.id COLLATE "C") a.id, type || ' ' || e.event_id
+    INSERT INTO domain.messages (message_id, referenced_by)
+    SELECT a.id, type || ' ' || a.referrer
+    FROM (
+        SELECT pg_catalog.array_agg(e.data ->> 'messageId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
         FROM pg_catalog.unnest(events) AS e
-        JOIN pg_catalog.unnest(absent) AS a (id) ON a.id = e.data ->> 'messageId'
-        WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
-        ORDER BY a.id COLLATE "C"
-        ON CONFLICT (message_id) DO NOTHING;
-    END IF;
+    ) r, LATERAL sluice.absent('domain.messages', r.ids, r.referrers) a
+    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    ORDER BY a.id COLLATE "C"
+    ON CONFLICT (message_id) DO NOTHING;
 END
 $$;
 

@@ -37,12 +37,12 @@ AS 'MODULE_PATHNAME', 'read_plain_instant';
 COMMENT ON FUNCTION sluice.read_plain_instant(jsonb) IS
 'What domain.instant answers to most times; NULL for the others, and for what is none.';
 
-CREATE FUNCTION sluice.absent(relation regclass, ids text[])
-RETURNS text[]
+CREATE FUNCTION sluice.absent(relation regclass, ids text[], referrers text[])
+RETURNS TABLE (id text, referrer text)
 LANGUAGE c STABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'absent_wrapper';
-COMMENT ON FUNCTION sluice.absent(regclass, text[]) IS
-'Which of ids, each once and in the order of their bytes, are the key of no row that is committed or of this transaction. The key is the table''s first column, a text; of a table with another one, or with policies, all are answered. Needs SELECT on the table.';
+COMMENT ON FUNCTION sluice.absent(regclass, text[], text[]) IS
+'Which of ids are the key of no row that is committed or of this transaction, each once, in the order of their bytes, with the referrer of its first place. The key is the table''s first column, a text; of a table with another one, or with policies, all are answered. Needs SELECT on the table.';
 
 DO $$
 DECLARE

@@ -1,13 +1,14 @@
 //! Every function that SQL can call. The install script in `pg_ext/sql/` declares them.
 
 use ledger::identity::Identity;
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys};
 
 use crate::apply::{self, Answer, BatchCall};
 use crate::correct;
-use crate::error::given;
+use crate::error::{given, raise};
 use crate::events::{self, Records};
 use crate::fence::Span;
 use crate::instances;
@@ -299,13 +300,31 @@ fn leave(service_id: Option<&str>) {
 }
 
 #[pg_extern(stable, parallel_safe)]
-fn absent(relation: Option<pg_sys::Oid>, ids: Option<Array<'_, &str>>) -> Vec<String> {
-    let ids = given("ids", ids);
-    let mut ids: Vec<&str> = ids.iter().flatten().collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let absent = references::absent(given("relation", relation), ids);
-    absent.into_iter().map(str::to_owned).collect()
+fn absent(
+    relation: Option<pg_sys::Oid>,
+    ids: Option<Array<'_, &str>>,
+    referrers: Option<Array<'_, &str>>,
+) -> TableIterator<'static, (name!(id, String), name!(referrer, Option<String>))> {
+    let relation = given("relation", relation);
+    let (Some(ids), Some(referrers)) = (ids, referrers) else {
+        return TableIterator::empty();
+    };
+    if ids.len() != referrers.len() {
+        raise(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            "ids and referrers must be of one length",
+        );
+    }
+    let mut named: Vec<(&str, Option<&str>)> = ids
+        .iter()
+        .zip(referrers.iter())
+        .filter_map(|(id, referrer)| Some((id?, referrer)))
+        .collect();
+    named.sort_by_key(|(id, _)| *id);
+    named.dedup_by_key(|(id, _)| *id);
+    references::retain_absent(relation, &mut named);
+    let owned = |(id, referrer): (&str, Option<&str>)| (id.to_owned(), referrer.map(str::to_owned));
+    TableIterator::new(named.into_iter().map(owned).collect::<Vec<_>>())
 }
 
 #[pg_extern(immutable, parallel_safe)]

@@ -117,13 +117,11 @@ async fn native_readers_answer_and_refuse_as_their_first_definitions() {
     );
 }
 
+/// Each id with the place that it was first named at.
 async fn absent(client: &Client, table: &str, ids: &[&str]) -> Vec<String> {
-    let ask = "SELECT sluice.absent($1::text::regclass, $2)";
-    client
-        .query_one(ask, &[&table, &ids])
-        .await
-        .expect("an answer")
-        .get(0)
+    let ask = "SELECT a.id || a.referrer FROM sluice.absent($1::text::regclass, $2, ARRAY(SELECT generate_series(1, cardinality($2::text[]))::text)) a";
+    let rows = client.query(ask, &[&table, &ids]).await.expect("an answer");
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 #[tokio::test]
@@ -139,47 +137,49 @@ async fn absent_tells_what_has_no_row_whatever_was_known_before() {
     let there = "INSERT INTO domain.users (user_id) SELECT unnest('{a,b,c}'::text[])";
     assert_eq!(
         absent(&admin, "domain.users", &ids).await,
-        ["a", "b", "c", "d"]
+        ["a3", "b2", "c4", "d1"]
     );
     run(there).await;
     for _ in 0..2 {
         assert_eq!(
             absent(&admin, "domain.users", &ids).await,
-            ["d"],
+            ["d1"],
             "also where a hint leads"
         );
     }
     // What the hints of this session say is not true any more.
     run("DELETE FROM domain.users WHERE user_id = 'a'").await;
-    assert_eq!(absent(&admin, "domain.users", &ids).await, ["a", "d"]);
+    assert_eq!(absent(&admin, "domain.users", &ids).await, ["a3", "d1"]);
     run("UPDATE domain.users SET user_id = 'd' WHERE user_id = 'b'").await;
-    assert_eq!(absent(&admin, "domain.users", &ids).await, ["a", "b"]);
+    assert_eq!(absent(&admin, "domain.users", &ids).await, ["a3", "b2"]);
     run("VACUUM FULL domain.users").await;
-    assert_eq!(absent(&admin, "domain.users", &ids).await, ["a", "b"]);
+    assert_eq!(absent(&admin, "domain.users", &ids).await, ["a3", "b2"]);
     run("TRUNCATE domain.users").await;
     assert_eq!(
         absent(&admin, "domain.users", &ids).await,
-        ["a", "b", "c", "d"]
+        ["a3", "b2", "c4", "d1"]
     );
     run("INSERT INTO domain.users (user_id) SELECT unnest('{c,a,b}'::text[])").await;
-    assert_eq!(absent(&admin, "domain.users", &ids).await, ["d"]);
+    assert_eq!(absent(&admin, "domain.users", &ids).await, ["d1"]);
     // The same ids in another table are others.
-    assert_eq!(absent(&admin, "domain.posts", &["a"]).await, ["a"]);
+    assert_eq!(absent(&admin, "domain.posts", &["a"]).await, ["a1"]);
     // What another transaction has not decided is not there; what this one did is.
     let undecided = "BEGIN; INSERT INTO domain.users (user_id) VALUES ('d'); DELETE FROM domain.users WHERE user_id = 'c'";
     other.batch_execute(undecided).await.expect("begun");
-    assert_eq!(absent(&admin, "domain.users", &ids).await, ["c", "d"]);
-    assert_eq!(absent(&other, "domain.users", &ids).await, ["c"]);
+    assert_eq!(absent(&admin, "domain.users", &ids).await, ["c4", "d1"]);
+    assert_eq!(absent(&other, "domain.users", &ids).await, ["c4"]);
     other.batch_execute("COMMIT").await.expect("committed");
-    assert_eq!(absent(&admin, "domain.users", &ids).await, ["c"]);
+    assert_eq!(absent(&admin, "domain.users", &ids).await, ["c4"]);
     assert_eq!(absent(&admin, "domain.users", &[]).await, none);
-    let nulls = "SELECT sluice.absent('domain.users', ARRAY[NULL, 'a', 'x']) = '{x}'";
-    assert!(
-        admin
-            .query_one(nulls, &[])
-            .await
-            .expect("an answer")
-            .get::<_, bool>(0)
+    let nulls = "SELECT string_agg(a.id, '') FROM sluice.absent('domain.users', ARRAY[NULL, 'a', 'x'], '{1,2,3}') a";
+    let found: String = admin.query_one(nulls, &[]).await.expect("an answer").get(0);
+    assert_eq!(found, "x");
+    let uneven = "SELECT * FROM sluice.absent('domain.users', '{a,b}', '{1}')";
+    let error = admin.query(uneven, &[]).await.expect_err("two and one");
+    assert_eq!(
+        error.code(),
+        Some(&SqlState::INVALID_PARAMETER_VALUE),
+        "{error:?}"
     );
 }
 
@@ -205,18 +205,18 @@ async fn absent_leaves_other_tables_to_sql_and_asks_for_the_right_to_read() {
         INSERT INTO domain.guarded VALUES ('a')";
     admin.batch_execute(tables).await.expect("created");
     for table in [
-        "keyless", "numbered", "second", "double", "parts", "guarded",
+        "keyless", "numbered", "second", "double", "parts", "guarded", "viewed",
     ] {
         let table = format!("domain.{table}");
         assert_eq!(
             absent(&admin, &table, &["a", "1"]).await,
-            ["1", "a"],
+            ["12", "a1"],
             "{table}"
         );
     }
     let handler = database.member("sluice_handler").await;
-    assert_eq!(absent(&handler, "domain.users", &["a"]).await, ["a"]);
-    let ask = "SELECT sluice.absent('domain.part_a', '{a}')";
+    assert_eq!(absent(&handler, "domain.users", &["a"]).await, ["a1"]);
+    let ask = "SELECT * FROM sluice.absent('domain.part_a', '{a}', '{e}')";
     let error = handler
         .query_one(ask, &[])
         .await

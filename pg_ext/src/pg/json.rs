@@ -207,8 +207,7 @@ impl<'a> Call<'a> {
         if self.args[0].isnull {
             return Value::Null;
         }
-        // SAFETY: it is a jsonb; what is copied to make it plain lives as long as the call. Its strings are UTF-8, as all
-        // text of the database, and a numeric in it is aligned.
+        // SAFETY: it is a jsonb; what is copied to make it plain lives as long as the call, and a numeric in it is aligned.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(self.args[0].value.cast_mut_ptr());
             let bytes: &'a [u8] = pgrx::varlena::varlena_to_byte_slice(plain);
@@ -220,7 +219,7 @@ impl<'a> Call<'a> {
             match entry & pg_sys::JENTRY_TYPEMASK {
                 pg_sys::JENTRY_ISSTRING => {
                     let length = (entry & pg_sys::JENTRY_OFFLENMASK) as usize;
-                    Value::String(std::str::from_utf8_unchecked(&content[..length]))
+                    std::str::from_utf8(&content[..length]).map_or(Value::Other, Value::String)
                 }
                 pg_sys::JENTRY_ISNUMERIC => {
                     let number = Some(content.as_ptr().into());

@@ -10,20 +10,20 @@ use super::varlena::{Varlenas, is_text};
 use super::versions;
 use crate::error::raise;
 
-/// Those of `ids` that are the key of no row; also those of which another transaction has yet to decide that, and all
+/// Keeps of `named` what is the key of no row; also that of which another transaction has yet to decide it, and all
 /// where the table is none that can be asked: one without policies, whose primary key is its first column, a text.
-pub fn absent<'a>(table: pg_sys::Oid, ids: Vec<&'a str>) -> Vec<&'a str> {
+pub fn retain_absent<T>(table: pg_sys::Oid, named: &mut Vec<(&str, T)>) {
     // SAFETY: the relation is checked before it is used, and closed below or by the abort of the transaction.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
         refuse_unreadable(table);
         let lookup = is_plain(relation).then(|| Lookup::open(relation, &[lookup::TEXT]));
-        let absent = match lookup.flatten() {
-            Some(lookup) => without_row(lookup, ids),
-            None => ids,
-        };
+        if let Some(mut lookup) = lookup.flatten() {
+            let mut key = Varlenas::default();
+            named.retain(|(id, _)| !has_row(&mut lookup, &mut key, id));
+            lookup.close();
+        }
         pg_sys::table_close(relation, pg_sys::NoLock as _);
-        absent
     }
 }
 
@@ -50,13 +50,6 @@ unsafe fn is_plain(relation: pg_sys::Relation) -> bool {
         && form.relam == pg_sys::HEAP_TABLE_AM_OID
         && !form.relrowsecurity
         && first.is_some_and(|column| column.atttypid == pg_sys::TEXTOID)
-}
-
-fn without_row<'a>(mut lookup: Lookup, mut ids: Vec<&'a str>) -> Vec<&'a str> {
-    let mut key = Varlenas::default();
-    ids.retain(|id| !has_row(&mut lookup, &mut key, id));
-    lookup.close();
-    ids
 }
 
 fn has_row(lookup: &mut Lookup, key: &mut Varlenas, id: &str) -> bool {
