@@ -55,9 +55,9 @@ pub unsafe extern "C-unwind" fn read_id(fcinfo: pg_sys::FunctionCallInfo) -> pg_
 pub unsafe extern "C-unwind" fn read_text(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: by contract.
     let call = unsafe { Call::of(fcinfo) };
-    let [shortest, longest] = [3, 4].map(|at| call.args[at].value.value() as usize);
+    let [shortest, longest] = [3, 4].map(|at| call.args[at].value.value() as i32);
     call.answer(match call.value() {
-        Value::String(text) if (shortest..=longest).contains(&text.chars().count()) => {
+        Value::String(text) if (shortest..=longest).contains(&(text.chars().count() as i32)) => {
             varlena(text.as_bytes())
         }
         Value::Null => call.absent(5),
