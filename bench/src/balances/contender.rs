@@ -158,13 +158,13 @@ impl Apply {
     pub async fn in_steps(
         &mut self,
         bytes: &[u8],
-        events: usize,
+        [events, changes]: [usize; 2],
         last_record: Option<[u8; 16]>,
     ) -> Result<[Duration; 3]> {
         let batch = Batch {
             rows: staged_rows(bytes),
             events,
-            staged: events as i64,
+            staged: changes as i64,
             applied: events as i64,
             rejected: 0,
             duplicates: 0,

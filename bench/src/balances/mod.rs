@@ -208,7 +208,7 @@ impl Bench<'_> {
 
     /// Transfers from a backlog in Kafka to the last COMMIT, against the floor.
     async fn transfers(&mut self, batch_size: usize) -> Result<Drained> {
-        let mut transfers = Transfers::new(SEED);
+        let mut transfers = Transfers::new("transfer", SEED);
         let mut rows = Stream::new(Skew::UniformFew, "rows".into(), SEED);
         let (mut drained, mut beside) = (Vec::new(), Vec::new());
         for round in 0..=self.rounds.min(KAFKA_ROUNDS) {

@@ -16,6 +16,7 @@ use crate::report::{grouped, right_aligned, table};
 use crate::stack::{Result, Stack};
 
 use super::contender::Apply;
+use super::transfer::{self, Transfers};
 use super::whole_way::{self, PARTITIONS};
 use super::workload::{Event, Skew, Stream, payload};
 use super::{BACKLOG, DEFAULT_BATCH, SEED, accounts};
@@ -42,9 +43,24 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
         (Skew::Zipf, DEFAULT_BATCH),
         (Skew::Zipf, SMALL_BATCH),
     ] {
+        let mut stream = Stream::new(skew, format!("steps-{skew:?}-{batch_size}"), SEED);
+        let take = |count| stream.take(count).iter().map(payload).collect();
         let name = format!("{}, batch {}", skew.name(), grouped(batch_size as f64));
-        columns.push((name, one_session(stack, skew, batch_size).await?));
+        columns.push((name, one_session(stack, batch_size, take).await?));
     }
+    let mut transfers = Transfers::new("steps-transfer", SEED);
+    let take = |count| {
+        transfers
+            .take(count)
+            .iter()
+            .map(transfer::payload)
+            .collect()
+    };
+    let name = format!(
+        "transfers, 10,000 accounts, batch {}",
+        grouped(DEFAULT_BATCH as f64)
+    );
+    columns.push((name, one_session(stack, DEFAULT_BATCH, take).await?));
     let (by_process, whole) = every_process(stack).await?;
     let text = format!(
         "Measured on {}.\n\n{}\n\n\
@@ -64,19 +80,28 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
     Ok(Measured::of(text, Vec::new()))
 }
 
-/// Microseconds per event by step, and of the whole.
-async fn one_session(stack: &Stack, skew: Skew, batch_size: usize) -> Result<(Times, f64)> {
+/// Microseconds per event by step, and of the whole; `take` makes the next payloads.
+async fn one_session(
+    stack: &Stack,
+    batch_size: usize,
+    mut take: impl FnMut(usize) -> Vec<Vec<u8>>,
+) -> Result<(Times, f64)> {
     let mut apply = Apply::connect(stack).await?;
-    let mut stream = Stream::new(skew, format!("steps-{skew:?}-{batch_size}"), SEED);
-    apply.measure(&stream.take(WARM_UP), batch_size).await?;
+    let warm_up = take(WARM_UP);
     let events = EVENTS.min(MOST_BATCHES * batch_size);
-    let payloads: Vec<Vec<u8>> = stream.take(events).iter().map(payload).collect();
+    let payloads = take(events);
     let (mut times, mut whole) = (Times::new(), Duration::ZERO);
     let mut changes = Vec::new();
-    for payloads in payloads.chunks(batch_size) {
+    let batches = warm_up
+        .chunks(batch_size)
+        .chain(payloads.chunks(batch_size));
+    for (batch, payloads) in batches.enumerate() {
+        if batch == warm_up.len().div_ceil(batch_size) {
+            (times, whole) = (Times::new(), Duration::ZERO);
+        }
         let clock = Instant::now();
         let mut staged = Vec::new();
-        let mut last = None;
+        let (mut last, mut staged_changes) = (None, 0);
         for (offset, payload) in (apply.offset()..).zip(payloads) {
             let head = decode_balance_event(Some(payload), &mut changes)?;
             let event = staging::Event {
@@ -86,6 +111,7 @@ async fn one_session(stack: &Stack, skew: Skew, batch_size: usize) -> Result<(Ti
                 payload_hash: PayloadHash::of(payload),
             };
             staging::put_event(&mut staged, offset, &event, &changes);
+            staged_changes += changes.len();
             last = Some(record_fingerprint(offset, 0, None, Some(payload)));
         }
         add(
@@ -93,7 +119,8 @@ async fn one_session(stack: &Stack, skew: Skew, batch_size: usize) -> Result<(Ti
             "decode, hash and stage (ingester)",
             clock.elapsed(),
         );
-        let steps = apply.in_steps(&staged, payloads.len(), last).await?;
+        let counts = [payloads.len(), staged_changes];
+        let steps = apply.in_steps(&staged, counts, last).await?;
         whole += clock.elapsed();
         // Asked for when the clock stands still.
         let inside = apply.last_steps().await?;

@@ -6,6 +6,7 @@ use super::whole_way::{PARTITIONS, Waiting};
 use super::workload::{FEW_ACCOUNTS, amount, envelope, event_id};
 
 pub struct Transfer {
+    id: String,
     number: u64,
     from: usize,
     to: usize,
@@ -14,13 +15,16 @@ pub struct Transfer {
 
 /// An endless stream of transfers.
 pub struct Transfers {
+    name: &'static str,
     random: Random,
     produced: u64,
 }
 
 impl Transfers {
-    pub fn new(seed: u64) -> Self {
+    /// Two of another name have no event in common.
+    pub fn new(name: &'static str, seed: u64) -> Self {
         Self {
+            name,
             random: Random(seed),
             produced: 0,
         }
@@ -37,6 +41,7 @@ impl Transfers {
         // Any other account.
         let to = (from + 1 + self.random.below(FEW_ACCOUNTS - 1)) % FEW_ACCOUNTS;
         Transfer {
+            id: event_id(self.name, number),
             number,
             from: from + 1,
             to: to + 1,
@@ -45,9 +50,7 @@ impl Transfers {
     }
 }
 
-/// No partition has an account to itself: the transfers of any two meet.
-pub fn record(transfer: &Transfer) -> Waiting {
-    let id = event_id("transfer", transfer.number);
+pub fn payload(transfer: &Transfer) -> Vec<u8> {
     let change = |account: usize, cents: i128| {
         format!(
             "{{\"accountId\":{account},\"shardId\":0,\"currencyCode\":\"USD\",\"availableDelta\":\"{}\"}}",
@@ -59,9 +62,14 @@ pub fn record(transfer: &Transfer) -> Waiting {
         change(transfer.from, -transfer.cents),
         change(transfer.to, transfer.cents)
     );
+    envelope(&transfer.id, &data)
+}
+
+/// No partition has an account to itself: the transfers of any two meet.
+pub fn record(transfer: &Transfer) -> Waiting {
     Waiting {
         partition: transfer.number as usize % PARTITIONS,
-        payload: envelope(&id, &data),
-        key: id,
+        payload: payload(transfer),
+        key: transfer.id.clone(),
     }
 }
