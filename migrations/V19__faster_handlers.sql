@@ -1,21 +1,21 @@
 -- The same rules, with less work for each event: fields are read and references are looked for natively.
 
--- A session that loaded the library before it was replaced does not find the new functions in it: it ends
--- here, and its ingester connects again.
+-- A session that loaded the library before it was replaced does not find the new functions in it, and would
+-- take that for a fault of the events: it ends here, and its ingester connects again.
 DO $$
 DECLARE
-    session record;
+    old integer[] := ARRAY(
+        SELECT a.pid FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+        WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+            AND (a.application_name LIKE 'sluice/%' OR NOT r.rolsuper AND (
+                pg_catalog.pg_has_role(r.oid, 'sluice_writer', 'MEMBER') OR pg_catalog.pg_has_role(r.oid, 'sluice_admin', 'MEMBER'))));
 BEGIN
-    FOR session IN
-        SELECT a.pid, a.usename FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
-        WHERE a.datname = pg_catalog.current_database() AND NOT r.rolsuper
-            AND (pg_catalog.pg_has_role(r.oid, 'sluice_writer', 'MEMBER') OR pg_catalog.pg_has_role(r.oid, 'sluice_admin', 'MEMBER'))
-    LOOP
-        IF NOT pg_catalog.pg_terminate_backend(session.pid, 10000) THEN
-            RAISE EXCEPTION 'the session % of % does not end', session.pid, session.usename
-                USING HINT = 'End it, and run `sluice migrate` again.';
-        END IF;
-    END LOOP;
+    PERFORM pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.unnest(old) AS pid;
+    PERFORM pg_catalog.pg_stat_clear_snapshot();
+    IF EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = ANY (old)) THEN
+        RAISE EXCEPTION 'an ingester''s session does not end: %', old
+            USING HINT = 'End it, and run `sluice migrate` again.';
+    END IF;
 END
 $$;
 
