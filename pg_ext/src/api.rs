@@ -4,7 +4,7 @@ use ledger::identity::Identity;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys};
+use pgrx::{name, pg_extern};
 
 use crate::apply::{self, Answer, BatchCall};
 use crate::correct;
@@ -13,7 +13,7 @@ use crate::events::{self, Records};
 use crate::fence::Span;
 use crate::instances;
 use crate::leader::{self, Leadership, PartitionName};
-use crate::pg::references;
+use crate::pg::references::{self, TableId};
 use crate::replay;
 use crate::steps;
 
@@ -301,7 +301,7 @@ fn leave(service_id: Option<&str>) {
 
 #[pg_extern(stable, parallel_safe)]
 fn absent(
-    relation: Option<pg_sys::Oid>,
+    relation: Option<TableId>,
     ids: Option<Array<'_, &str>>,
     referrers: Option<Array<'_, &str>>,
 ) -> TableIterator<'static, (name!(id, String), name!(referrer, Option<String>))> {

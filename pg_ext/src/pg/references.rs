@@ -10,9 +10,12 @@ use super::varlena::{Varlenas, is_text};
 use super::versions;
 use crate::error::raise;
 
+/// A `regclass`.
+pub type TableId = pg_sys::Oid;
+
 /// Keeps of `named` what is the key of no row; also that of which another transaction has yet to decide it, and all
 /// where the table is none that can be asked: one without policies, whose primary key is its first column, a text.
-pub fn retain_absent<T>(table: pg_sys::Oid, named: &mut Vec<(&str, T)>) {
+pub fn retain_absent<T>(table: TableId, named: &mut Vec<(&str, T)>) {
     // SAFETY: the relation is checked before it is used, and closed below or by the abort of the transaction.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
@@ -27,7 +30,7 @@ pub fn retain_absent<T>(table: pg_sys::Oid, named: &mut Vec<(&str, T)>) {
     }
 }
 
-fn refuse_unreadable(table: pg_sys::Oid) {
+fn refuse_unreadable(table: TableId) {
     // SAFETY: the table exists and is locked.
     let answer =
         unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT as _) };
