@@ -83,17 +83,27 @@ COMMENT ON FUNCTION domain.is_newer(bytea, bytea, bytea) IS
 -- by domain.id in its own statement, which refuses what is none, and so undoes the whole call.
 -- ---------------------------------------------------------------------------
 
+CREATE FUNCTION domain.absent(relation regclass, events domain.event[], VARIADIC fields text[])
+RETURNS TABLE (id text, referrer text)
+LANGUAGE sql VOLATILE
+AS $$
+    SELECT a.id, a.referrer
+    FROM (
+        SELECT pg_catalog.array_agg(e.data ->> f.field) AS ids, pg_catalog.array_agg(e.event_id) AS referrers
+        FROM pg_catalog.unnest(events) AS e CROSS JOIN pg_catalog.unnest(fields) AS f (field)
+    ) r, LATERAL sluice.absent(relation, r.ids, r.referrers) a
+    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+$$;
+COMMENT ON FUNCTION domain.absent(regclass, domain.event[], text[]) IS
+'What the fields of these events name and the table has no row of, each once, with the event that names it first.';
+
 CREATE OR REPLACE FUNCTION domain.await_users(type text, events domain.event[], VARIADIC fields text[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
     INSERT INTO domain.users (user_id, referenced_by)
     SELECT a.id, type || ' ' || a.referrer
-    FROM (
-        SELECT pg_catalog.array_agg(e.data ->> f.field) AS ids, pg_catalog.array_agg(e.event_id) AS referrers
-        FROM pg_catalog.unnest(events) AS e CROSS JOIN pg_catalog.unnest(fields) AS f (field)
-    ) r, LATERAL sluice.absent('domain.users', r.ids, r.referrers) a
-    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    FROM domain.absent('domain.users', events, VARIADIC fields) a
     ORDER BY a.id COLLATE "C"
     ON CONFLICT (user_id) DO NOTHING;
 END
@@ -105,11 +115,7 @@ AS $$
 BEGIN
     INSERT INTO domain.skills (skill_id, referenced_by)
     SELECT a.id, type || ' ' || a.referrer
-    FROM (
-        SELECT pg_catalog.array_agg(e.data ->> 'skillId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
-        FROM pg_catalog.unnest(events) AS e
-    ) r, LATERAL sluice.absent('domain.skills', r.ids, r.referrers) a
-    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    FROM domain.absent('domain.skills', events, 'skillId') a
     ORDER BY a.id COLLATE "C"
     ON CONFLICT (skill_id) DO NOTHING;
 END
@@ -121,11 +127,7 @@ AS $$
 BEGIN
     INSERT INTO domain.posts (post_id, referenced_by)
     SELECT a.id, type || ' ' || a.referrer
-    FROM (
-        SELECT pg_catalog.array_agg(e.data ->> 'postId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
-        FROM pg_catalog.unnest(events) AS e
-    ) r, LATERAL sluice.absent('domain.posts', r.ids, r.referrers) a
-    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    FROM domain.absent('domain.posts', events, 'postId') a
     ORDER BY a.id COLLATE "C"
     ON CONFLICT (post_id) DO NOTHING;
 END
@@ -137,11 +139,7 @@ AS $$
 BEGIN
     INSERT INTO domain.payments (transaction_id, referenced_by)
     SELECT a.id, type || ' ' || a.referrer
-    FROM (
-        SELECT pg_catalog.array_agg(e.data ->> 'transactionId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
-        FROM pg_catalog.unnest(events) AS e
-    ) r, LATERAL sluice.absent('domain.payments', r.ids, r.referrers) a
-    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    FROM domain.absent('domain.payments', events, 'transactionId') a
     ORDER BY a.id COLLATE "C"
     ON CONFLICT (transaction_id) DO NOTHING;
 END
@@ -153,11 +151,7 @@ AS $$
 BEGIN
     INSERT INTO domain.messages (message_id, referenced_by)
     SELECT a.id, type || ' ' || a.referrer
-    FROM (
-        SELECT pg_catalog.array_agg(e.data ->> 'messageId') AS ids, pg_catalog.array_agg(e.event_id) AS referrers
-        FROM pg_catalog.unnest(events) AS e
-    ) r, LATERAL sluice.absent('domain.messages', r.ids, r.referrers) a
-    WHERE pg_catalog.octet_length(a.id) BETWEEN 1 AND 255
+    FROM domain.absent('domain.messages', events, 'messageId') a
     ORDER BY a.id COLLATE "C"
     ON CONFLICT (message_id) DO NOTHING;
 END

@@ -39,7 +39,7 @@ COMMENT ON FUNCTION sluice.read_plain_instant(jsonb) IS
 
 CREATE FUNCTION sluice.absent(relation regclass, ids text[], referrers text[])
 RETURNS TABLE (id text, referrer text)
-LANGUAGE c STABLE PARALLEL SAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE -- it sees what was committed since its statement began
 AS 'MODULE_PATHNAME', 'absent_wrapper';
 COMMENT ON FUNCTION sluice.absent(regclass, text[], text[]) IS
 'Which of ids are the key of no row that is committed or of this transaction, each once, in the order of their bytes, with the referrer of its first place. The key is the table''s first column, a text; of a table with another one, or with policies, all are answered. Needs SELECT on the table.';

@@ -299,7 +299,7 @@ fn leave(service_id: Option<&str>) {
     instances::leave(given("service_id", service_id));
 }
 
-#[pg_extern(stable, parallel_safe)]
+#[pg_extern(volatile, parallel_unsafe)]
 fn absent(
     relation: Option<TableId>,
     ids: Option<Array<'_, &str>>,
