@@ -1,5 +1,7 @@
 //! The balances that a batch touches: locked in key order, folded in memory, written once.
 
+use std::ops::Range;
+
 use ledger::account::AccountKey;
 use ledger::fold::{Balance, Claim};
 use ledger::staging::{Content, Staged};
@@ -36,6 +38,8 @@ const UPDATE: &str = "
 /// All balances of a batch, by slot in key order.
 pub struct Accounts {
     keys: Vec<AccountKey>,
+    /// The slot of each staged change; of a duplicate's there is none.
+    slots: Vec<u32>,
     rows: Vec<Option<LockedRow>>,
     book: Vec<Balance>,
     /// The last change of each balance that this batch changes.
@@ -47,20 +51,30 @@ impl Accounts {
     /// Locks every balance that a record other than a duplicate names. All batches lock
     /// in the same order, so that no two can wait for each other.
     pub fn lock(staged: &Staged<'_>, ownership: &Ownership) -> Self {
-        let mut wanted: Vec<AccountKey> = Vec::with_capacity(staged.changes.len());
+        let mut wanted: Vec<(AccountKey, usize)> = Vec::with_capacity(staged.changes.len());
         for (index, record) in staged.records.iter().enumerate() {
             if let Content::Event(_, changes) = &record.content
                 && ownership.of(index) != Claim::Duplicate
             {
-                let changes = &staged.changes[changes.clone()];
-                wanted.extend(changes.iter().map(|change| change.key));
+                wanted.extend(
+                    changes
+                        .clone()
+                        .map(|change| (staged.changes[change].key, change)),
+                );
             }
         }
-        wanted.sort_unstable();
-        wanted.dedup();
+        wanted.sort_unstable_by_key(|(key, _)| *key);
+        let mut keys: Vec<AccountKey> = Vec::with_capacity(wanted.len());
+        let mut slots = vec![u32::MAX; staged.changes.len()];
+        for (key, change) in wanted {
+            if keys.last() != Some(&key) {
+                keys.push(key);
+            }
+            slots[change] = keys.len() as u32 - 1;
+        }
         let mut table = Balances::open();
-        let mut rows = Vec::with_capacity(wanted.len());
-        for (count, key) in wanted.iter().enumerate() {
+        let mut rows = Vec::with_capacity(keys.len());
+        for (count, key) in keys.iter().enumerate() {
             if count % 256 == 0 {
                 pgrx::check_for_interrupts!();
             }
@@ -71,18 +85,18 @@ impl Accounts {
             .map(|row: &Option<LockedRow>| row.map_or_else(Balance::default, |row| row.balance))
             .collect();
         Self {
-            changed: vec![None; wanted.len()],
-            keys: wanted,
+            changed: vec![None; keys.len()],
+            keys,
+            slots,
             rows,
             book,
             table,
         }
     }
 
-    pub fn slot(&self, key: &AccountKey) -> u32 {
-        let slot = self.keys.binary_search(key);
-        slot.unwrap_or_else(|_| raise(Code::ERRCODE_INTERNAL_ERROR, "a balance was not locked"))
-            as u32
+    /// Those of some staged changes.
+    pub fn slots(&self, changes: Range<usize>) -> &[u32] {
+        &self.slots[changes]
     }
 
     pub fn book(&mut self) -> &mut [Balance] {

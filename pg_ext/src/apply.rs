@@ -233,8 +233,8 @@ impl Fold {
         let mut legs: Vec<Leg> = Vec::new();
         let mut after: Vec<Balance> = Vec::new();
         for (index, record) in staged.records.iter().enumerate() {
-            let (event, changes) = match &record.content {
-                Content::Event(event, changes) => (event, &staged.changes[changes.clone()]),
+            let (event, places) = match &record.content {
+                Content::Event(event, places) => (event, places),
                 Content::Dead(dead) => {
                     self.bury(record.offset, dead);
                     continue;
@@ -249,8 +249,12 @@ impl Fold {
                 continue;
             }
             legs.clear();
-            legs.extend(changes.iter().map(|change| Leg {
-                slot: accounts.slot(&change.key),
+            let (changes, slots) = (
+                &staged.changes[places.clone()],
+                accounts.slots(places.clone()),
+            );
+            legs.extend(changes.iter().zip(slots).map(|(change, slot)| Leg {
+                slot: *slot,
                 available_delta: change.available_delta,
                 frozen_delta: change.frozen_delta,
             }));
