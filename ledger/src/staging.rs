@@ -161,7 +161,10 @@ impl std::error::Error for Malformed {}
 /// If there are more or fewer, the bytes end within a record, or a value is outside its bounds.
 pub fn read(bytes: &[u8], rows: usize) -> Result<Staged<'_>, Malformed> {
     let mut reader = Reader { bytes, at: 0 };
-    let mut staged = Staged::default();
+    let mut staged = Staged {
+        records: Vec::with_capacity(rows.min(bytes.len())),
+        changes: Vec::with_capacity(rows.min(bytes.len())),
+    };
     let mut dead = 0;
     while reader.at < bytes.len() {
         if staged.changes.len() + dead >= rows {

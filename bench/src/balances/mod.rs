@@ -23,7 +23,7 @@ use self::workload::{Event, Skew, Stream, with_duplicates, with_rejects};
 
 pub const DEFAULT_ROUNDS: usize = 4;
 /// Most events in a batch.
-const BATCH_SIZES: [usize; 3] = [200, 2_000, 10_000];
+const BATCH_SIZES: [usize; 4] = [200, 2_000, 10_000, 50_000];
 /// Events that a contender is given per round; one that is slow does not finish them.
 const EVENTS_PER_ROUND: usize = 100_000;
 /// Rounds before the first that counts: most pages are changed, and logged as a whole.
@@ -58,7 +58,7 @@ pub async fn run(stack: &Stack, rounds: usize) -> Result<Measured> {
         machine,
         unlike: bench.unlike(best_batch).await?,
         whole_way: bench.whole_way().await?,
-        transfers: bench.transfers(best_batch).await?,
+        transfers: bench.transfers().await?,
         cells,
     };
     accounts::empty_logs(stack).await?;
@@ -207,7 +207,7 @@ impl Bench<'_> {
     }
 
     /// Transfers from a backlog in Kafka to the last COMMIT, against the floor.
-    async fn transfers(&mut self, batch_size: usize) -> Result<Drained> {
+    async fn transfers(&mut self) -> Result<Drained> {
         let mut transfers = Transfers::new("transfer", SEED);
         let mut rows = Stream::new(Skew::UniformFew, "rows".into(), SEED);
         let (mut drained, mut beside) = (Vec::new(), Vec::new());
@@ -224,11 +224,11 @@ impl Bench<'_> {
                 &mut drained,
             );
             let events = rows.take(EVENTS_PER_ROUND);
-            let sample = self.floor.measure(&events, batch_size).await?;
+            let sample = self.floor.measure(&events, DEFAULT_BATCH).await?;
             keep(round, &format!("round {round}: floor"), sample, &mut beside);
         }
         Ok(Drained {
-            batch_size,
+            batch_size: DEFAULT_BATCH,
             drained,
             beside,
         })
