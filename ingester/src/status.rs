@@ -167,7 +167,8 @@ struct Inner {
     moved: HashMap<Partition, i64>,
     records: u64,
     database_answered_at: Option<Instant>,
-    brokers_are_up: bool,
+    /// Unknown until librdkafka first tells: until then an answer says enough.
+    brokers_are_up: Option<bool>,
     kafka_answers: bool,
     redis_is_connected: Option<bool>,
     missing_topics: BTreeSet<String>,
@@ -301,7 +302,7 @@ impl Status {
         ends: impl Iterator<Item = (Partition, i64)>,
     ) {
         let mut inner = self.inner();
-        inner.brokers_are_up = brokers_are_up;
+        inner.brokers_are_up = Some(brokers_are_up);
         inner.queue = queue;
         for (partition, end) in ends {
             if let Some(led) = inner.led.get_mut(&partition) {
@@ -350,7 +351,7 @@ impl Status {
             database_is_connected: inner
                 .database_answered_at
                 .is_some_and(|at| at.elapsed() < DATABASE_ANSWERS),
-            kafka_is_connected: inner.brokers_are_up && inner.kafka_answers,
+            kafka_is_connected: inner.kafka_answers && inner.brokers_are_up != Some(false),
             redis_is_connected: inner.redis_is_connected,
             missing_topics: inner.missing_topics.clone(),
             last_processed: inner.last_processed.clone(),
@@ -402,6 +403,15 @@ mod tests {
         assert_eq!(status.snapshot().health(), Health::Ok);
         status.kafka_answers(false);
         assert_eq!(status.snapshot().health(), Health::Down);
+    }
+
+    #[test]
+    fn an_answer_of_kafka_is_enough_until_librdkafka_tells_of_its_brokers() {
+        let status = Status::default();
+        status.kafka_answers(true);
+        assert!(status.snapshot().kafka_is_connected);
+        status.kafka_tells(false, Queue::default(), std::iter::empty());
+        assert!(!status.snapshot().kafka_is_connected);
     }
 
     #[test]
