@@ -19,8 +19,8 @@ fence-check    ~ pg_ext/src/fence.rs ~ s/p\.fencing_token = \$3 AND p\.lease_id 
 offset-check   ~ pg_ext/src/fence.rs ~ s/ AND p\.commit_offset = \$5// ~ fence:: crashes::a_lost_answer
 identity-known ~ pg_ext/src/identities.rs ~ s/at\.ok\(\)\.map\(\|at\| known\[at\]\.1\)/at.ok().and(None::<PayloadHash>)/ ~ conformance::cases
 identity-batch ~ pg_ext/src/identities.rs ~ s/self\.0\[record\]\.expect\(/self.0[record].map(|_| Claim::New).expect(/ ~ conformance::cases
-fold-order     ~ pg_ext/src/apply.rs ~ s/(for \(index, record\) in staged\.records\.iter\(\)\.enumerate\(\))( \{\s+let \(event, changes\))/$1.rev()$2/ ~ conformance::cases
-key-order      ~ pg_ext/src/accounts.rs ~ s/(wanted\.sort_unstable\(\);)/let arrival = wanted.clone();\n$1/ and s/(let mut table = Balances::open\(\);)/$1\nfor key in &arrival { table.lock(key); }/ ~ bank::
+fold-order     ~ pg_ext/src/apply.rs ~ s/(for \(index, record\) in staged\.records\.iter\(\)\.enumerate\(\))( \{\s+let \(event, places\))/$1.rev()$2/ ~ conformance::cases
+key-order      ~ pg_ext/src/accounts.rs ~ s/(wanted\.sort_unstable_by_key)/let arrival = wanted.clone();\n$1/ and s/(let mut table = Balances::open\(\);)/$1\nfor (key, _) in &arrival { table.lock(key); }/ ~ bank::
 staged-count   ~ pg_ext/src/apply.rs ~ s/if checksum != call\.checksum/if false/ and s/(staging::read\(bytes, call\.row_count\.max\(0\) as usize\))\s+\.unwrap_or_else\([^;]*;/$1.unwrap_or_default();/ ~ fence::an_emptied
 history-chain  ~ pg_ext/src/accounts.rs ~ s/self\.changed\[slot\]\.or\((self\.rows\[slot\]\.and_then\(\|row\| row\.last_change\))\)/$1/ ~ conformance::any_cutting
 durable-commit ~ pg_ext/src/fence.rs ~ s/if !session::commits_durably\(\)/if false/ ~ fence::a_commit_that_does_not_wait
