@@ -87,7 +87,7 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let database = Database::create_empty(&stack).await;
     migrate_by(&previous(), &stack, &database.name).await;
     let version =
-        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.6.0'";
+        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.7.0'";
     assert_eq!(database.count(version).await, 1);
     let scene = Scene::with_database(stack, database, 4, &[]).await;
     let follows = unique("user.followed");
