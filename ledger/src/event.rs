@@ -52,7 +52,8 @@ impl EventHead<'_> {
 pub struct Defect {
     /// The reason of the verdict.
     pub reason: DeadReason,
-    /// One sentence that names the field; never anything out of the payload.
+    /// One sentence that names the field. Nothing of the payload stands in it but the name of an
+    /// unknown field, escaped and shortened.
     pub detail: String,
     /// The event id, if the text was JSON and had a usable one.
     pub event_id: Option<String>,
@@ -184,6 +185,22 @@ const NO_SHARD: &str = "is not an integer in the range of int";
 const NO_AMOUNT: &str =
     "is not a decimal with 1 to 18 digits before and at most 18 behind the point";
 const NO_CURRENCY: &str = "is not a string of 2 to 16 characters A-Z and 0-9";
+const NO_DELTA: &str = "has neither availableDelta nor frozenDelta: it must give at least one";
+/// So much of the name of an unknown field is told.
+const MAX_NAME_CHARS: usize = 64;
+
+/// The name of a field that a change must not have, fit for messages and logs.
+fn told(name: &str) -> String {
+    let mut told: String = name
+        .chars()
+        .take(MAX_NAME_CHARS)
+        .flat_map(char::escape_default)
+        .collect();
+    if name.chars().nth(MAX_NAME_CHARS).is_some() {
+        told.push_str("...");
+    }
+    told
+}
 
 /// Fields met so far in one object; each known field is one bit.
 #[derive(Default)]
@@ -218,6 +235,8 @@ struct Decoder<'a, 'c> {
     envelope_flaw: Option<Flaw>,
     amount_flaw: Option<Flaw>,
     data_flaw: Option<Flaw>,
+    /// The first field of a change that no change has: which change, and its name.
+    unknown_field: Option<(usize, String)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -246,6 +265,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
             envelope_flaw: None,
             amount_flaw: None,
             data_flaw: None,
+            unknown_field: None,
         }
     }
 
@@ -438,7 +458,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
     fn change(&mut self, reader: &mut Reader<'a>, index: usize) -> Result<(), Malformed> {
         let mut seen = Seen::default();
         let (mut account, mut shard, mut currency) = (None, None, None);
-        let (mut available_delta, mut frozen_delta) = (Amount::ZERO, Amount::ZERO);
+        let (mut available_delta, mut frozen_delta) = (None, None);
         while let Some(key) = reader.next_key()? {
             let token = reader.value()?;
             let (field, name) = match &*key.value() {
@@ -447,7 +467,10 @@ impl<'a, 'c> Decoder<'a, 'c> {
                 "currencyCode" => (4, "currencyCode"),
                 "availableDelta" => (8, "availableDelta"),
                 "frozenDelta" => (16, "frozenDelta"),
-                _ => {
+                // A misspelt delta must never become a change of zero.
+                unknown => {
+                    self.unknown_field
+                        .get_or_insert_with(|| (index, told(unknown)));
                     reader.skip(token)?;
                     continue;
                 }
@@ -479,6 +502,9 @@ impl<'a, 'c> Decoder<'a, 'c> {
             }
             return Ok(());
         };
+        if available_delta.is_none() && frozen_delta.is_none() {
+            self.bad_change(index, "", NO_DELTA);
+        }
         // Flaws leave holes in `changes`, but then nobody reads them.
         let bit = 1u64.wrapping_shl(self.changes.len() as u32);
         self.needs_account |= if account.is_none() { bit } else { 0 };
@@ -490,8 +516,8 @@ impl<'a, 'c> Decoder<'a, 'c> {
         };
         self.changes.push(Change {
             key,
-            available_delta,
-            frozen_delta,
+            available_delta: available_delta.unwrap_or(Amount::ZERO),
+            frozen_delta: frozen_delta.unwrap_or(Amount::ZERO),
         });
         Ok(())
     }
@@ -509,20 +535,21 @@ impl<'a, 'c> Decoder<'a, 'c> {
         })
     }
 
-    fn delta(&mut self, token: Token<'a>, index: usize, field: &'static str) -> Amount {
+    /// `None` where the field is null, which gives no delta.
+    fn delta(&mut self, token: Token<'a>, index: usize, field: &'static str) -> Option<Amount> {
         let amount = match token {
-            Token::Null => Some(Amount::ZERO),
+            Token::Null => return None,
             Token::Number(text) => Amount::parse(text),
             _ => string(token).and_then(|text| Amount::parse(&text)),
         };
-        amount.unwrap_or_else(|| {
+        if amount.is_none() {
             self.amount_flaw.get_or_insert(Flaw {
                 field,
                 change: Some(index),
                 what: NO_AMOUNT,
             });
-            Amount::ZERO
-        })
+        }
+        amount
     }
 
     fn bad_envelope(&mut self, field: &'static str, what: &'static str) {
@@ -571,6 +598,12 @@ impl<'a, 'c> Decoder<'a, 'c> {
             (DeadReason::UnknownEventType, detail)
         } else if let Some(flaw) = self.amount_flaw {
             (DeadReason::InvalidAmount, flaw.to_string())
+        } else if let Some((change, name)) = self.unknown_field {
+            let detail = format!(
+                "data.changes[{change}] has the field \"{name}\", but a change has only \
+                 accountId, shardId, currencyCode, availableDelta and frozenDelta."
+            );
+            (DeadReason::InvalidEvent, detail)
         } else if let Some(flaw) = self.data_flaw {
             (DeadReason::InvalidEvent, flaw.to_string())
         } else {

@@ -98,7 +98,7 @@ fn the_example_of_the_contract() {
 #[test]
 fn fields_may_stand_in_any_order() {
     let payload = format!(
-        r#"{{"data":{{"changes":[{CHANGE},{{"accountId":"-7","shardId":2,"currencyCode":"USD"}}],"shardId":9,"accountId":5}},
+        r#"{{"data":{{"changes":[{CHANGE},{{"accountId":"-7","shardId":2,"currencyCode":"USD","frozenDelta":"0"}}],"shardId":9,"accountId":5}},
             "source":"","eventType":"balance.changed","eventId":"a"}}"#
     );
     let (head, changes) = decode(payload.as_bytes()).expect("an event");
@@ -163,12 +163,65 @@ fn unknown_fields_are_ignored_also_when_given_twice_or_huge() {
         )),
         None
     );
+}
+
+#[test]
+fn a_change_has_five_fields_and_no_other() {
+    for field in [
+        "avaliableDelta",
+        "AvailableDelta",
+        "availableDelta ",
+        "data",
+        "note",
+        "",
+        "\u{202e}",
+        "\\u0000",
+        "\\n",
+        &"x".repeat(70_000),
+    ] {
+        for value in ["null", "\"5\"", "[{\"availableDelta\":1}]"] {
+            let payload = with_change(&format!(
+                "{{\"currencyCode\":\"USD\",\"availableDelta\":\"1\",\"{field}\":{value}}}"
+            ));
+            let defect = decode(payload.as_bytes()).expect_err("a defect");
+            assert_eq!(defect.reason, DeadReason::InvalidEvent, "{field:?}");
+            assert!(
+                defect.detail.is_ascii() && !defect.detail.contains(char::is_control),
+                "{}",
+                defect.detail
+            );
+            assert!(defect.detail.len() < 300, "{}", defect.detail);
+        }
+    }
+    // The name decides, however it is written.
     assert_eq!(
         reason(&with_change(
-            r#"{"currencyCode":"USD","data":1,"data":2,"timestamp":5}"#
+            r#"{"currencyCode":"USD","availableDelt\u0061":"1"}"#
         )),
         None
     );
+}
+
+#[test]
+fn a_change_without_a_delta_is_none() {
+    for (change, fits) in [
+        (r#"{"currencyCode":"USD"}"#, false),
+        (r#"{"currencyCode":"USD","availableDelta":null}"#, false),
+        (
+            r#"{"currencyCode":"USD","availableDelta":null,"frozenDelta":null}"#,
+            false,
+        ),
+        (
+            r#"{"frozenDelta":"0","currencyCode":"USD","availableDelta":null}"#,
+            true,
+        ),
+        (r#"{"currencyCode":"USD","availableDelta":0}"#, true),
+    ] {
+        let expected = (!fits).then_some(DeadReason::InvalidEvent);
+        assert_eq!(reason(&with_change(change)), expected, "{change}");
+        let second = format!("{CHANGE},{change}");
+        assert_eq!(reason(&with_change(&second)), expected, "{second}");
+    }
 }
 
 #[test]
@@ -183,11 +236,13 @@ fn known_fields_given_twice() {
         with_data(r#""accountId":1,"accountId":1"#),
         with_data(r#""accountId":1,"shardId":null,"shardId":null"#),
         with_data(r#""accountId":1,"changes":[]"#),
-        with_change(r#"{"currencyCode":"USD","currencyCode":"USD"}"#),
-        with_change(r#"{"currencyCode":"USD","accountId":null,"accountId":null}"#),
-        with_change(r#"{"currencyCode":"USD","shardId":1,"shardId":1}"#),
+        with_change(r#"{"currencyCode":"USD","currencyCode":"USD","frozenDelta":1}"#),
+        with_change(r#"{"currencyCode":"USD","accountId":null,"accountId":null,"frozenDelta":1}"#),
+        with_change(r#"{"currencyCode":"USD","shardId":1,"shardId":1,"frozenDelta":1}"#),
         with_change(r#"{"currencyCode":"USD","availableDelta":"1","availableDelt\u0061":"1"}"#),
-        with_change(r#"{"currencyCode":"USD","frozenDelta":null,"frozenDelta":null}"#),
+        with_change(
+            r#"{"currencyCode":"USD","availableDelta":1,"frozenDelta":null,"frozenDelta":null}"#,
+        ),
     ] {
         assert_eq!(
             reason(&payload),
@@ -346,14 +401,13 @@ fn account_and_shard_ids() {
         assert_eq!(shard_id, expected, "{payload}");
     }
     // A bad one is bad also where every change has its own.
-    let own = r#"{"eventId":"a","eventType":"balance.changed","data":{"accountId":"x","changes":[{"accountId":1,"currencyCode":"USD"}]}}"#;
+    let own = r#"{"eventId":"a","eventType":"balance.changed","data":{"accountId":"x","changes":[{"accountId":1,"currencyCode":"USD","frozenDelta":1}]}}"#;
     assert_eq!(reason(own), Some(DeadReason::InvalidEvent));
 }
 
 #[test]
 fn deltas() {
     for (text, expected) in [
-        ("null", Some("0")),
         ("\"1\"", Some("1")),
         ("1", Some("1")),
         ("-0", Some("0")),
@@ -417,6 +471,20 @@ fn details_name_the_field() {
             "data.changes[1].currencyCode is missing.",
         ),
         (with_change("7"), "data.changes[0] is not an object."),
+        (
+            with_change(&format!(
+                "{CHANGE},{{\"currencyCode\":\"USD\",\"avaliableDelta\":\"secret\"}}"
+            )),
+            "data.changes[1] has the field \"avaliableDelta\", but a change has only",
+        ),
+        (
+            with_change(r#"{"currencyCode":"USD","note\u0000é":"secret"}"#),
+            "data.changes[0] has the field \"note\\u{0}\\u{e9}\", but",
+        ),
+        (
+            with_change(&format!("{CHANGE},{{\"currencyCode\":\"USD\"}}")),
+            "data.changes[1] has neither availableDelta nor frozenDelta",
+        ),
         (
             with_data("\"shardId\":\"secret\""),
             "data.shardId is not an integer",

@@ -209,6 +209,24 @@ impl Walk {
         if account.is_none() {
             self.defect(INVALID_EVENT);
         }
+        let known = [
+            "accountId",
+            "shardId",
+            "currencyCode",
+            "availableDelta",
+            "frozenDelta",
+        ];
+        if fields.iter().any(|(name, _)| !known.contains(&&**name)) {
+            self.defect(INVALID_EVENT);
+        }
+        let given = |name| {
+            fields
+                .iter()
+                .any(|(key, value)| key == name && *value != Json::Null)
+        };
+        if !given("availableDelta") && !given("frozenDelta") {
+            self.defect(INVALID_EVENT);
+        }
         let available = self.delta(fields, "availableDelta");
         let frozen = self.delta(fields, "frozenDelta");
         Some(Change {
@@ -385,6 +403,27 @@ mod tests {
             "yesterday",
         ] {
             assert!(!is_rfc3339(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_change_has_five_fields_and_gives_a_delta() {
+        let reasons = |change: &str| {
+            let payload = format!(
+                r#"{{"eventId":"a","eventType":"balance.changed","data":{{"accountId":1,"changes":[{change}]}}}}"#
+            );
+            decode(Some(payload.as_bytes()))
+                .err()
+                .map(|dead| dead.reasons)
+        };
+        let good = r#"{"currencyCode":"USD","availableDelta":null,"frozenDelta":0}"#;
+        assert_eq!(reasons(good), None);
+        for bad in [
+            r#"{"currencyCode":"USD"}"#,
+            r#"{"currencyCode":"USD","availableDelta":null}"#,
+            r#"{"currencyCode":"USD","availableDelta":"1","note":null}"#,
+        ] {
+            assert_eq!(reasons(bad), Some(vec![INVALID_EVENT]), "{bad}");
         }
     }
 

@@ -7,6 +7,8 @@ const BROKEN_FIELDS: &[(&str, &str)] = &[
     ("\"availableDelta\":\"", "\"availableDelta\":\"NaN"),
     ("\"availableDelta\":\"", "\"availableDelta\":\"1e3"),
     ("\"currencyCode\":\"", "\"currencyCode\":\"$"),
+    ("\"availableDelta\":\"", "\"avaliableDelta\":\""),
+    ("\"currencyCode\":\"", "\"note\":1,\"currencyCode\":\""),
     ("\"changes\":[", "\"changes\":[7,"),
     (
         "\"eventType\":\"balance.changed\"",

@@ -97,7 +97,7 @@ fn string(json: &Json) -> String {
 /// Cases use the same ids and accounts, so each one meets a ledger that was emptied before it.
 async fn run_cases(settings: &[(&str, &str)], batches_of_one: bool) {
     let cases = cases();
-    assert_eq!(cases.len(), 37);
+    assert_eq!(cases.len(), 39);
     let scene = Scene::new(cases.len() as i32).await;
     let mut ingester = scene.ingester_with(settings);
     for (partition, case) in (0..).zip(&cases) {
