@@ -14,7 +14,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak nemesis mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ acceptance: build ## take-over times, latency, cost at rest and of HTTP, memory:
 
 soak: build ## the demo with 20 kills
 	@KILLS=20 scripts/with-stack.sh target/release/demo
+
+nemesis: build ## all faults at once for MINUTES (10), then all is compared with the reference (SEED=n repeats a run)
+	@MINUTES=$(MINUTES) SEED=$(SEED) WITHOUT=$(WITHOUT) scripts/with-stack.sh target/release/nemesis
 
 package: ## Debian packages of the ingester and the extension: target/package/*.deb
 	@scripts/setup.sh --package

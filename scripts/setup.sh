@@ -48,6 +48,8 @@ missing_packages() {
   { have chromium && have chromedriver; } || printf '%s\n' chromium chromium-driver
   have_file '/usr/share/fonts/truetype/*/*.ttf' || echo fonts-dejavu-core
   have openssl || echo openssl
+  # Clocks that jump are a scenario.
+  have_file '/usr/lib/*/faketime/libfaketime.so.1' || echo libfaketime
   # What a reader of the documentation sends records with.
   have kcat || echo kcat
   java_fits || echo openjdk-17-jre-headless

@@ -13,6 +13,7 @@
 # certificates: ca.crt signed those of the servers, which are for localhost, and client.crt; stranger.crt signed nobody's.
 # What is migrated is for people, and there a topic appears once something is sent to it; tests make their own.
 # A service that is stopped and started again keeps its port and its data; `down` removes DIR.
+# SLUICE_POSTGRES_PRELOAD names a library that postgres-start puts before PostgreSQL's own calls (tests of clocks and disks).
 # SLUICE_LIBDIR names a folder whose sluice.so PostgreSQL loads before the installed one (tests of patched builds).
 # PG_CONFIG selects another PostgreSQL than Debian's 15.
 # shellcheck disable=SC1090,SC2153 # DIR/settings is written by remember()
@@ -205,13 +206,14 @@ postgres_settings() {
 
 postgres_start() {
   [ -z "$(pid_of postgres)" ] || return 0
-  local log=$pg_home/log
+  local log=$pg_home/log preload=()
+  if [ -n "${SLUICE_POSTGRES_PRELOAD:-}" ]; then preload=("LD_PRELOAD=$SLUICE_POSTGRES_PRELOAD"); fi
   # With RUST_BACKTRACE in the server's environment pgrx would put a backtrace into the DETAIL of every error.
   # After an immediate stop the last backends may hold the shared memory for a moment longer.
   local deadline=$((SECONDS + 15)) seen
   while :; do
     seen=$(stat -c %s "$log" 2>/dev/null || echo 0)
-    if as_postgres env -u SLUICE_STACK_DIR -u RUST_BACKTRACE "$pg_bin/pg_ctl" start -s -w -t $start_timeout_s -D "$pg_home/data" -l "$log" \
+    if as_postgres env -u SLUICE_STACK_DIR -u RUST_BACKTRACE "${preload[@]}" "$pg_bin/pg_ctl" start -s -w -t $start_timeout_s -D "$pg_home/data" -l "$log" \
       >"$dir/pg_ctl.log" 2>&1; then
       head -n 1 "$pg_home/data/postmaster.pid" >"$dir/postgres.pid"
       return 0

@@ -65,6 +65,16 @@ impl Trouble {
     }
 }
 
+#[cfg(feature = "fault-points")]
+impl From<crate::fault::Raised> for Trouble {
+    fn from(raised: crate::fault::Raised) -> Self {
+        Self {
+            text: raised.into(),
+            passes: false,
+        }
+    }
+}
+
 impl Aftercare {
     /// Runs for as long as the process; `led` answers what is led now.
     pub async fn run(self, led: impl Fn() -> Vec<Held>) {
@@ -135,6 +145,7 @@ impl Aftercare {
             )
             .await
             .map_err(|error| Trouble::of(&error))?;
+        fault_point!("letters.retried");
         let (retried, waiting): (i64, i64) = (row.get(0), row.get(1));
         self.metrics.dead_letters_retried(retried);
         if retried > 0 {
@@ -161,6 +172,7 @@ impl Aftercare {
         if letters.is_empty() {
             return Ok(false);
         }
+        fault_point!("letters.read");
         let mut messages: Vec<Message<'_>> = letters
             .iter()
             .map(|letter| Message {
@@ -195,11 +207,13 @@ impl Aftercare {
                 });
             }
         }
+        fault_point!("letters.produced");
         let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
         client
             .execute(MARK, &[&ids])
             .await
             .map_err(|error| Trouble::of(&error))?;
+        fault_point!("letters.marked");
         Ok(true)
     }
 }

@@ -56,6 +56,13 @@ pub enum Failure {
     Paused(String),
 }
 
+#[cfg(feature = "fault-points")]
+impl From<crate::fault::Raised> for Failure {
+    fn from(raised: crate::fault::Raised) -> Self {
+        Self::Lost(raised.into())
+    }
+}
+
 /// Applies batches of one partition for one leadership.
 #[derive(Clone)]
 pub struct Applier {
@@ -102,6 +109,7 @@ impl Refusal {
 impl Applier {
     /// Commits the whole batch, in as few transactions as its records allow.
     pub async fn commit(&self, batch: &Batch) -> Result<(), Failure> {
+        fault_point!("batch.taken");
         // Halves still to do, the earliest last.
         let mut parts = Vec::new();
         parts.push(0..batch.records());
@@ -120,6 +128,7 @@ impl Applier {
                 Persisted::Refused(text) => return Err(Failure::Halt(text)),
             }
         }
+        fault_point!("batch.committed");
         Ok(())
     }
 
@@ -308,11 +317,16 @@ impl Applier {
         let last_record = slice.last_record.map(Uuid::from_bytes);
         let began = Instant::now();
         if let Some(call) = self.call(slice) {
+            let commit = async {
+                fault_point!("alone.commit");
+                fault_sent!("alone.sent", client.batch_execute("COMMIT")).await
+            };
             let ((), (applied, row), (committed, ())) = tokio::try_join!(
                 client.batch_execute("BEGIN"),
                 timed(call.apply(client, &statements)),
-                timed(client.batch_execute("COMMIT")),
+                timed(commit),
             )?;
+            fault_point!("alone.answered");
             took.apply = applied - began;
             took.commit = committed - applied;
             self.metrics.phase("apply", took.apply);
@@ -322,26 +336,25 @@ impl Applier {
         let rows = match &slice.content {
             Content::Balance(rows) => rows,
             Content::Domain(records) => {
+                fault_point!("events.send");
+                let args: [&(dyn ToSql + Sync); 12] = [
+                    topic,
+                    number,
+                    &token,
+                    &lease_id,
+                    &slice.from_offset,
+                    &slice.next_offset,
+                    &last_record,
+                    &records.offsets,
+                    &records.times_ms,
+                    &records.keys,
+                    &records.payloads,
+                    &records.headers,
+                ];
                 // One statement, and so one transaction.
-                let row = client
-                    .query_one(
-                        &statements.apply_events,
-                        &[
-                            topic,
-                            number,
-                            &token,
-                            &lease_id,
-                            &slice.from_offset,
-                            &slice.next_offset,
-                            &last_record,
-                            &records.offsets,
-                            &records.times_ms,
-                            &records.keys,
-                            &records.payloads,
-                            &records.headers,
-                        ],
-                    )
-                    .await?;
+                let apply = client.query_one(&statements.apply_events, &args);
+                let row = fault_sent!("events.sent", apply).await?;
+                fault_point!("events.answered");
                 took.apply = began.elapsed();
                 self.metrics.phase("apply", took.apply);
                 return Ok((row, took));
@@ -373,17 +386,24 @@ impl Applier {
             client.copy_in(&statements.copy),
         );
         let ((), sink) = try_join(begin, copying).await?;
+        fault_point!("copy.begun");
         let mut sink = pin!(sink);
         for start in (0..copy.len()).step_by(MESSAGE) {
             let end = copy.len().min(start + MESSAGE);
             sink.feed(copy.slice(start..end)).await?;
+            fault_point!("copy.mid");
         }
         // All is sent before the first answer: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.
+        let commit = async {
+            fault_point!("copy.commit");
+            fault_sent!("copy.sent", client.batch_execute("COMMIT")).await
+        };
         let ((copied, _), (applied, row), (committed, ())) = tokio::try_join!(
             timed(sink.finish()),
             timed(client.query_one(&statements.apply_balances, &args)),
-            timed(client.batch_execute("COMMIT")),
+            timed(commit),
         )?;
+        fault_point!("copy.answered");
         took.copy = copied - began;
         took.apply = applied - copied;
         took.commit = committed - applied;

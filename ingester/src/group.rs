@@ -173,9 +173,13 @@ impl Group {
                     .iter()
                     .map(|call| timed(call.apply(client, &statements))),
             );
-            let commit = timed(client.batch_execute("COMMIT"));
+            let commit = timed(async {
+                fault_point!("group.commit");
+                fault_sent!("group.sent", client.batch_execute("COMMIT")).await
+            });
             let ((), applied, (committed, ())) = tokio::try_join!(begin, applied, commit)?;
-            Ok((applied, committed))
+            fault_point!("group.answered");
+            Ok::<_, Error>((applied, committed))
         };
         let done = done.await.map_err(|error| describe(&error))?;
         connection.keep();

@@ -161,6 +161,7 @@ impl Session {
         let mut parameters = columns.parameters().to_vec();
         parameters.push((&lease_ms, Type::INT8));
         let rows = self.client.query_typed(RENEW, &parameters).await?;
+        fault_point!("lease.renewed");
         for (row, (_, leadership)) in rows.iter().zip(held) {
             if row.get(0) {
                 leadership.extend(deadline)
@@ -242,6 +243,7 @@ impl Session {
             self.client.query_typed(ACQUIRE, &acquire),
             self.client.query_typed(POSITION, &at)
         )?;
+        fault_point!("lease.acquired");
         let (Some(row), Some(position)) = (acquired.first(), position.first()) else {
             return Ok(None);
         };
@@ -270,10 +272,12 @@ impl Session {
     /// Gives leaderships back; the answer says for each whether it was still ours.
     pub async fn release(&self, held: &[Held]) -> Result<Vec<bool>, tokio_postgres::Error> {
         let columns = Columns::of(held);
+        fault_point!("lease.release");
         let rows = self
             .client
             .query_typed(RELEASE, &columns.parameters())
             .await?;
+        fault_point!("lease.released");
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 

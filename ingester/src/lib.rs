@@ -3,6 +3,10 @@
 //! A record's way: [`source`] → [`staging`] → [`gate`] → [`apply`], within the [`lane`] of
 //! its partition; [`run`] decides which lanes there are, by what [`lease`] tells.
 
+// First, for its macros.
+#[macro_use]
+mod fault;
+
 pub mod aftercare;
 pub mod apply;
 pub mod commands;

@@ -76,6 +76,7 @@ impl Results {
         let rows = client.query(UNSENT, &[topic, number, &CHUNK]).await;
         let rows = rows.map_err(|error| describe(&error))?;
         drop(client);
+        fault_point!("results.read");
         // One key for all results of a partition keeps their order.
         let key = format!("{topic}/{number}");
         let messages: Vec<Message<'_>> = rows
@@ -90,6 +91,7 @@ impl Results {
             .collect();
         let produced = self.outlet.produce(&messages).await;
         produced.map_err(|refused| format!("RESULTS_TOPIC: {}", refused.text))?;
+        fault_point!("results.produced");
         let next_offset: Option<i64> = rows.iter().filter_map(|row| row.get("next_offset")).max();
         let changed: Vec<i64> = rows
             .iter()
@@ -100,6 +102,7 @@ impl Results {
             .execute(MARK, &[topic, number, &next_offset, &changed])
             .await;
         marked.map_err(|error| describe(&error))?;
+        fault_point!("results.marked");
         Ok(())
     }
 }

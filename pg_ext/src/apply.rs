@@ -110,6 +110,7 @@ fn apply_behind_fence(
         letters.write(client, call.span.name) as i64,
         counts.dead,
     );
+    fault_point!("apply.verdicts");
     steps.done("verdicts and dead letters");
     counts
 }
@@ -130,8 +131,10 @@ fn decide(
         })
         .collect();
     let ownership = Ownership::claim(&carried);
+    fault_point!("apply.identities");
     steps.done("identities");
     let mut accounts = Accounts::lock(staged, &ownership);
+    fault_point!("apply.locked");
     steps.done("balances found and locked");
     let mut fold = Fold {
         counts: Counts::default(),
@@ -142,9 +145,11 @@ fn decide(
     let mut log = Log::open(fenced.partition_id, created_at);
     let logged = fold.run(staged, &ownership, &mut accounts, &mut log);
     assert_count("log rows", log.close() as i64, logged);
+    fault_point!("apply.folded");
     steps.done("fold and log");
     (fold.counts.updated_rows, fold.counts.inserted_rows) =
         accounts.write(client, session::unix_millis(created_at));
+    fault_point!("apply.balances");
     steps.done("balances written");
     assert_count("events", fold.counts.events(), staged.records.len() as i64);
     (fold.counts, fold.verdicts, fold.letters)
@@ -233,6 +238,10 @@ impl Fold {
         let mut legs: Vec<Leg> = Vec::new();
         let mut after: Vec<Balance> = Vec::new();
         for (index, record) in staged.records.iter().enumerate() {
+            #[cfg(feature = "fault-points")]
+            if index == staged.records.len() / 2 {
+                crate::fault::point("apply.mid_fold");
+            }
             let (event, places) = match &record.content {
                 Content::Event(event, places) => (event, places),
                 Content::Dead(dead) => {

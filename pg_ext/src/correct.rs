@@ -59,8 +59,10 @@ pub fn correct(payload: &str, why: &str) -> (i32, i64) {
             source: head.source.map(Cow::into_owned),
             changes,
         };
+        fault_point!("correct.numbered");
         // A fresh event id is never a duplicate.
         apply::decide_anew(client, &Fenced { partition_id }, &[event]);
+        fault_point!("correct.decided");
         let args = [
             partition_id.into(),
             offset.into(),
@@ -68,6 +70,7 @@ pub fn correct(payload: &str, why: &str) -> (i32, i64) {
             payload.into(),
         ];
         run(client, RECORD, &args);
+        fault_point!("correct.recorded");
         (partition_id, offset)
     })
 }

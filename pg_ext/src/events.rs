@@ -153,7 +153,9 @@ fn apply_behind_fence(
     let task = Task::Batch {
         from_offset: span.from_offset,
     };
+    fault_point!("events.identities");
     let mut handled = handler.run(client, span.name, &task, records, &decoded, &news);
+    fault_point!("events.handled");
 
     let mut writer = Writer {
         records,
@@ -185,7 +187,9 @@ fn apply_behind_fence(
             },
         }
     }
-    writer.write(client, span, fenced)
+    let counts = writer.write(client, span, fenced);
+    fault_point!("events.verdicts");
+    counts
 }
 
 /// What the ingester says in its session; a replay by hand has no limit.

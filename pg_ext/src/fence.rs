@@ -66,6 +66,7 @@ const LOOK: &str = "
 
 /// Advances the progress row, or raises SQLSTATE 55000.
 pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
+    fault_point!("fence.before");
     let args = [
         span.name.topic.into(),
         span.name.partition.into(),
@@ -83,6 +84,9 @@ pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
             .get_one()
             .unwrap_or_else(internal)
             .unwrap_or_default();
+        fault_point!("fence.advanced");
+        #[cfg(feature = "fault-points")]
+        crate::fault::at_commit();
         return Fence::Advanced(Fenced { partition_id });
     }
     let rows = client

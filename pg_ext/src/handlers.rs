@@ -227,6 +227,7 @@ impl Handler {
             payloads.into(),
         ];
         let rows = statements::execute(client, CALL, &args);
+        fault_point!("events.called");
         let (sqlstate, message) = rows
             .first()
             .get_two::<String, String>()

@@ -150,6 +150,7 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
         if !seen.free || !lock_row(client, LOCK_LEASE, LEASE_HOLDERS, seen.partition_id) {
             return seen.refused();
         }
+        fault_point!("acquire.lease_locked");
         let Some(seen) = find(client, name, service_id).filter(|seen| seen.free) else {
             return find(client, name, service_id)
                 .map(Seen::refused)
@@ -164,7 +165,10 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
                 ),
             );
         }
-        grant(client, seen.partition_id, service_id, lease_us)
+        fault_point!("acquire.progress_locked");
+        let lock = grant(client, seen.partition_id, service_id, lease_us);
+        fault_point!("acquire.granted");
+        lock
     })
 }
 
@@ -185,6 +189,7 @@ pub fn renew(
             lease_us.into(),
         ];
         let rows = client.update(RENEW, None, &args).unwrap_or_else(internal);
+        fault_point!("renew.done");
         if rows.is_empty() {
             None
         } else {
@@ -203,7 +208,10 @@ pub fn release(name: PartitionName<'_>, mine: Leadership) -> bool {
             mine.fencing_token.into(),
             mine.lease_id.into(),
         ];
-        run(client, RELEASE, &args) > 0
+        fault_point!("release.before");
+        let released = run(client, RELEASE, &args) > 0;
+        fault_point!("release.done");
+        released
     })
 }
 

@@ -1,6 +1,10 @@
 //! The extension `sluice`: taking a partition's lock with a fencing token, and applying a
 //! batch of balance changes or domain events, natively. Tables belong to `migrations/`; rules to `ledger`.
 
+// First, for its macro.
+#[macro_use]
+mod fault;
+
 mod accounts;
 mod api;
 mod apply;

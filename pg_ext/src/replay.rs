@@ -106,7 +106,9 @@ pub fn replay(name: PartitionName<'_>, ids: &[i64], payload: Option<&[u8]>) -> V
         let fenced = Fenced {
             partition_id: partition_id.unwrap_or_default(),
         };
+        fault_point!("replay.locked");
         let letters = letters(client, name, ids, payload);
+        fault_point!("replay.letters");
         if let (Some(payload), Some(letter)) = (payload, letters.first()) {
             check_correction(payload, letter.time_ms, name.topic, is_domain == Some(true));
         }
@@ -115,12 +117,15 @@ pub fn replay(name: PartitionName<'_>, ids: &[i64], payload: Option<&[u8]>) -> V
         } else {
             replay_balances(client, &fenced, &letters)
         };
+        fault_point!("replay.decided");
         settle(client, &letters, &faults);
+        fault_point!("replay.settled");
         let alive = letters
             .iter()
             .filter(|letter| !faults.contains_key(&letter.id));
         let alive: Vec<i64> = alive.map(|letter| letter.offset).collect();
         run(client, TELL, &[fenced.partition_id.into(), alive.into()]);
+        fault_point!("replay.told");
         results(client, name, ids)
     })
 }
@@ -214,6 +219,7 @@ fn replay_balances(
         fenced,
         letters.iter().map(|letter| letter.offset).collect(),
     );
+    fault_point!("replay.balances_forgotten");
     let mut verdicts = apply::decide_anew(client, fenced, &decodable);
     for (offset, event, code) in dead {
         verdicts.push(offset, event, Verdict::Dead.as_str(), Some(code.to_owned()));
@@ -287,7 +293,9 @@ fn replay_events(
     let task = Task::Replay { ids };
     let handled = handler.run(client, name, &task, &records, &decoded, &news);
 
+    fault_point!("replay.handled");
     forget_verdicts(client, fenced, records.offsets.clone());
+    fault_point!("replay.events_forgotten");
     let mut verdicts = Verdicts::default();
     let mut faults = HashMap::new();
     for (record, letter) in letters.iter().enumerate() {

@@ -1,12 +1,12 @@
 //! Load from the workload: all at once, or at a rate until told to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::kafka::Kafka;
-use crate::workload::Workload;
+use crate::workload::{Stream, Workload};
 
 /// Sends `events` records, spread over the partitions, as fast as Kafka takes them.
 pub fn fill(kafka: &Kafka, topic: &str, partitions: i32, workload: &Workload, events: u64) {
@@ -74,6 +74,7 @@ pub fn share(events: u64, partitions: i32, partition: i32) -> usize {
 pub struct Feed {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    partitions: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -90,15 +91,18 @@ impl Feed {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
+        let partitions = Arc::new(AtomicI32::new(partitions));
+        let growing = partitions.clone();
         let (kafka, topic, workload) = (kafka.clone(), topic.to_owned(), workload.clone());
         let (stopped, count) = (stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
             let producer = kafka.producer_with(&[("linger.ms", "1")]);
-            let mut streams: Vec<_> = (0..partitions)
-                .map(|partition| workload.stream(partition))
-                .collect();
+            let mut streams: Vec<Stream> = Vec::new();
             let start = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
+                let partitions = growing.load(Ordering::Relaxed);
+                let more = streams.len() as i32..partitions;
+                streams.extend(more.map(|partition| workload.stream(partition)));
                 let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
                 for number in count.load(Ordering::Relaxed)..due {
                     let partition = (number % partitions as u64) as usize;
@@ -114,8 +118,14 @@ impl Feed {
         Self {
             stop,
             sent,
+            partitions,
             thread: Some(thread),
         }
+    }
+
+    /// The topic has more partitions now.
+    pub fn grow(&self, partitions: i32) {
+        self.partitions.store(partitions, Ordering::Relaxed);
     }
 
     pub fn sent(&self) -> u64 {

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,6 +44,12 @@ pub struct Proxy {
     plan: Arc<Mutex<Plan>>,
     /// False while no byte passes in either direction, on any connection.
     open: watch::Sender<bool>,
+    /// Counts how often all connections were cut.
+    cut: watch::Sender<u64>,
+    /// How long each message takes.
+    delay_ms: Arc<AtomicU64>,
+    /// Where new connections go.
+    server: Arc<AtomicU16>,
     listener: JoinHandle<()>,
 }
 
@@ -72,18 +80,55 @@ impl Proxy {
         let port = listener.local_addr().expect("a bound socket").port();
         let plan = Arc::new(Mutex::new(Plan::default()));
         let (open, opened) = watch::channel(true);
-        let shared = plan.clone();
+        let (cut, cuts) = watch::channel(0);
+        let delay_ms = Arc::new(AtomicU64::new(0));
+        let server = Arc::new(AtomicU16::new(postgres_port));
+        let leads_to = server.clone();
+        let way = Way {
+            plan: plan.clone(),
+            open: opened,
+            delay_ms: delay_ms.clone(),
+        };
         let listener = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, postgres_port, shared.clone(), opened.clone()));
+                let (served, mut cuts) = (
+                    serve(client, leads_to.load(Ordering::Relaxed), way.clone()),
+                    cuts.clone(),
+                );
+                cuts.mark_unchanged();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = served => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
             }
         });
         Self {
             port,
             plan,
             open,
+            cut,
+            delay_ms,
+            server,
             listener,
         }
+    }
+
+    /// From now on the way leads to another server; connections to the former one end.
+    pub fn lead_to(&self, postgres_port: u16) {
+        self.server.store(postgres_port, Ordering::Relaxed);
+        self.cut_all();
+    }
+
+    /// Closes every connection that there is now.
+    pub fn cut_all(&self) {
+        self.cut.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// From now on each message takes so long, in either direction.
+    pub fn delay(&self, delay_ms: u64) {
+        self.delay_ms.store(delay_ms, Ordering::Relaxed);
     }
 
     /// From now on no byte passes, and no connection ends: a network that swallows everything.
@@ -136,12 +181,25 @@ struct Connection {
     staged: bool,
 }
 
-async fn serve(
-    client: TcpStream,
-    postgres_port: u16,
+/// What happens to messages on their way.
+#[derive(Clone)]
+struct Way {
     plan: Arc<Mutex<Plan>>,
     open: watch::Receiver<bool>,
-) {
+    delay_ms: Arc<AtomicU64>,
+}
+
+impl Way {
+    async fn passes(&mut self) {
+        let delay_ms = self.delay_ms.load(Ordering::Relaxed);
+        if delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        }
+        let _ = self.open.wait_for(|open| *open).await;
+    }
+}
+
+async fn serve(client: TcpStream, postgres_port: u16, way: Way) {
     let server = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], postgres_port))).await;
     let Ok(server) = server else { return };
     // Small messages wait for nobody, or the proxy itself would be the slow part.
@@ -152,15 +210,13 @@ async fn serve(
     let forward = Forward {
         from: from_client,
         to: to_server,
-        plan: plan.clone(),
-        open: open.clone(),
+        way: way.clone(),
         connection: connection.clone(),
     };
     let backward = Backward {
         from: from_server,
         to: to_client,
-        plan,
-        open,
+        way,
         connection,
     };
     // When one direction ends the other is dropped with it, and both sockets are closed.
@@ -193,8 +249,7 @@ async fn fill_message(
 struct Forward {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    plan: Arc<Mutex<Plan>>,
-    open: watch::Receiver<bool>,
+    way: Way,
     connection: Arc<Mutex<Connection>>,
 }
 
@@ -206,7 +261,7 @@ impl Forward {
         let mut typed = false;
         while let Some(length) = fill_message(&mut self.from, &mut buffer, typed).await {
             let message = buffer.split_to(length);
-            let _ = self.open.wait_for(|open| *open).await;
+            self.way.passes().await;
             if !typed {
                 let code = (&message[4..8]).get_u32();
                 typed = code >> 16 == 3;
@@ -239,7 +294,7 @@ impl Forward {
 
     async fn hold(&self, here: Point) {
         let sender = {
-            let mut plan = self.plan.lock().expect("no one panics with it");
+            let mut plan = self.way.plan.lock().expect("no one panics with it");
             match plan.hold.take() {
                 Some((point, sender)) if point == here => sender,
                 other => {
@@ -307,8 +362,7 @@ fn split_string(bytes: &[u8]) -> (&[u8], &[u8]) {
 struct Backward {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    plan: Arc<Mutex<Plan>>,
-    open: watch::Receiver<bool>,
+    way: Way,
     connection: Arc<Mutex<Connection>>,
 }
 
@@ -336,7 +390,7 @@ impl Backward {
                 return;
             };
             let message = buffer.split_to(length);
-            let _ = self.open.wait_for(|open| *open).await;
+            self.way.passes().await;
             if self.is_commit_answer(&message) && self.cuts() {
                 return;
             }
@@ -357,7 +411,7 @@ impl Backward {
     }
 
     fn cuts(&self) -> bool {
-        let mut plan = self.plan.lock().expect("no one panics with it");
+        let mut plan = self.way.plan.lock().expect("no one panics with it");
         if plan.cut_commit_answers == 0 {
             plan.commits += 1;
             return false;

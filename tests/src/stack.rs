@@ -146,11 +146,17 @@ impl Stack {
 
     /// `scripts/stack.sh DIR …`, for example `["postgres-stop", "immediate"]`.
     pub async fn control(&self, arguments: &[&str]) {
+        self.control_with(arguments, &[]).await;
+    }
+
+    /// The same with more in its environment.
+    pub async fn control_with(&self, arguments: &[&str], environment: &[(&str, &str)]) {
         let mut command = tokio::process::Command::new(repository().join("scripts/stack.sh"));
         // The services outlive this command and must not hold our pipes open.
         let status = command
             .arg(&self.dir)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .status()

@@ -41,6 +41,8 @@ pub struct Workload {
     pub shared: bool,
     /// Whether no id comes again after 64 others.
     pub forgets: bool,
+    /// Keeps ids and accounts of several topics in one database apart.
+    pub lane: i32,
 }
 
 impl Workload {
@@ -50,6 +52,15 @@ impl Workload {
             accounts: 2_000,
             shared: false,
             forgets: false,
+            lane: 0,
+        }
+    }
+
+    /// The same with other ids and accounts than any other lane has; one in 16 numbers of partitions.
+    pub fn on_lane(self, lane: i32) -> Self {
+        Self {
+            lane: 16 * lane,
+            ..self
         }
     }
 
@@ -67,6 +78,7 @@ impl Workload {
             accounts,
             shared: true,
             forgets: false,
+            lane: 0,
         }
     }
 
@@ -75,7 +87,8 @@ impl Workload {
         Stream {
             rng: Rng::stream(self.seed, partition as u64 + 1),
             zipf: Zipf::new(self.accounts, 1.1),
-            partition,
+            partition: partition + self.lane,
+            lane: self.lane,
             shared: self.shared,
             forgets: self.forgets,
             serial: 0,
@@ -95,6 +108,7 @@ pub struct Stream {
     rng: Rng,
     zipf: Zipf,
     partition: i32,
+    lane: i32,
     shared: bool,
     forgets: bool,
     serial: u64,
@@ -239,7 +253,7 @@ impl Stream {
     fn account(&mut self) -> i64 {
         let rank = self.zipf.sample(&mut self.rng) as i64;
         if self.shared {
-            rank
+            rank + i64::from(self.lane) * 1_000_000
         } else {
             rank * 256 + i64::from(self.partition)
         }

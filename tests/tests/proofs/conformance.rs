@@ -169,6 +169,7 @@ async fn check_case(scene: &Scene, partition: i32, case: &Case) {
         scene.topic.clone(),
         partition,
         Accounts::OfOnePartition,
+        Default::default(),
     )
     .await;
     assert_eq!(
