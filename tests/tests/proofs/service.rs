@@ -7,7 +7,7 @@ use proofs::compare::Accounts;
 use proofs::database::{Database, connect, migrate};
 use proofs::rng::seed;
 use proofs::scene::{STALL, Scene, assert_mixed};
-use proofs::stack::{Stack, sluice_command, unique};
+use proofs::stack::{Stack, repository, sluice_command, unique};
 use proofs::wait::wait_until;
 use proofs::workload::{Workload, credit};
 use rustix::process::{Pid, Signal, kill_process};
@@ -500,20 +500,22 @@ async fn the_ingesters_login_can_change_no_ledger_table_and_public_nothing_at_al
 
 #[test]
 fn what_proves_the_product_shares_no_code_with_it() {
-    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .expect("a manifest");
-    let dependencies: Vec<&str> = manifest
-        .lines()
-        .filter_map(|line| line.split_once(" = "))
-        .map(|(name, _)| name)
-        .collect();
-    assert!(dependencies.contains(&"rdkafka"));
-    assert!(
-        ["ledger", "sluice", "sluice_pg"]
-            .iter()
-            .all(|product| !dependencies.contains(product)),
-        "{dependencies:?}"
-    );
+    for (package, expected) in [("tests", "rdkafka"), ("model", "indexmap")] {
+        let manifest = repository().join(package).join("Cargo.toml");
+        let manifest = std::fs::read_to_string(manifest).expect("a manifest");
+        let dependencies: Vec<&str> = manifest
+            .lines()
+            .filter_map(|line| line.split_once(" = "))
+            .map(|(name, _)| name)
+            .collect();
+        assert!(dependencies.contains(&expected));
+        assert!(
+            ["ledger", "sluice", "sluice_pg"]
+                .iter()
+                .all(|product| !dependencies.contains(product)),
+            "{dependencies:?}"
+        );
+    }
 }
 
 /// Its marks are written after the fact and never read, so nothing that it does can matter.
