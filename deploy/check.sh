@@ -17,7 +17,10 @@ POSTGRES_PASSWORD=x INGESTER_PASSWORD=x docker-compose -f docker/compose.yaml co
 grep -oE '\.\.?/[^:]+\.(yml|yaml|json)' docker/compose.yaml | while read -r file; do
   [ -f "docker/$file" ] || die "docker/compose.yaml mounts $file, which is not there"
 done
-kubernetes-validate --strict deploy/kubernetes/{sluice,secret,migrate}.yaml
+kubernetes-validate --strict deploy/kubernetes/{sluice,secret,migrate,networkpolicy}.yaml
+# Nothing else of HTTP is to hold up what decides whether a pod lives, and no other pod is to reach it.
+[ "$(grep -c 'httpGet: {path: /[a-z]*, port: probes}' deploy/kubernetes/sluice.yaml)" = 2 ] || die "a probe that does not ask PROBE_PORT"
+! grep -q 'port: probes' deploy/kubernetes/networkpolicy.yaml || die "networkpolicy.yaml lets others in to the probes"
 scripts/promtool.sh check rules deploy/prometheus/alerts.yml
 scripts/promtool.sh check config --syntax-only docker/prometheus.yml
 

@@ -169,6 +169,9 @@ pub struct RunArgs {
     /// The same, by the name that platforms give it
     #[arg(long, env = "PORT")]
     port: Option<u16>,
+    /// A further port, for /livez and /readyz alone; 0 takes a free one and logs it; default: none
+    #[arg(long, env = "PROBE_PORT")]
+    probe_port: Option<u16>,
     /// Address to listen on
     #[arg(long, env = "HTTP_HOST", default_value = "127.0.0.1")]
     http_host: IpAddr,
@@ -251,6 +254,7 @@ pub struct RunSettings {
     pub start: StartOffset,
     pub retry: RetrySettings,
     pub http: SocketAddr,
+    pub probes: Option<SocketAddr>,
     /// For what the page shows and does.
     pub operator: Database,
     pub admin_token: Option<Token>,
@@ -687,6 +691,9 @@ impl RunArgs {
                 self.http_host,
                 self.db_writer_service_port.or(self.port).unwrap_or(3010),
             ),
+            probes: self
+                .probe_port
+                .map(|port| SocketAddr::new(self.http_host, port)),
             operator: self.operator(database, &service_id)?,
             admin_token: self.admin_token()?,
             dangling_after: Duration::from_secs(self.dangling_after),

@@ -6,6 +6,7 @@
 mod api;
 mod guard;
 mod page;
+mod places;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -27,16 +28,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 pub use self::guard::Token;
+use self::places::Places;
 use crate::look::Look;
 use crate::metrics::{self, Metrics};
 use crate::status::{Health, Snapshot, Status};
 
-/// Connections at one time; more wait to be accepted.
+/// Connections at one time.
 const CONNECTIONS: usize = 256;
+/// The same of the listener for probes.
+const PROBES: usize = 64;
 /// How long a connection may be without the whole head of a request.
 const IDLE: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request; hyper may take up to twice as many.
@@ -89,24 +92,38 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Takes the address; an error is one line for the operator.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+/// Takes the address that `setting` names; an error is one line for the operator.
+pub async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address)
         .await
-        .map_err(|error| format!("DB_WRITER_SERVICE_PORT: cannot listen on {address}: {error}"))
+        .map_err(|error| format!("{setting}: cannot listen on {address}: {error}"))
 }
 
-/// Serves for as long as the process lives.
-pub async fn serve(listener: TcpListener, told: Told) -> Infallible {
-    let routes = TowerToHyperService::new(routes(Arc::new(told)));
+/// Serves everything for as long as the process lives.
+pub async fn serve(listener: TcpListener, told: Arc<Told>) -> Infallible {
+    accept(listener, routes(told), CONNECTIONS).await
+}
+
+/// Serves probes alone: what keeps the other listener busy does not touch this one.
+pub async fn serve_probes(listener: TcpListener, told: Arc<Told>) -> Infallible {
+    let routes = probes()
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(not_that_way)
+        .layer(middleware::map_response(guard::with_headers))
+        .with_state(told);
+    accept(listener, routes, PROBES).await
+}
+
+/// Takes whoever comes. A connection that has not asked for anything gives way to one more than `most`.
+async fn accept(listener: TcpListener, routes: Router, most: usize) -> Infallible {
+    let routes = TowerToHyperService::new(routes);
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .max_buf_size(HEAD);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(most);
     loop {
-        let place = connections.clone().acquire_owned().await;
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -115,18 +132,35 @@ pub async fn serve(listener: TcpListener, told: Told) -> Infallible {
                 continue;
             }
         };
-        let routes = routes.clone();
+        let place = Arc::new(places.take().await);
+        let (routes, asks) = (routes.clone(), place.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(peer));
-            routes.call(request)
+            let (asking, answer) = (asks.asking(), routes.call(request));
+            async move {
+                let answer = answer.await;
+                drop(asking);
+                answer
+            }
         });
         let connection = server.serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move {
             // However it ends, it is the client's to ask again.
-            let _ = connection.await;
-            drop(place);
+            tokio::select! {
+                _ = connection => {}
+                () = place.gives_way() => {}
+            }
         });
+        // Many may come at once: each is heard before the next can take its place.
+        tokio::task::yield_now().await;
     }
+}
+
+/// What orchestrators ask.
+fn probes() -> Router<Arc<Told>> {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
 }
 
 fn routes(told: Arc<Told>) -> Router {
@@ -135,10 +169,8 @@ fn routes(told: Arc<Told>) -> Router {
         guard.clone(),
         guard::only_who_may,
     ));
-    Router::new()
+    probes()
         .route("/health", get(health))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
         .route("/metrics", get(prometheus))
         .merge(page::routes())
         .merge(api)

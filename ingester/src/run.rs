@@ -99,12 +99,16 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         .database
         .pool(settings.pool_size, settings.connection_timeout)?;
     // Before anything that may have to be waited for: health is told from the first moment on.
-    let listener = http::bind(settings.http).await?;
+    let listener = http::bind("DB_WRITER_SERVICE_PORT", settings.http).await?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let probes = match settings.probes {
+        Some(address) => Some(http::bind("PROBE_PORT", address).await?),
+        None => None,
+    };
     let operator = settings.operator.clone().with_statement_limit(ACTION_LIMIT);
     let operator = operator.pool(OPERATOR_CONNECTIONS, settings.connection_timeout)?;
     let look = Arc::new(Look::new(operator.clone()));
-    let told = Told {
+    let told = Arc::new(Told {
         service_id: settings.service_id.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
@@ -115,6 +119,15 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         admin_token: settings.admin_token.clone(),
         health: LastAnswer::default(),
         scrape: LastAnswer::default(),
+    });
+    let _probing = match probes {
+        Some(listener) => {
+            let address = listener.local_addr().map_err(|error| error.to_string())?;
+            info!(probes = %address, "serving /livez and /readyz");
+            let probing = http::serve_probes(listener, told.clone());
+            Some(AbortOnDropHandle::new(tokio::spawn(probing)))
+        }
+        None => None,
     };
     let serving = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, told)));
     let _looking_for_page = AbortOnDropHandle::new(tokio::spawn(async move { look.run().await }));

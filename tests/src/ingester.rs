@@ -170,12 +170,20 @@ impl Ingester {
 
     /// Where it serves HTTP.
     pub async fn address(&self) -> String {
-        const ADDRESS: &str = "address=";
-        self.logs(ADDRESS, Duration::from_secs(20)).await;
+        self.logged_after("address=").await
+    }
+
+    /// Where it answers probes, with PROBE_PORT.
+    pub async fn probe_address(&self) -> String {
+        self.logged_after("probes=").await
+    }
+
+    async fn logged_after(&self, name: &str) -> String {
+        self.logs(name, Duration::from_secs(20)).await;
         let log = self.log();
-        let (_, rest) = log.rsplit_once(ADDRESS).expect("logged");
-        let address = rest.split_whitespace().next();
-        address.expect("an address").to_owned()
+        let (_, rest) = log.rsplit_once(name).expect("logged");
+        let value = rest.split_whitespace().next();
+        value.expect("a value").to_owned()
     }
 
     /// Status and body of an answer to GET.
@@ -187,30 +195,7 @@ impl Ingester {
 
     /// The answer to a request of this method and path, these headers and this body.
     pub async fn ask(&self, request: &str, headers: &[&str], body: &str) -> Answer {
-        let mut stream = TcpStream::connect(self.address().await)
-            .await
-            .expect("it listens");
-        let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
-        let length = match body.len() {
-            0 => String::new(),
-            length => format!("Content-Length: {length}\r\n"),
-        };
-        let request =
-            format!("{request} HTTP/1.1\r\nConnection: close\r\n{headers}{length}\r\n{body}");
-        // It may have refused before it has read everything.
-        let _ = stream.write_all(request.as_bytes()).await;
-        let mut answer = Vec::new();
-        let read = stream.read_to_end(&mut answer).await;
-        let answer = String::from_utf8(answer).expect("text");
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("no HTTP answer: {read:?} {answer:?}"));
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Answer {
-            status: status.expect(head),
-            head: head.to_lowercase(),
-            body: body.to_owned(),
-        }
+        ask_at(&self.address().await, request, headers, body).await
     }
 
     /// Resident memory now, in bytes.
@@ -266,6 +251,31 @@ impl Drop for Ingester {
                 self.log_tail()
             );
         }
+    }
+}
+
+/// The answer of whatever listens at `address`.
+pub async fn ask_at(address: &str, request: &str, headers: &[&str], body: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("Content-Length: {length}\r\n"),
+    };
+    let request = format!("{request} HTTP/1.1\r\nConnection: close\r\n{headers}{length}\r\n{body}");
+    // It may have refused before it has read everything.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no HTTP answer: {read:?} {answer:?}"));
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Answer {
+        status: status.expect(head),
+        head: head.to_lowercase(),
+        body: body.to_owned(),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use proofs::ingester::Ingester;
+use proofs::ingester::{Ingester, ask_at};
 use proofs::scene::{STALL, Scene};
 use proofs::wait::wait_until;
 use proofs::workload::{Message, credit};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 /// Whatever hangs behind, answers come within this time; generous for a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -127,5 +129,64 @@ async fn metrics_count_what_was_committed_and_what_waits_for_a_person() {
             .all(|line| text.lines().any(|found| found == line))
     })
     .await;
+    ingester.stop().await;
+}
+
+/// Connections that begin a request and never end it.
+async fn half_open(address: &str, count: usize) -> Vec<TcpStream> {
+    let mut connections = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let begun = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: ").await;
+        begun.expect("taken");
+        connections.push(stream);
+    }
+    connections
+}
+
+async fn answers_at_once(address: &str, path: &str, expected: u16) {
+    let asked = format!("GET {path}");
+    let answer = ask_at(address, &asked, &["Host: localhost"], "");
+    let answer = tokio::time::timeout(STALL, answer).await;
+    assert_eq!(answer.expect("an answer").status, expected, "{path}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_connections_hold_up_neither_probes_nor_anybody_else() {
+    let scene = Scene::new(1).await;
+    let mut ingester = scene.ingester_with(&[("PROBE_PORT", "0")]);
+    let (all, probes) = (ingester.address().await, ingester.probe_address().await);
+    wait_until("readiness", STALL, async || {
+        let answer = ask_at(&all, "GET /readyz", &["Host: localhost"], "").await;
+        answer.status == 200
+    })
+    .await;
+    for path in ["/livez", "/readyz", "/health", "/metrics"] {
+        answers_at_once(&all, path, 200).await;
+    }
+    // Nothing but probes has a way there.
+    for (path, expected) in [
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/metrics", 404),
+        ("/", 404),
+    ] {
+        answers_at_once(&probes, path, expected).await;
+    }
+    let asked = Instant::now();
+    let _of_all = half_open(&all, 400).await;
+    answers_at_once(&probes, "/livez", 200).await;
+    answers_at_once(&all, "/health", 200).await;
+    let _of_probes = half_open(&probes, 400).await;
+    for path in ["/livez", "/readyz"] {
+        answers_at_once(&probes, path, 200).await;
+        answers_at_once(&all, path, 200).await;
+    }
+    // What does not end its request is cut off after 30 s: nobody has waited for that.
+    assert!(
+        asked.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        asked.elapsed()
+    );
     ingester.stop().await;
 }
