@@ -82,8 +82,8 @@ audit: ## licenses, bans, sources and known vulnerabilities of dependencies (car
 	cargo deny check
 	cargo audit
 
-mutants: build ## remove one safeguard at a time from a copy of the sources; the tests must notice each
-	@tests/mutants/run.sh
+mutants: build ## remove one safeguard at a time from a copy of the sources; the tests must notice each (MUTANTS="name …")
+	@tests/mutants/run.sh $(MUTANTS)
 
 upgrade: build ## from the previous version to this one under load, with ingesters of both
 	@tests/upgrade/run.sh

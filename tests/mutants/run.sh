@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Removes one safeguard at a time from a copy of the extension and expects the tests to notice: make mutants
+# Removes one safeguard at a time from a copy of the sources and expects the tests to notice: make mutants
 #
-#   tests/mutants/run.sh [NAME…]     only these mutants
+#   tests/mutants/run.sh [NAME…]     only these mutants of tests/mutants/list
 #
-# PostgreSQL loads each patched library from a folder of its own (SLUICE_LIBDIR), the installed one is never touched.
-# The unpatched copy goes first: what fails on it too would notice nothing. Exit status 1 when a mutant survives.
+# A patched library or binary is used where it is built (SLUICE_LIBDIR, SLUICE_BIN), the installed ones are never touched.
+# The unpatched copy goes first: a test that fails on it too would notice nothing. Exit status 1 when a mutant survives.
+# Each mutant builds the crate that it changes, and runs the tests that its line names.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -12,94 +13,134 @@ cd "$repository"
 say() { echo "mutants: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# NAME ~ FILE ~ what perl does to it ~ the tests that must notice
-mutants() {
-  cat <<'LIST'
-fence-check    ~ pg_ext/src/fence.rs ~ s/p\.fencing_token = \$3 AND p\.lease_id = \$4 AND p\.commit_offset = \$5/p.commit_offset = \$5/ ~ fence:: zombies::a_leader
-offset-check   ~ pg_ext/src/fence.rs ~ s/ AND p\.commit_offset = \$5// ~ fence:: crashes::a_lost_answer
-identity-known ~ pg_ext/src/identities.rs ~ s/at\.ok\(\)\.map\(\|at\| known\[at\]\.1\)/at.ok().and(None::<PayloadHash>)/ ~ conformance::cases
-identity-batch ~ pg_ext/src/identities.rs ~ s/self\.0\[record\]\.expect\(/self.0[record].map(|_| Claim::New).expect(/ ~ conformance::cases
-fold-order     ~ pg_ext/src/apply.rs ~ s/(for \(index, record\) in staged\.records\.iter\(\)\.enumerate\(\))( \{\s+let \(event, places\))/$1.rev()$2/ ~ conformance::cases
-key-order      ~ pg_ext/src/accounts.rs ~ s/(wanted\.sort_unstable_by_key)/let arrival = wanted.clone();\n$1/ and s/(let mut table = Balances::open\(\);)/$1\nfor (key, _) in &arrival { table.lock(key); }/ ~ bank::
-staged-count   ~ pg_ext/src/apply.rs ~ s/if checksum != call\.checksum/if false/ and s/(staging::read\(bytes, call\.row_count\.max\(0\) as usize\))\s+\.unwrap_or_else\([^;]*;/$1.unwrap_or_default();/ ~ fence::an_emptied
-history-chain  ~ pg_ext/src/accounts.rs ~ s/self\.changed\[slot\]\.or\((self\.rows\[slot\]\.and_then\(\|row\| row\.last_change\))\)/$1/ ~ conformance::any_cutting
-durable-commit ~ pg_ext/src/fence.rs ~ s/if !session::commits_durably\(\)/if false/ ~ fence::a_commit_that_does_not_wait
-LIST
-}
-
-# The list with its columns trimmed.
-columns() { mutants | sed 's/ *~ /~/g'; }
-
-work=$(mktemp -d /tmp/sluice-mutants-XXXXXX)
-chmod 755 "$work" # the user postgres loads the library from here
-trap 'rm -rf "$work"' EXIT
+# A target folder of its own: a patched library must never lie where install-extension looks.
+work=$repository/target/mutants
+export CARGO_TARGET_DIR=$work
+export PGRX_PG_CONFIG_PATH=${PGRX_PG_CONFIG_PATH:-/usr/lib/postgresql/15/bin/pg_config}
+sources=$work/sources
+logs=$work/logs
+mkdir -p "$sources" "$logs"
+lib=$(mktemp -d /tmp/sluice-mutants-XXXXXX)
+chmod 755 "$lib" # the user postgres loads the library from here
+trap 'rm -rf "$lib"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# A target folder of its own: a patched library must never lie where install-extension looks.
-export CARGO_TARGET_DIR=$repository/target/mutants
-export PGRX_PG_CONFIG_PATH=${PGRX_PG_CONFIG_PATH:-/usr/lib/postgresql/15/bin/pg_config}
-
-copy_sources() {
-  rm -rf "$work/sources"
-  mkdir "$work/sources"
-  git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work/sources" 2>/dev/null || true
-}
-
-build() { # into $work/lib
-  (cd "$work/sources" && cargo build --release --quiet -p sluice_pg) || return 1
-  mkdir -p "$work/lib"
-  install -m 644 "$CARGO_TARGET_DIR/release/libsluice_pg.so" "$work/lib/sluice.so"
-}
-
-run_tests() { # LOG FILTER…; the tests' own status
-  local log=$1
-  shift
-  SLUICE_LIBDIR=$work/lib scripts/with-stack.sh "$proofs" --test-threads=1 "$@" </dev/null >"$log" 2>&1
-}
-
-wanted() { # NAME; all of them unless some were named
-  [ ${#chosen[@]} -eq 0 ] || [[ " ${chosen[*]} " == *" $1 "* ]]
-}
-
+# The list with its columns trimmed, of the mutants that are wanted.
 chosen=("$@")
-logs=$repository/target/mutants/logs
-mkdir -p "$logs"
+columns() {
+  grep -v '^ *\(#\|$\)' tests/mutants/list | sed 's/ *~ /~/g' | while IFS= read -r line; do
+    [ ${#chosen[@]} -gt 0 ] && [[ " ${chosen[*]} " != *" ${line%%~*} "* ]] || echo "$line"
+  done
+}
+
+# The copy becomes what the repository has. What differs gets a new time, for that is what cargo goes by.
+copy_sources() {
+  local listed file
+  listed=$(git ls-files --cached --others --exclude-standard)
+  while IFS= read -r file; do
+    if [ -f "$file" ] && ! cmp -s "$file" "$sources/$file"; then
+      mkdir -p "$sources/$(dirname "$file")"
+      cp "$file" "$sources/$file"
+    fi
+  done <<<"$listed"
+  (cd "$sources" && find . -type f) | sed 's/^\.\///' | grep -vxFf <(echo "$listed") | (cd "$sources" && xargs -r -d '\n' rm) || true
+}
+
+# Of a function in SQL, the newest definition among the extension's scripts and the migrations becomes a last migration.
+function_as_migration() { # FUNCTION
+  local scripts
+  scripts=$(ls "$sources"/pg_ext/sql/*.sql "$sources"/migrations/*.sql | sort -V)
+  # shellcheck disable=SC2086
+  cat $scripts | perl -0ne '
+    my $last = "";
+    $last = $1 while /(CREATE (?:OR REPLACE )?FUNCTION \Q'"$1"'\E\(.*?\$\$;)/gs;
+    $last =~ s/^CREATE FUNCTION/CREATE OR REPLACE FUNCTION/;
+    print "$last\n" if $last;' >"$sources/migrations/V999__mutant.sql"
+  [ -s "$sources/migrations/V999__mutant.sql" ]
+}
+
+build() { # FILE; what a change of it is in
+  local what
+  case $1 in
+    pg_ext/*) what="lib" ;;
+    ledger/*) what="lib bin" ;;
+    *) what="bin" ;;
+  esac
+  # The whole workspace in both cases: another selection would give dependencies other features, and cargo would build them anew.
+  if [[ $what == *lib* ]]; then
+    (cd "$sources" && cargo build --release --quiet --workspace --lib) || return 1
+    install -m 644 "$work/release/libsluice_pg.so" "$lib/sluice.so"
+  fi
+  if [[ $what == *bin* ]]; then
+    (cd "$sources" && cargo build --release --quiet --workspace --bin sluice) || return 1
+  fi
+}
+
+# What the tests are run with: the patched half beside the other one as `make build` has made it.
+patched() { # FILE
+  case $1 in pg_ext/* | ledger/*) echo "SLUICE_LIBDIR=$lib" ;; esac
+  case $1 in pg_ext/*) ;; *) echo "SLUICE_BIN=$work/release/sluice" ;; esac
+}
+
+run_tests() { # LOG FILE PROGRAM FILTER…; the tests' own status
+  local log=$1 file=$2 program=$3
+  shift 3
+  local with
+  readarray -t with < <(patched "$file")
+  env "${with[@]}" scripts/with-stack.sh "${programs[$program]}" --test-threads=1 "$@" </dev/null >"$log" 2>&1
+}
+
+[ -n "$(columns)" ] || die "no mutant of that name: $*"
+
+# What `make build` has compiled of others' crates need not be compiled again.
+if [ ! -d "$work/release" ] && [ -d target/release/deps ]; then
+  mkdir "$work/release"
+  find target/release/{.fingerprint,build} target/release/deps/*.{rlib,rmeta,so,d} -type f -print0 |
+    tar --create --format=posix --null --files-from=- | tar --extract --directory "$work" --strip-components=1
+fi
 
 say "building the tests"
-proofs=$(CARGO_TARGET_DIR=$repository/target cargo test --release --workspace --test proofs --no-run --message-format=json 2>/dev/null |
-  sed -n 's/.*"executable":"\([^"]*\/proofs-[^"]*\)".*/\1/p' | tail -n 1)
-[ -x "$proofs" ] || die "the tests do not build: cargo test -p proofs --no-run"
-
-all_filters=()
-while IFS='~' read -r name _ _ filters; do
-  if wanted "$name"; then read -ra list <<<"$filters"; all_filters+=("${list[@]}"); fi
+declare -A programs
+while IFS=' ' read -r name path; do programs[$name]=$path; done < <(
+  CARGO_TARGET_DIR=$repository/target cargo test --release --workspace --test '*' --no-run --message-format=json 2>/dev/null |
+    sed -n 's/.*"kind":\["test"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p')
+while IFS='~' read -r name _ _ tests; do
+  program=${tests%% *}
+  [ -x "${programs[$program]:-}" ] || die "mutant $name: no test program $program (does it build?)"
 done < <(columns)
-[ ${#all_filters[@]} -gt 0 ] || die "no mutant of that name: ${chosen[*]}"
 
 say "unpatched: the tests must pass"
 copy_sources
-build || die "the unpatched sources do not build"
-run_tests "$logs/unpatched.log" "${all_filters[@]}" || { tail -n 40 "$logs/unpatched.log" >&2; die "the tests fail without any mutant"; }
+build ledger/ || die "the unpatched sources do not build"
+while read -r program; do
+  readarray -t filters < <(columns | sed -n "s/.*~$program //p" | tr ' ' '\n' | sort -u)
+  run_tests "$logs/unpatched-$program.log" ledger/ "$program" "${filters[@]}" ||
+    { tail -n 40 "$logs/unpatched-$program.log" >&2; die "tests of $program fail without any mutant"; }
+done < <(columns | sed 's/.*~//; s/ .*//' | sort -u)
 
-printf '%-16s %-10s %s\n' mutant outcome 'noticed by'
+printf '%-20s %-10s %s\n' mutant outcome 'noticed by'
 status=0
-while IFS='~' read -r name file edit filters; do
-  wanted "$name" || continue
+while IFS='~' read -r name file edit tests; do
   copy_sources
-  if ! perl -0pi -e "($edit) or die qq(does not apply\n)" "$work/sources/$file" 2>"$logs/$name.log" || ! build 2>"$logs/$name.log"; then
-    printf '%-16s %-10s %s\n' "$name" 'NO MUTANT' "does not fit $file any more: mend its line in $0"
+  if [[ $file == sql:* ]]; then
+    function_as_migration "${file#sql:}" || true
+    file=migrations/V999__mutant.sql
+  fi
+  if ! perl -0pi -e "($edit) or die qq(does not apply\n)" "$sources/$file" 2>"$logs/$name.log" || ! build "$file" 2>"$logs/$name.log"; then
+    printf '%-20s %-10s %s\n' "$name" 'NO MUTANT' "does not fit $file any more: mend its line in tests/mutants/list"
     status=1
     continue
   fi
-  read -ra list <<<"$filters"
-  if run_tests "$logs/$name.log" "${list[@]}"; then
-    printf '%-16s %-10s %s\n' "$name" SURVIVED "see $logs/$name.log"
+  read -ra list <<<"$tests"
+  if run_tests "$logs/$name.log" "$file" "${list[@]}"; then
+    printf '%-20s %-10s %s\n' "$name" SURVIVED "see $logs/$name.log"
     status=1
   else
-    noticed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$logs/$name.log" | paste -sd ' ')
+    noticed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p; s/^test result: FAILED.*/&/p' "$logs/$name.log" | grep -v 'test result' | paste -sd ' ')
     [ -n "$noticed" ] || { tail -n 40 "$logs/$name.log" >&2; die "mutant $name: the tests did not run"; }
-    printf '%-16s %-10s %s\n' "$name" caught "$noticed"
+    printf '%-20s %-10s %s\n' "$name" caught "$noticed"
   fi
 done < <(columns)
+copy_sources
 exit $status
