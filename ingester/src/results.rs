@@ -2,10 +2,12 @@
 //! them. Taken from what is committed, at least once, in the order of each partition; the
 //! database holds how far each one is.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
+use tokio_postgres::types::ToSql;
 use tracing::warn;
 
 use crate::error::{back_off, chain, describe};
@@ -28,11 +30,13 @@ pub struct Results {
     pub pool: Pool,
     pub outlet: Outlet,
     pub status: Arc<Status>,
+    /// Partitions that the database knows to have results: nothing of them is pruned before it is told.
+    pub begun: HashSet<Partition>,
 }
 
 impl Results {
     /// Runs for as long as the process; `led` answers what is led now.
-    pub async fn run(self, led: impl Fn() -> Vec<Held>) {
+    pub async fn run(mut self, led: impl Fn() -> Vec<Held>) {
         let mut waits = back_off();
         let mut said: Option<Instant> = None;
         loop {
@@ -57,7 +61,7 @@ impl Results {
     }
 
     /// Whether there was anything to tell.
-    async fn look(&self, led: &[Held]) -> Result<bool, String> {
+    async fn look(&mut self, led: &[Held]) -> Result<bool, String> {
         let (mut told, mut first) = (false, None);
         for (partition, _) in &led_among(&self.pool, led, PARTITIONS).await? {
             match self.tell(partition).await {
@@ -71,8 +75,20 @@ impl Results {
         first.map_or(Ok(told), Err)
     }
 
-    async fn tell(&self, Partition { topic, number }: &Partition) -> Result<(), String> {
+    async fn tell(&mut self, partition: &Partition) -> Result<(), String> {
+        let Partition { topic, number } = partition;
         let client = self.pool.get().await.map_err(|error| chain(&error))?;
+        if !self.begun.contains(partition) {
+            let begin = [
+                topic as &(dyn ToSql + Sync),
+                number,
+                &0_i64,
+                &[0_i64; 0].as_slice(),
+            ];
+            let marked = client.execute(MARK, &begin).await;
+            marked.map_err(|error| describe(&error))?;
+            self.begun.insert(partition.clone());
+        }
         let rows = client.query(UNSENT, &[topic, number, &CHUNK]).await;
         let rows = rows.map_err(|error| describe(&error))?;
         drop(client);

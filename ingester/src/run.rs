@@ -169,6 +169,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
             pool: pool.clone(),
             outlet,
             status: status.clone(),
+            begun: HashSet::new(),
         };
         let led = leases.clone();
         AbortOnDropHandle::new(tokio::spawn(results.run(move || led.all())))

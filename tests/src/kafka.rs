@@ -325,6 +325,7 @@ pub struct Producer {
 impl Producer {
     /// Queues a message; waits only while the queue is full.
     pub fn send(&self, topic: &str, partition: i32, message: &Message) {
+        let start = Instant::now();
         loop {
             let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
             record.key = message.key.as_deref();
@@ -343,6 +344,15 @@ impl Producer {
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     self.inner.poll(Duration::from_millis(5));
+                }
+                // It was added a moment ago.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), _))
+                    if start.elapsed() < PATIENCE =>
+                {
+                    let _ = self
+                        .inner
+                        .client()
+                        .fetch_metadata(Some(topic), PATIENCE / 10);
                 }
                 Err((error, _)) => panic!("cannot send to {topic}/{partition}: {error}"),
             }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use proofs::compare::{Accounts, Source};
 use proofs::rng::seed;
-use proofs::scene::{Scene, assert_mixed};
-use proofs::stack::sluice_command;
+use proofs::scene::{STALL, Scene, assert_mixed};
+use proofs::stack::{sluice_command, unique};
+use proofs::wait::wait_until;
 use proofs::workload::{Workload, credit};
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -217,4 +218,42 @@ async fn what_cannot_be_pruned_is_said_in_one_line() {
     assert_eq!(status, Some(1));
     assert!(stderr.contains("does not exist in Kafka"), "{stderr}");
     scene.kafka().create_topic(&scene.topic, 1, &[]).await;
+}
+
+/// Before its first mark the database did not know that anybody was to be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_before_the_first_result_was_produced_keeps_what_is_to_be_told() {
+    let scene = Scene::new(1).await;
+    let told = unique("results");
+    let mut ingester = scene.ingester_with(&[("RESULTS_TOPIC", &told)]);
+    scene.fill(&Workload::forgetting(seed()), 3_000).await;
+    scene.caught_up().await;
+    // Its topic does not exist, so nothing was told yet.
+    ingester.logs("results wait", STALL).await;
+    let statement = format!(
+        "SELECT (sluice.prune('{}', 0, 2000, interval '0', 5000, false)).pruned_below",
+        scene.topic
+    );
+    assert_eq!(
+        scene.database.count(&statement).await,
+        0,
+        "all is to be told"
+    );
+    scene.kafka().create_topic(&told, 1, &[]).await;
+    let waiting = "SELECT count(*) FROM sluice.partitions_with_results()";
+    wait_until("every result to be produced", STALL, async || {
+        scene.database.count(waiting).await == 0
+    })
+    .await;
+    let records = scene.kafka().read(&told, 0);
+    let offsets: std::collections::BTreeSet<i64> = records
+        .iter()
+        .map(|record| {
+            let payload = record.message.payload.as_deref().expect("a result");
+            let result: Value = serde_json::from_slice(payload).expect("JSON");
+            result["offset"].as_i64().expect("an offset")
+        })
+        .collect();
+    assert_eq!(offsets, (0..3_000).collect(), "each record is told");
+    ingester.stop().await;
 }

@@ -80,11 +80,11 @@ async fn drain(arena: &Arena, database: &Database, began: Instant) {
     arena.finding(format!("not drained within {DRAINED:?}: {undone}"));
     for member in &arena.members {
         let member = member.lock().await;
-        arena.say(format!(
-            "--- {} ---\n{}",
-            member.ingester.service_id,
-            member.ingester.log_tail()
-        ));
+        let log = member.ingester.log();
+        let told = log.lines().rev().filter(|line| !line.contains(" DEBUG "));
+        let told: Vec<&str> = told.take(15).collect();
+        let told = told.into_iter().rev().collect::<Vec<_>>().join("\n");
+        arena.say(format!("--- {} ---\n{told}", member.ingester.service_id));
     }
 }
 
@@ -117,7 +117,7 @@ async fn untold(database: &Database) -> String {
         ),
         (
             "partitions with results not told",
-            "SELECT count(*) FROM sluice.partitions_with_results()",
+            "SELECT count(*) FROM sluice.partitions_with_results() WHERE topic <> 'manual corrections'",
         ),
     ] {
         let count = database.count(query).await;

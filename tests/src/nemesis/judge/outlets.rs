@@ -55,12 +55,12 @@ async fn compare_results(arena: &Arena, database: &Database) -> usize {
     // What was pruned was told before.
     for (topic, partitions) in arena.topics() {
         for (partition, end) in (0..partitions).zip(arena.stack.kafka.ends(&topic, partitions)) {
-            let of = told
-                .keys()
-                .filter(|(name, number, _)| (name, number) == (&topic, &partition));
-            if of.count() as i64 != end {
+            let is_told = |offset: &i64| told.contains_key(&(topic.clone(), partition, *offset));
+            let missing: Vec<i64> = (0..end).filter(|offset| !is_told(offset)).collect();
+            if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
                 arena.finding(format!(
-                    "{topic}/{partition}: not every one of {end} records has a result"
+                    "{topic}/{partition}: {} of {end} records have no result, from {first} to {last}",
+                    missing.len()
                 ));
             }
         }
