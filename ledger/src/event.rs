@@ -9,7 +9,8 @@ use crate::account::{AccountKey, Currency};
 use crate::amount::Amount;
 use crate::contract::{MAX_CHANGES, MAX_ID_BYTES};
 use crate::identity::Identity;
-use crate::json::{Malformed, Reader, Text, Token};
+use crate::json::{Malformed, Reader, Text, Token, told};
+use crate::storable::{self, Fault};
 use crate::timestamp;
 use crate::verdict::DeadReason;
 
@@ -52,8 +53,8 @@ impl EventHead<'_> {
 pub struct Defect {
     /// The reason of the verdict.
     pub reason: DeadReason,
-    /// One sentence that names the field. Nothing of the payload stands in it but the name of an
-    /// unknown field, escaped and shortened.
+    /// One sentence that names the field. Nothing of the payload stands in it but names, escaped
+    /// and shortened: of an unknown field, of a field of a domain event, of that event.
     pub detail: String,
     /// The event id, if the text was JSON and had a usable one.
     pub event_id: Option<String>,
@@ -93,7 +94,7 @@ pub fn decode_balance_event<'a>(
 /// Decodes the payload of a record on a topic of domain events of type `event_type`.
 ///
 /// What its `data` means is for the handler to judge; here it must be an object in which
-/// nothing is given twice.
+/// nothing is given twice, and one that PostgreSQL's jsonb can hold.
 ///
 /// # Errors
 /// As [`decode_balance_event`], without amounts.
@@ -186,21 +187,6 @@ const NO_AMOUNT: &str =
     "is not a decimal with 1 to 18 digits before and at most 18 behind the point";
 const NO_CURRENCY: &str = "is not a string of 2 to 16 characters A-Z and 0-9";
 const NO_DELTA: &str = "has neither availableDelta nor frozenDelta: it must give at least one";
-/// So much of the name of an unknown field is told.
-const MAX_NAME_CHARS: usize = 64;
-
-/// The name of a field that a change must not have, fit for messages and logs.
-fn told(name: &str) -> String {
-    let mut told: String = name
-        .chars()
-        .take(MAX_NAME_CHARS)
-        .flat_map(char::escape_default)
-        .collect();
-    if name.chars().nth(MAX_NAME_CHARS).is_some() {
-        told.push_str("...");
-    }
-    told
-}
 
 /// Fields met so far in one object; each known field is one bit.
 #[derive(Default)]
@@ -237,6 +223,8 @@ struct Decoder<'a, 'c> {
     data_flaw: Option<Flaw>,
     /// The first field of a change that no change has: which change, and its name.
     unknown_field: Option<(usize, String)>,
+    /// Of a domain event.
+    data_fault: Option<Fault>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -266,6 +254,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
             amount_flaw: None,
             data_flaw: None,
             unknown_field: None,
+            data_fault: None,
         }
     }
 
@@ -311,7 +300,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
                     if self.is_balance {
                         self.data(reader)?;
                     } else {
-                        self.domain_object(reader)?;
+                        self.data_fault = storable::read_data(reader)?;
                     }
                     self.data = Some(start..reader.position());
                     continue;
@@ -365,35 +354,6 @@ impl<'a, 'c> Decoder<'a, 'c> {
                 "is not a string of at most 255 bytes without U+0000",
             ),
         }
-    }
-
-    /// Any object of a domain event: two readers would read two things where a field is given twice.
-    fn domain_object(&mut self, reader: &mut Reader<'a>) -> Result<(), Malformed> {
-        let mut keys: Vec<Cow<'a, str>> = Vec::new();
-        while let Some(key) = reader.next_key()? {
-            keys.push(key.value());
-            let token = reader.value()?;
-            self.domain_value(reader, token)?;
-        }
-        keys.sort_unstable();
-        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            self.bad_data("a field of data", TWICE);
-        }
-        Ok(())
-    }
-
-    fn domain_value(&mut self, reader: &mut Reader<'a>, token: Token<'a>) -> Result<(), Malformed> {
-        match token {
-            Token::Object => self.domain_object(reader)?,
-            Token::Array => {
-                while reader.next_item()? {
-                    let token = reader.value()?;
-                    self.domain_value(reader, token)?;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 
     fn data(&mut self, reader: &mut Reader<'a>) -> Result<(), Malformed> {
@@ -606,6 +566,10 @@ impl<'a, 'c> Decoder<'a, 'c> {
             (DeadReason::InvalidEvent, detail)
         } else if let Some(flaw) = self.data_flaw {
             (DeadReason::InvalidEvent, flaw.to_string())
+        } else if let Some(fault) = self.data_fault {
+            let event = told(event_id.as_deref().unwrap_or_default());
+            let detail = format!("event {event}: field \"{fault}\" {}.", fault.rule());
+            (DeadReason::InvalidEvent, detail)
         } else {
             // An event without an id has a flaw in its envelope, one without data a flaw there.
             return Ok(EventHead {

@@ -101,6 +101,22 @@ pub enum Token<'a> {
     Null,
 }
 
+/// So much of a name is told.
+const MAX_NAME_CHARS: usize = 64;
+
+/// A name out of a payload, fit for messages and logs: escaped and shortened.
+pub(crate) fn told(name: &str) -> String {
+    let mut told: String = name
+        .chars()
+        .take(MAX_NAME_CHARS)
+        .flat_map(char::escape_default)
+        .collect();
+    if name.chars().nth(MAX_NAME_CHARS).is_some() {
+        told.push_str("...");
+    }
+    told
+}
+
 /// Reads one JSON text from left to right.
 pub struct Reader<'a> {
     text: &'a str,

@@ -15,6 +15,7 @@ pub mod json;
 pub mod account;
 pub mod amount;
 
+pub mod storable;
 pub mod timestamp;
 
 pub mod event;

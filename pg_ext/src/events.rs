@@ -71,22 +71,40 @@ pub struct Event {
 }
 
 impl Event {
-    /// Sorts by event time, then by identity: the later one is the newer news.
-    pub fn version(&self) -> Vec<u8> {
+    /// Sorts by event time, then by the offset of its record, then by identity: the later one is the newer news.
+    pub fn version(&self, offset: i64) -> Vec<u8> {
         let time = (self.time_us as u64) ^ (1 << 63);
-        let mut version = time.to_be_bytes().to_vec();
-        version.extend_from_slice(self.identity.as_bytes());
-        version
+        let (time, offset) = (time.to_be_bytes(), offset.to_be_bytes());
+        [&time[..], &offset[..], self.identity.as_bytes()].concat()
     }
+}
+
+/// 4714 BC, where PostgreSQL's time begins, in microseconds since 1970.
+const FIRST_TIME_US: i64 = -210_866_803_200_000_000;
+
+/// The time of a record in microseconds, if PostgreSQL has such a time.
+fn record_time_us(time_ms: i64) -> Option<i64> {
+    let time_us = time_ms.checked_mul(1_000)?;
+    (time_us >= FIRST_TIME_US).then_some(time_us)
 }
 
 /// Reads the envelope; without a time of its own an event has that of its record.
 pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<Event, Defect> {
     let head = decode_domain_event(payload, event_type)?;
+    let time_us = head.timestamp_us.or_else(|| record_time_us(time_ms));
+    let Some(time_us) = time_us else {
+        let rule = "is missing, and the record's own time is out of range";
+        return Err(Defect {
+            reason: DeadReason::InvalidEvent,
+            detail: format!("timestamp {rule}: {time_ms} ms since 1970."),
+            event_id: Some(head.event_id.into_owned()),
+            source: head.source.map(std::borrow::Cow::into_owned),
+        });
+    };
     Ok(Event {
         identity: head.identity(),
         payload_hash: PayloadHash::of(payload.unwrap_or_default()),
-        time_us: head.timestamp_us.unwrap_or(time_ms.saturating_mul(1_000)),
+        time_us,
         data: head.data,
         event_id: head.event_id.into_owned(),
         source: head.source.map(std::borrow::Cow::into_owned),

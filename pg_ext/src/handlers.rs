@@ -11,7 +11,7 @@ use pgrx::spi::SpiClient;
 use crate::error::raise;
 use crate::events::{Event, Records};
 use crate::leader::{PartitionName, internal};
-use crate::pg::session;
+use crate::pg::confine;
 use crate::statements;
 
 // A paused handler that was replaced since is not paused any more.
@@ -26,6 +26,8 @@ const FIND: &str = "
 // As role sluice_handler, in a subtransaction; what is not the events' fault is raised again.
 const CALL: &str =
     "SELECT broke_with, message FROM sluice.call_handler($1, $2, $3, $4, $5, $6, $7)";
+
+const CURSORS: &str = "SELECT name FROM pg_catalog.pg_cursors";
 
 const PARKED_KEYS: &str = "
     SELECT d.key, min(d.kafka_offset) FROM ledger.dead_letters d
@@ -123,6 +125,7 @@ impl Handler {
         decoded: &[Result<Event, Defect>],
         news: &[usize],
     ) -> HashMap<usize, Outcome> {
+        let cursors = open_cursors(client, task);
         let mut outcomes = HashMap::new();
         let mut queue = news.to_vec();
         if self.parks_key {
@@ -174,15 +177,7 @@ impl Handler {
                 count => (2 * culprit / count).max(1),
             };
         }
-        if !session::commits_durably() {
-            raise(
-                Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
-                format!(
-                    "{} turned synchronous_commit off: a handler has to leave it alone",
-                    self.name
-                ),
-            );
-        }
+        close_new_cursors(client, &cursors);
         outcomes
     }
 
@@ -198,6 +193,10 @@ impl Handler {
                 .filter_map(|record| decoded[*record].as_ref().ok())
         };
         let offsets: Vec<i64> = part.iter().map(|record| records.offsets[*record]).collect();
+        let versions: Vec<Vec<u8>> = events()
+            .zip(&offsets)
+            .map(|(event, offset)| event.version(*offset))
+            .collect();
         // Of the payload only what the handler gets, so that no more than that is made a jsonb.
         let payloads: Vec<Vec<u8>> = part
             .iter()
@@ -223,15 +222,16 @@ impl Handler {
                 .map(|event| event.time_us)
                 .collect::<Vec<_>>()
                 .into(),
-            events().map(Event::version).collect::<Vec<_>>().into(),
+            versions.into(),
             payloads.into(),
         ];
-        let rows = statements::execute(client, CALL, &args);
+        let (sqlstate, message) = confine::confined(|| {
+            statements::execute(client, CALL, &args)
+                .first()
+                .get_two::<String, String>()
+                .unwrap_or_else(internal)
+        });
         fault_point!("events.called");
-        let (sqlstate, message) = rows
-            .first()
-            .get_two::<String, String>()
-            .unwrap_or_else(internal);
         match sqlstate {
             None => Ok(()),
             Some(sqlstate) => Err(format!(
@@ -239,6 +239,27 @@ impl Handler {
                 message.unwrap_or_default()
             )),
         }
+    }
+}
+
+/// The cursors that are open before a replay. Those of a batch end with its transaction, in which nobody asks for one.
+fn open_cursors(client: &SpiClient<'_>, task: &Task<'_>) -> Option<Vec<String>> {
+    matches!(task, Task::Replay { .. }).then(|| {
+        let rows = client.select(CURSORS, None, &[]).unwrap_or_else(internal);
+        rows.filter_map(|row| row.get(1).unwrap_or_else(internal))
+            .collect()
+    })
+}
+
+/// Whoever replays must not be left with cursors that a handler has opened: fetching from one would run its query as them.
+fn close_new_cursors(client: &SpiClient<'_>, before: &Option<Vec<String>>) {
+    let Some(before) = before else { return };
+    let rows = client.select(CURSORS, None, &[]).unwrap_or_else(internal);
+    let open: Vec<String> = rows
+        .filter_map(|row| row.get(1).unwrap_or_else(internal))
+        .collect();
+    for name in open.iter().filter(|name| !before.contains(name)) {
+        confine::close_cursor(name);
     }
 }
 

@@ -27,6 +27,8 @@ struct Writer {
     token: i64,
     lease_id: Uuid,
     next: i64,
+    /// Of all records; else it rises with the offset.
+    time_ms: Option<i64>,
 }
 
 /// Key and payload of one record.
@@ -54,6 +56,7 @@ impl Writer {
             token: row.get("fencing_token"),
             lease_id: row.get("lease_id"),
             next: row.get("commit_offset"),
+            time_ms: None,
         }
     }
 
@@ -66,7 +69,10 @@ impl Writer {
 
     async fn send_until(&self, notes: &[Note], next: i64) -> Result<Row, Error> {
         let offsets: Vec<i64> = (self.next..).take(notes.len()).collect();
-        let times: Vec<i64> = offsets.iter().map(|offset| 1_000 + offset).collect();
+        let times: Vec<i64> = offsets
+            .iter()
+            .map(|offset| self.time_ms.unwrap_or(1_000 + offset))
+            .collect();
         let (keys, payloads): (Vec<_>, Vec<_>) = notes.iter().cloned().unzip();
         let headers: Vec<Option<String>> = vec![None; notes.len()];
         let apply = "SELECT * FROM sluice.apply_event_batch($1, 0, $2, $3, $4, $5, NULL, $6, $7, $8, $9, $10)";
@@ -318,8 +324,8 @@ async fn a_handler_can_write_no_money_and_change_no_setting() {
             .get(0);
         assert_eq!(
             (setting.as_str(), sent.is_ok()),
-            ("on", local == "true"),
-            "is_local {local}"
+            ("on", true),
+            "is_local {local}: undone with the call"
         );
     }
     database.assert_invariants().await;
@@ -724,4 +730,289 @@ async fn parked_records_follow_in_order_once_the_first_is_settled() {
         "{nothing:?}"
     );
     database.assert_invariants().await;
+}
+
+/// A handler that writes what it gets of each event, by id.
+async fn seen(options: &str) -> (Database, Client, Writer) {
+    let (database, admin, writer) = notes(options).await;
+    let table = "CREATE TABLE domain.seen (event_id text, time_us bigint, field_us bigint);
+        GRANT INSERT ON domain.seen TO sluice_handler";
+    admin.batch_execute(table).await.expect("a table");
+    replace_handler(
+        &admin,
+        "INSERT INTO domain.seen
+         SELECT e.event_id, extract(epoch FROM e.event_time) * 1000000,
+             extract(epoch FROM domain.instant(e.data->'at', e.event_id, 'at', required => false)) * 1000000
+         FROM unnest(events) e;",
+    )
+    .await;
+    (database, admin, writer)
+}
+
+#[tokio::test]
+async fn what_jsonb_cannot_hold_is_the_records_fault_and_named() {
+    // One failure of the handler would pause it.
+    let (database, admin, mut writer) = seen(", max_failures => 0").await;
+    let bad = [
+        (r#"{"unread":"\u0000"}"#, "data.unread", "U+0000"),
+        (
+            r#"{"a":{"b":[1,{"\u0000":1}]}}"#,
+            "data.a.b[1].\\u{0}",
+            "U+0000",
+        ),
+        (r#"{"unread":[0,1e999999999]}"#, "data.unread[1]", "number"),
+        (r#"{"unread":0e1999999999}"#, "data.unread", "number"),
+        (
+            &format!("{{\"unread\":{}}}", "9".repeat(140_000)),
+            "data.unread",
+            "number",
+        ),
+        (
+            &format!("{{\"unread\":0.{}}}", "1".repeat(17_000)),
+            "data.unread",
+            "number",
+        ),
+        (r#"{"unread":1,"unread":1}"#, "data.unread", "given twice"),
+    ];
+    let payload = |n: usize, data: &str| {
+        format!(r#"{{"eventId":"e{n}","eventType":"{TOPIC}","data":{data}}}"#)
+    };
+    let mut records = Vec::new();
+    for (n, (data, ..)) in bad.iter().enumerate() {
+        records.push(raw(&payload(n, data)));
+        records.push(raw(&payload(100 + n, "{}")));
+    }
+    writer.send(&records).await.expect("no handler is paused");
+    let letters =
+        "SELECT event_id, error_code, error_message FROM ledger.dead_letters ORDER BY kafka_offset";
+    let letters = admin.query(letters, &[]).await.expect("letters");
+    assert_eq!(letters.len(), bad.len());
+    for (n, (letter, (_, field, rule))) in letters.iter().zip(&bad).enumerate() {
+        let (code, message): (&str, &str) = (letter.get(1), letter.get(2));
+        let told = format!("event e{n}: field \"{field}\"");
+        assert_eq!(code, "INVALID_EVENT");
+        assert!(
+            message.starts_with(&told) && message.contains(rule),
+            "{message}"
+        );
+    }
+    let applied = "SELECT count(*) FROM domain.seen";
+    assert_eq!(count(&admin, applied).await, bad.len() as i64);
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn numbers_are_refused_exactly_where_numeric_ends() {
+    let (_database, admin, mut writer) = seen("").await;
+    let digits = |count: usize| "9".repeat(count);
+    let mut numbers: Vec<String> = Vec::new();
+    for count in [131_071, 131_072, 131_073] {
+        numbers.extend([
+            digits(count),
+            format!("-{}", digits(count)),
+            format!("{}.5", digits(count)),
+        ]);
+        numbers.extend([
+            format!("1e{}", count - 1),
+            format!("0.001E+{}", count + 2),
+            format!("12.5e{}", count - 2),
+        ]);
+    }
+    for count in [16_382, 16_383, 16_384] {
+        numbers.extend([
+            format!("0.{}", digits(count)),
+            format!("1e-{count}"),
+            format!("0e-{count}"),
+            format!("0.0e-{}", count - 1),
+        ]);
+        numbers.extend([
+            format!("1.5e-{}", count - 1),
+            format!("-0.{}", "0".repeat(count)),
+        ]);
+    }
+    numbers.extend(
+        [
+            "0e99999999",
+            "1e99999999999999999999",
+            "1e-99999999999999999999",
+            "0.0",
+            "-0",
+        ]
+        .map(str::to_owned),
+    );
+    let records: Vec<Note> = numbers
+        .iter()
+        .enumerate()
+        .map(|(n, number)| {
+            raw(&format!(
+                r#"{{"eventId":"n{n}","eventType":"{TOPIC}","data":{{"x":{number}}}}}"#
+            ))
+        })
+        .collect();
+    writer.send(&records).await.expect("applied");
+    for ((number, (_, verdict, reason)), n) in numbers.iter().zip(verdicts(&admin).await).zip(0..) {
+        let number_is = format!(
+            "{n}: {} characters, {}",
+            number.len(),
+            &number[number.len().saturating_sub(12)..]
+        );
+        let fits = admin
+            .query_one("SELECT $1::text::jsonb IS NOT NULL", &[number])
+            .await
+            .is_ok();
+        let expected = if fits {
+            ("APPLIED", None)
+        } else {
+            ("DEAD", Some("INVALID_EVENT"))
+        };
+        assert_eq!(
+            (verdict.as_str(), reason.as_deref()),
+            expected,
+            "{number_is}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn fields_and_envelopes_read_the_same_time() {
+    let (_database, admin, mut writer) = seen("").await;
+    let texts = [
+        "2026-11-21T05:00:15Z",
+        "2026-11-21t05:00:15.1234567z",
+        "2026-11-21T05:00:15.9999999Z",
+        "2026-11-21T05:00:15.12345678901234567890Z",
+        "2026-11-21T05:00:15+16:00",
+        "2026-11-21T05:00:15-23:59",
+        "2026-11-30T23:59:60Z",
+        "2026-11-30T23:59:60.5Z",
+        "2026-11-21T05:00:60Z",
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+09:00",
+        "9999-12-31T23:59:59.9999999-23:59",
+        "2026-11-21T05:00:15+24:00",
+        "2026-11-21T05:00:15",
+        "2026-02-29T00:00:00Z",
+        "infinity",
+    ];
+    let mut records: Vec<Note> = Vec::new();
+    for (n, text) in texts.iter().enumerate() {
+        let timestamp = format!(
+            r#"{{"eventId":"envelope {n}","eventType":"{TOPIC}","timestamp":"{text}","data":{{}}}}"#
+        );
+        let field =
+            format!(r#"{{"eventId":"field {n}","eventType":"{TOPIC}","data":{{"at":"{text}"}}}}"#);
+        records.extend([raw(&timestamp), raw(&field)]);
+    }
+    writer.send(&records).await.expect("applied");
+    let mut read = 0;
+    for (n, text) in texts.iter().enumerate() {
+        let both = "SELECT (SELECT time_us FROM domain.seen WHERE event_id = 'envelope ' || $1),
+            (SELECT field_us FROM domain.seen WHERE event_id = 'field ' || $1)";
+        let row = admin
+            .query_one(both, &[&n.to_string()])
+            .await
+            .expect("times");
+        let (envelope, field): (Option<i64>, Option<i64>) = (row.get(0), row.get(1));
+        assert_eq!(envelope, field, "{text}");
+        read += usize::from(field.is_some());
+    }
+    assert_eq!(read, 11, "the others are no times to either");
+}
+
+#[tokio::test]
+async fn a_record_time_out_of_range_is_named() {
+    let (_database, admin, mut writer) = seen("").await;
+    for time_ms in [
+        i64::MAX,
+        i64::MIN,
+        i64::MAX / 1_000 + 1,
+        -210_866_803_200_001,
+    ] {
+        writer.time_ms = Some(time_ms);
+        let event = format!(r#"{{"eventId":"{time_ms}","eventType":"{TOPIC}","data":{{}}}}"#);
+        writer.send(&[raw(&event)]).await.expect("applied");
+        let message = format!(
+            "SELECT count(*) FROM ledger.dead_letters WHERE error_code = 'INVALID_EVENT' AND event_id = '{time_ms}'
+                AND error_message LIKE 'timestamp is missing, and the record''s own time is out of range: {time_ms} ms%'"
+        );
+        assert_eq!(count(&admin, &message).await, 1, "{time_ms}");
+    }
+    for time_ms in [i64::MAX / 1_000, -210_866_803_200_000, -1] {
+        writer.time_ms = Some(time_ms);
+        let event = format!(r#"{{"eventId":"{time_ms}","eventType":"{TOPIC}","data":{{}}}}"#);
+        writer.send(&[raw(&event)]).await.expect("applied");
+        let seen = format!("SELECT time_us FROM domain.seen WHERE event_id = '{time_ms}'");
+        assert_eq!(
+            count(&admin, &seen).await,
+            time_ms * 1_000,
+            "to the microsecond"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_later_record_of_a_partition_wins_a_tie_of_event_time() {
+    let (_database, admin, mut writer) = notes("").await;
+    writer.time_ms = Some(1_000);
+    let updates = |body: &str| -> Vec<Note> {
+        let id = |n: usize| format!("wallet {n}");
+        (0..200)
+            .map(|n| note(&format!("{body} {n}"), &id(n), Some(body)))
+            .collect()
+    };
+    let bodies = "SELECT count(*) FROM domain.notes WHERE body = ";
+    // In one batch, then in another.
+    writer
+        .send(&[updates("first"), updates("second")].concat())
+        .await
+        .expect("applied");
+    assert_eq!(count(&admin, &format!("{bodies} 'second'")).await, 200);
+    writer.send(&updates("third")).await.expect("applied");
+    assert_eq!(count(&admin, &format!("{bodies} 'third'")).await, 200);
+}
+
+#[tokio::test]
+async fn a_replayed_record_has_the_version_of_its_own_offset() {
+    let (_database, admin, mut writer) = notes("").await;
+    writer.time_ms = Some(1_000);
+    let body = "INSERT INTO domain.notes AS n SELECT DISTINCT ON (1) e.data->>'id', e.data->>'body', e.version
+        FROM unnest(events) e ORDER BY 1, 3 DESC
+        ON CONFLICT (id) DO UPDATE SET body = excluded.body, version = excluded.version WHERE n.version < excluded.version;";
+    replace_handler(&admin, "RAISE EXCEPTION 'not yet';").await;
+    writer
+        .send(&[note("e0", "a", Some("earlier"))])
+        .await
+        .expect("dead");
+    replace_handler(&admin, body).await;
+    writer
+        .send(&[note("e1", "a", Some("later"))])
+        .await
+        .expect("applied");
+    let replayed = replay(&admin, "since => '-infinity', dry_run => false").await;
+    assert_eq!(replayed, [became(0, "APPLIED", None)]);
+    let kept = "SELECT count(*) FROM domain.notes WHERE body = 'later' AND substr(version, 9, 8) = int8send(1)";
+    assert_eq!(count(&admin, kept).await, 1);
+}
+
+#[tokio::test]
+async fn stored_versions_of_24_bytes_get_the_offset_of_their_record() {
+    let (_database, admin, mut writer) = notes("").await;
+    writer.time_ms = Some(1_000);
+    let noted = ["a", "b", "c"].map(|id| note(id, id, Some("before")));
+    writer.send(&noted).await.expect("applied");
+    // As version 0.6 wrote them; of one the verdict was pruned since.
+    let old = "UPDATE domain.notes SET version = substr(version, 1, 8) || substr(version, 17);
+        DELETE FROM ledger.verdicts WHERE event_id = 'c'";
+    admin.batch_execute(old).await.expect("old");
+    let migration = include_str!("../../migrations/V25__versions_by_offset.sql");
+    let migrate = format!("BEGIN; {migration}; COMMIT");
+    admin.batch_execute(&migrate).await.expect("migrated");
+    let places = "SELECT count(*) FROM domain.notes WHERE octet_length(version) = 32
+        AND substr(version, 9, 8) = int8send(CASE id WHEN 'b' THEN 1 ELSE 0 END)";
+    assert_eq!(count(&admin, places).await, 3);
+    writer
+        .client
+        .query_one("SELECT", &[])
+        .await
+        .expect_err("it made old versions");
 }

@@ -16,7 +16,7 @@ const HANDLER: &str = "sluice_handler";
 const ROLES: [&str; 4] = [WRITER, READER, ADMIN, HANDLER];
 
 /// Who may call each function of schema `sluice`; `sluice_admin` is a reader, too. A new one has to be added here.
-const FUNCTIONS: [(&str, &[&str]); 48] = [
+const FUNCTIONS: [(&str, &[&str]); 49] = [
     ("absent", &[HANDLER]),
     ("acquire_partition_lock", &[WRITER]),
     ("apply_balance_batch", &[WRITER]),
@@ -60,6 +60,7 @@ const FUNCTIONS: [(&str, &[&str]); 48] = [
     ("resume_handler", &[ADMIN]),
     ("resume_partition", &[ADMIN]),
     ("retry_dead_letters", &[WRITER]),
+    ("settle_handler", &[HANDLER]),
     ("step_down", &[ADMIN]),
     ("unpublished_dead_letters", &[WRITER]),
     ("unregister_handler", &[ADMIN]),
@@ -340,7 +341,7 @@ async fn functions_run_as_roles_that_cannot_log_in_with_a_path_of_their_own() {
         WHERE n.nspname = 'sluice' AND p.prorettype <> 'trigger'::regtype
             AND NOT (obj_description(p.oid) IS NOT NULL AND CASE
                 -- What handlers call for every event, as themselves.
-                WHEN p.proname ~ '^read_' OR p.proname = 'absent' THEN NOT p.prosecdef AND p.proowner = 'sluice_owner'::regrole
+                WHEN p.proname ~ '^read_' OR p.proname IN ('absent', 'settle_handler') THEN NOT p.prosecdef AND p.proowner = 'sluice_owner'::regrole
                 WHEN NOT p.prosecdef THEN false
                 -- Handlers run as a role that has no ledger.
                 WHEN p.proname = 'call_handler' THEN p.proowner = 'sluice_handler'::regrole

@@ -23,7 +23,6 @@ fn first_readers() -> String {
         "currency",
         "amount",
         "unsigned_amount",
-        "instant",
     ]
     .map(function);
     format!(
@@ -42,7 +41,7 @@ fn first_readers() -> String {
     )
 }
 
-const READERS: [&str; 13] = [
+const READERS: [&str; 11] = [
     "id($1, 'e', 'f')",
     "id($1, 'e', 'f', required => false)",
     "text($1, 'e', 'f', 0, 5)",
@@ -54,8 +53,6 @@ const READERS: [&str; 13] = [
     "amount($1, 'e', 'f', required => false)::numeric(36, 18)",
     "unsigned_amount($1, 'e', 'f')::numeric(36, 18)",
     "unsigned_amount($1, 'e', 'f', required => false)::numeric(36, 18)",
-    "instant($1, 'e', 'f')",
-    "instant($1, 'e', 'f', required => false)",
 ];
 
 /// Texts, each of them a string; those that are JSON also as they are.

@@ -83,7 +83,10 @@ pub fn events(
                 (fate.verdict, fate.reasons) = ("APPLIED", Vec::new());
                 let time_us = micros(event["timestamp"].as_str().expect("a time"));
                 let data = event["data"].clone();
-                applied.push(Event::new(&event_type.name, &event_id, time_us, data));
+                applied.push(Event {
+                    offset: record.offset,
+                    ..Event::new(&event_type.name, &event_id, time_us, data)
+                });
             }
             fate.event_id = Some(event_id);
         }

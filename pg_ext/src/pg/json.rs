@@ -115,8 +115,7 @@ pub unsafe extern "C-unwind" fn read_amount(fcinfo: pg_sys::FunctionCallInfo) ->
     call.answer(varlena(&bytes))
 }
 
-/// `sluice.read_plain_instant(value jsonb)`, which leaves the rest to SQL: what must be rounded, leap seconds, years and
-/// offsets that PostgreSQL does not take, and what is no time.
+/// `sluice.read_plain_instant(value jsonb)`: any RFC 3339 time, as the envelope's `timestamp` is read; NULL for all else.
 ///
 /// # Safety
 /// PostgreSQL calls it with the call information of this argument.
@@ -127,31 +126,11 @@ pub unsafe extern "C-unwind" fn read_plain_instant(
 ) -> pg_sys::Datum {
     // SAFETY: by contract.
     let call = unsafe { Call::of(fcinfo) };
-    let plain = match call.value() {
-        Value::String(text) if is_plain_instant(text.as_bytes()) => timestamp::parse_us(text),
+    let instant = match call.value() {
+        Value::String(text) => timestamp::parse_us(text),
         _ => None,
     };
-    call.answer(plain.map(|us| (us - EPOCH_US).into()))
-}
-
-/// Of an RFC 3339 time: no year 0, no leap second, at most 6 digits behind it, and less than 10 hours from UTC.
-fn is_plain_instant(text: &[u8]) -> bool {
-    let digits = |from: usize| {
-        text.iter()
-            .skip(from)
-            .take_while(|byte| byte.is_ascii_digit())
-            .count()
-    };
-    let zone = match text.get(19) {
-        Some(b'.') if digits(20) <= 6 => 20 + digits(20),
-        Some(b'.') => return false,
-        _ => 19,
-    };
-    let is_near = matches!(
-        text.get(zone..),
-        Some([b'Z' | b'z'] | [b'+' | b'-', b'0', ..])
-    );
-    is_near && !text.starts_with(b"0000") && text.get(17) != Some(&b'6')
+    call.answer(instant.map(|us| (us - EPOCH_US).into()))
 }
 
 /// Text and numeric are both bytes behind their length.

@@ -18,6 +18,7 @@ macro_rules! finfo {
 mod append;
 pub mod balances;
 pub mod capture;
+pub mod confine;
 mod hints;
 pub mod identities;
 mod json;

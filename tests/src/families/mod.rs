@@ -18,7 +18,9 @@ pub struct Event {
     pub event_type: String,
     pub event_id: String,
     pub time_us: i64,
-    /// Decides between events of one time where handlers are called without the apply, which would take the identity.
+    /// Of its record: between events of one time the later one is the newer.
+    pub offset: i64,
+    /// Decides between events of one time and offset where handlers are called without the apply, which would take the identity.
     pub tie: u128,
     pub data: Value,
 }
@@ -29,6 +31,7 @@ impl Event {
             event_type: event_type.to_owned(),
             event_id: event_id.to_owned(),
             time_us,
+            offset: 0,
             tie: 0,
             data,
         }
@@ -42,10 +45,11 @@ impl Event {
         envelope.to_string().into_bytes()
     }
 
-    /// 24 bytes that sort as events do.
+    /// 32 bytes that sort as events do.
     pub fn version(&self) -> Vec<u8> {
         let time = (self.time_us as u64) ^ (1 << 63);
-        [&time.to_be_bytes()[..], &self.tie.to_be_bytes()].concat()
+        let (time, offset) = (time.to_be_bytes(), self.offset.to_be_bytes());
+        [&time[..], &offset[..], &self.tie.to_be_bytes()].concat()
     }
 }
 

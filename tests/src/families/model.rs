@@ -40,7 +40,7 @@ const REFERENCES: [(&str, &str, &[&str]); 7] = [
 
 pub fn rows_after<'e>(events: impl IntoIterator<Item = &'e Event>) -> Rows {
     let mut events: Vec<&Event> = events.into_iter().collect();
-    events.sort_by_key(|event| (event.time_us, event.tie));
+    events.sort_by_key(|event| (event.time_us, event.offset, event.tie));
     let mut tables = Tables::default();
     for event in &events {
         tables.apply(event);

@@ -30,6 +30,7 @@ pub fn mixed(
             let time_us =
                 NEW_YEAR_US + rng.below(20) as i64 * 1_000_000 + i64::from(rng.chance(300));
             let mut event = event(rng, event_type, &format!("event-{n}"), pool, time_us);
+            event.offset = rng.below(3) as i64;
             event.tie = u128::from(rng.next()) << 64 | u128::from(rng.next());
             event
         })
