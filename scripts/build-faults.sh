@@ -18,7 +18,7 @@ take_over_dependencies() {
     cp -a "$target"/release/{build,deps,.fingerprint} "$faults/release/"
   # What is built here must never write into a file of target/release.
   local crate
-  for crate in sluice sluice_pg ledger faults proofs bench; do
+  for crate in $(sed -n 's/^name = "\(.*\)"$/\1/p' ./*/Cargo.toml); do
     rm -rf "$faults/release/.fingerprint/$crate"-* "$faults/release/build/$crate"-* \
       "$faults/release/deps/$crate"-* "$faults/release/deps/lib$crate"[-.]*
   done

@@ -18,6 +18,7 @@ use proofs::rng::Rng;
 use proofs::scene::{STALL, Scene};
 use proofs::stack::unique;
 use proofs::wait::wait_until;
+use proofs::watch::led_by;
 use proofs::workload::{Workload, credit};
 use rustix::process::Pid;
 use tokio::task::JoinHandle;
@@ -269,7 +270,7 @@ impl Chapter {
         let topic = self.scene.topic.clone();
         match point {
             "lease.release" | "lease.released" | "release.before" | "release.done" => {
-                let victim = rng.below(2) as usize;
+                let victim = self.leader(rng).await;
                 self.instances[victim].terminate();
                 Trigger::Stop(victim)
             }
@@ -294,6 +295,19 @@ impl Chapter {
             }
             _ => Trigger::Load,
         }
+    }
+
+    /// An ingester that has something to release.
+    async fn leader(&self, rng: &mut Rng) -> usize {
+        let (database, topic) = (&self.scene.database, &self.scene.topic);
+        let mut number = rng.below(2) as usize;
+        wait_until("an ingester to lead", STALL, async || {
+            number = 1 - number;
+            let led = led_by(database, topic, &self.instances[number].service_id).await;
+            !led.is_empty()
+        })
+        .await;
+        number
     }
 
     async fn step_down(&self, topic: &str, partition: i32) -> Trigger {
