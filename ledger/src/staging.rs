@@ -10,6 +10,7 @@
 //! Numbers are little-endian. Short texts follow their length (u8), 0 for none; long ones
 //! theirs (u32), `u32::MAX` for none.
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::ops::Range;
 
@@ -155,16 +156,37 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
+impl Staged<'_> {
+    /// Nothing yet, with room for as many changes and dead records.
+    ///
+    /// # Errors
+    /// If there is not so much memory.
+    pub fn with_room(rows: usize) -> Result<Self, TryReserveError> {
+        let mut staged = Self::default();
+        staged.records.try_reserve_exact(rows)?;
+        staged.changes.try_reserve_exact(rows)?;
+        Ok(staged)
+    }
+}
+
 /// Takes apart what [`put_event`] and [`put_dead`] appended, which is `rows` changes and dead records.
 ///
 /// # Errors
 /// If there are more or fewer, the bytes end within a record, or a value is outside its bounds.
 pub fn read(bytes: &[u8], rows: usize) -> Result<Staged<'_>, Malformed> {
+    read_into(Staged::default(), bytes, rows)
+}
+
+/// As [`read`], into what has room for it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_into<'a>(
+    mut staged: Staged<'a>,
+    bytes: &'a [u8],
+    rows: usize,
+) -> Result<Staged<'a>, Malformed> {
     let mut reader = Reader { bytes, at: 0 };
-    let mut staged = Staged {
-        records: Vec::with_capacity(rows.min(bytes.len())),
-        changes: Vec::with_capacity(rows.min(bytes.len())),
-    };
     let mut dead = 0;
     while reader.at < bytes.len() {
         if staged.changes.len() + dead >= rows {

@@ -11,6 +11,7 @@ use pgrx::spi::SpiClient;
 use crate::apply::assert_count;
 use crate::error::raise;
 use crate::identities::Ownership;
+use crate::memory;
 use crate::pg::balances::{Balances, LockedRow};
 use crate::pg::log::Place;
 use crate::statements::run;
@@ -51,7 +52,7 @@ impl Accounts {
     /// Locks every balance that a record other than a duplicate names. All batches lock
     /// in the same order, so that no two can wait for each other.
     pub fn lock(staged: &Staged<'_>, ownership: &Ownership) -> Self {
-        let mut wanted: Vec<(AccountKey, usize)> = Vec::with_capacity(staged.changes.len());
+        let mut wanted: Vec<(AccountKey, usize)> = memory::vec(staged.changes.len());
         for (index, record) in staged.records.iter().enumerate() {
             if let Content::Event(_, changes) = &record.content
                 && ownership.of(index) != Claim::Duplicate
@@ -65,7 +66,7 @@ impl Accounts {
         }
         wanted.sort_unstable_by_key(|(key, _)| *key);
         let mut keys: Vec<AccountKey> = Vec::with_capacity(wanted.len());
-        let mut slots = vec![u32::MAX; staged.changes.len()];
+        let mut slots = memory::filled(u32::MAX, staged.changes.len());
         for (key, change) in wanted {
             if keys.last() != Some(&key) {
                 keys.push(key);
@@ -73,19 +74,20 @@ impl Accounts {
             slots[change] = keys.len() as u32 - 1;
         }
         let mut table = Balances::open();
-        let mut rows = Vec::with_capacity(keys.len());
+        let mut rows: Vec<Option<LockedRow>> = memory::vec(keys.len());
         for (count, key) in keys.iter().enumerate() {
             if count % 256 == 0 {
                 pgrx::check_for_interrupts!();
             }
             rows.push(table.lock(key));
         }
-        let book = rows
-            .iter()
-            .map(|row: &Option<LockedRow>| row.map_or_else(Balance::default, |row| row.balance))
-            .collect();
+        let mut book = memory::vec(keys.len());
+        book.extend(
+            rows.iter()
+                .map(|row| row.map(|row| row.balance).unwrap_or_default()),
+        );
         Self {
-            changed: vec![None; keys.len()],
+            changed: memory::filled(None, keys.len()),
             keys,
             slots,
             rows,

@@ -13,6 +13,7 @@ use crate::events::{self, Records};
 use crate::fence::Span;
 use crate::instances;
 use crate::leader::{self, Leadership, PartitionName};
+use crate::memory;
 use crate::pg::references::{self, TableId};
 use crate::replay;
 use crate::steps;
@@ -143,10 +144,11 @@ fn apply_balance_batch(
 
 fn bytes(name: &str, values: Option<Array<'_, &[u8]>>) -> Vec<Option<Vec<u8>>> {
     let values = given(name, values);
-    values
-        .iter()
-        .map(|value| value.map(<[u8]>::to_vec))
-        .collect()
+    values.iter().map(|value| value.map(memory::copy)).collect()
+}
+
+fn carried(values: Option<&Array<'_, &[u8]>>) -> usize {
+    values.map_or(0, |values| values.iter().flatten().map(<[u8]>::len).sum())
 }
 
 /// The answer of both batches.
@@ -215,6 +217,9 @@ fn apply_event_batch(
         next_offset: given("next_offset", next_offset),
         last_record,
     };
+    let records = kafka_offsets.as_ref().map_or(0, Vec::len);
+    let carried = carried(keys.as_ref()) + carried(payloads.as_ref());
+    memory::ensure(records * memory::BYTES_PER_ROW + carried * memory::COPIES);
     let records = Records {
         offsets: all("kafka_offsets", kafka_offsets),
         times_ms: all("record_times_ms", record_times_ms),
@@ -315,6 +320,7 @@ fn absent(
             "ids and referrers must be of one length",
         );
     }
+    memory::ensure(ids.len() * memory::BYTES_PER_ROW);
     let mut named: Vec<(&str, Option<&str>)> = ids
         .iter()
         .zip(referrers.iter())

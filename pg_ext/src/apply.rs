@@ -19,6 +19,7 @@ use crate::accounts::Accounts;
 use crate::error::raise;
 use crate::fence::{self, Fence, Fenced, Span};
 use crate::identities::Ownership;
+use crate::memory;
 use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
 use crate::pg::capture;
 use crate::pg::log::{Log, LogRow, Place};
@@ -122,14 +123,11 @@ fn decide(
     staged: &Staged<'_>,
     steps: &mut Steps,
 ) -> (Counts, Verdicts, DeadLetters) {
-    let carried: Vec<_> = staged
-        .records
-        .iter()
-        .map(|record| match &record.content {
-            Content::Event(event, _) => Some((event.identity, event.payload_hash)),
-            Content::Dead(_) => None,
-        })
-        .collect();
+    let mut carried = memory::vec(staged.records.len());
+    carried.extend(staged.records.iter().map(|record| match &record.content {
+        Content::Event(event, _) => Some((event.identity, event.payload_hash)),
+        Content::Dead(_) => None,
+    }));
     let ownership = Ownership::claim(&carried);
     fault_point!("apply.identities");
     steps.done("identities");
@@ -167,6 +165,7 @@ pub struct Decodable {
 
 /// Applies events that were dead letters until now; answers the verdicts of duplicates among them.
 pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decodable]) -> Verdicts {
+    fence::check_isolation();
     let mut staged = Staged::default();
     for event in events {
         let first = staged.changes.len();
@@ -203,7 +202,10 @@ fn keep_promise<'b>(bytes: &'b [u8], call: &BatchCall<'_>) -> Staged<'b> {
             format!("a batch may stage at most {MAX_BATCH_ROWS} rows: lower BATCH_SIZE"),
         );
     }
-    let staged = staging::read(bytes, call.row_count.max(0) as usize)
+    let rows = call.row_count.max(0) as usize;
+    memory::ensure(rows.min(bytes.len()) * memory::BYTES_PER_ROW + bytes.len() * memory::COPIES);
+    let room = memory::or_refuse(Staged::with_room(rows.min(bytes.len())));
+    let staged = staging::read_into(room, bytes, rows)
         .unwrap_or_else(|malformed| refuse(format!("there is {malformed}")));
     let mut floor = call.span.from_offset;
     for record in &staged.records {

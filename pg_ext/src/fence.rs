@@ -34,6 +34,17 @@ impl Span<'_> {
                 "synchronous_commit is off: set it to on for the ingester's role",
             );
         }
+        check_isolation();
+    }
+}
+
+/// A statement of a transaction with one snapshot for all would not see what it waited for.
+pub fn check_isolation() {
+    if !session::reads_committed() {
+        raise(
+            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "balances are changed by READ COMMITTED transactions only: SET default_transaction_isolation TO 'read committed', or BEGIN ISOLATION LEVEL READ COMMITTED",
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use pgrx::spi::SpiClient;
 use pgrx::{Spi, datum::DatumWithOid};
 
 use crate::error::raise;
-use crate::pg::session;
+use crate::pg::{holders, session};
 
 /// How long a transaction that holds a row may go on before it is looked at.
 const GRACE_MS: u32 = 100;
@@ -70,20 +70,27 @@ const LOCK_LEASE: &str =
 const LOCK_PROGRESS: &str =
     "SELECT 1 FROM ledger.partition_progress WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
 
-// The row version that everyone sees carries the transaction id of whoever changes it.
 // A lease row is held for milliseconds, or for PATIENCE_MS by another acquirer: whoever
 // idles in that transaction, or has held it for longer, does not move any more.
 const LEASE_HOLDERS: &str = "
-    SELECT h.pid FROM ledger.partition_leases r
-    JOIN pg_catalog.pg_locks h ON h.locktype = 'transactionid' AND h.transactionid = r.xmax AND h.granted
+    SELECT h.pid FROM pg_catalog.pg_locks h
     JOIN pg_catalog.pg_stat_get_activity(NULL) a ON a.pid = h.pid
-    WHERE r.partition_id = $1 AND h.pid <> pg_catalog.pg_backend_pid()
+    WHERE h.locktype = 'transactionid' AND h.transactionid::text = ANY ($1) AND h.granted AND h.pid <> pg_catalog.pg_backend_pid()
         AND (a.state LIKE 'idle in transaction%'
             OR a.xact_start < pg_catalog.clock_timestamp() - 3 * interval '1 second')";
 const PROGRESS_HOLDERS: &str = "
-    SELECT h.pid FROM ledger.partition_progress r
-    JOIN pg_catalog.pg_locks h ON h.locktype = 'transactionid' AND h.transactionid = r.xmax AND h.granted
-    WHERE r.partition_id = $1 AND h.pid <> pg_catalog.pg_backend_pid()";
+    SELECT h.pid FROM pg_catalog.pg_locks h
+    WHERE h.locktype = 'transactionid' AND h.transactionid::text = ANY ($1) AND h.granted AND h.pid <> pg_catalog.pg_backend_pid()";
+const LEASE: Row = Row {
+    table: "partition_leases",
+    lock: LOCK_LEASE,
+    holders: LEASE_HOLDERS,
+};
+const PROGRESS: Row = Row {
+    table: "partition_progress",
+    lock: LOCK_PROGRESS,
+    holders: PROGRESS_HOLDERS,
+};
 
 // The token follows the clock so that it also grows over a restore of an older backup. Where the clock is behind, an
 // original and its restored copy would count alike: each goes on by chance.
@@ -147,7 +154,7 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
                     .unwrap_or_else(|| raise(Code::ERRCODE_INTERNAL_ERROR, "no lease row"))
             }
         };
-        if !seen.free || !lock_row(client, LOCK_LEASE, LEASE_HOLDERS, seen.partition_id) {
+        if !seen.free || !lock_row(client, &LEASE, seen.partition_id) {
             return seen.refused();
         }
         fault_point!("acquire.lease_locked");
@@ -156,7 +163,7 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
                 .map(Seen::refused)
                 .unwrap_or_default();
         };
-        if !lock_row(client, LOCK_PROGRESS, PROGRESS_HOLDERS, seen.partition_id) {
+        if !lock_row(client, &PROGRESS, seen.partition_id) {
             raise(
                 Code::ERRCODE_LOCK_NOT_AVAILABLE,
                 format!(
@@ -249,16 +256,26 @@ fn find(client: &mut SpiClient<'_>, name: PartitionName<'_>, service_id: &str) -
     })
 }
 
+/// A row of a partition, how it is locked, and which sessions of those that hold it are to be ended.
+struct Row {
+    table: &'static str,
+    lock: &'static str,
+    holders: &'static str,
+}
+
 /// Locks one row; whoever holds it for longer than a moment and is named by `holders` is ended.
-fn lock_row(client: &mut SpiClient<'_>, lock: &str, holders: &str, partition_id: i32) -> bool {
+fn lock_row(client: &mut SpiClient<'_>, row: &Row, partition_id: i32) -> bool {
     let args = [partition_id.into()];
     let mut ended = false;
     for waited_ms in (0..=PATIENCE_MS).step_by(POLL_MS as usize) {
-        if run(client, lock, &args) > 0 {
+        if run(client, row.lock, &args) > 0 {
             return true;
         }
         if waited_ms >= GRACE_MS && !ended {
-            let pids = client.update(holders, None, &args).unwrap_or_else(internal);
+            let holders = [holders::of_row(row.table, partition_id).into()];
+            let pids = client
+                .update(row.holders, None, &holders)
+                .unwrap_or_else(internal);
             for row in pids {
                 session::terminate(
                     row.get::<i32>(1)

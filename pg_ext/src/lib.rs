@@ -16,6 +16,7 @@ mod handlers;
 mod identities;
 mod instances;
 mod leader;
+mod memory;
 mod outcome;
 mod pg;
 mod replay;

@@ -511,6 +511,32 @@ async fn what_cannot_be_honoured_is_refused_by_name() {
             "DROP TRIGGER t ON ledger.balance_log",
             "triggers",
         ),
+        (
+            "DROP VIEW IF EXISTS ledger.account_history; ALTER TABLE ledger.account_balances ALTER available TYPE numeric(30, 8)",
+            "ALTER TABLE ledger.account_balances ALTER available TYPE numeric(36, 18)",
+            "precision",
+        ),
+        (
+            "CREATE TABLE public.logs (LIKE ledger.balance_log) PARTITION BY LIST (partition_id);
+             ALTER TABLE public.logs ATTACH PARTITION ledger.balance_log FOR VALUES IN (77)",
+            "ALTER TABLE public.logs DETACH PARTITION ledger.balance_log; DROP TABLE public.logs",
+            "partition of another table",
+        ),
+        (
+            "CREATE UNIQUE INDEX one_payload ON ledger.event_identities (payload_hash)",
+            "DROP INDEX ledger.one_payload",
+            "one_payload",
+        ),
+        (
+            "ALTER TABLE ledger.event_identities ADD CONSTRAINT apart EXCLUDE USING btree (payload_hash WITH =)",
+            "ALTER TABLE ledger.event_identities DROP CONSTRAINT apart",
+            "apart",
+        ),
+        (
+            "ALTER TABLE ledger.balance_log SET UNLOGGED",
+            "ALTER TABLE ledger.balance_log SET LOGGED",
+            "unlogged",
+        ),
     ] {
         admin.batch_execute(add).await.expect(add);
         let refused = message(batch.apply(&writer, leader, 0, 1).await);
@@ -538,6 +564,53 @@ async fn what_cannot_be_honoured_is_refused_by_name() {
         .apply(&writer, leader, 1, 2)
         .await;
     assert!(message(refused).contains("partitioned"));
+}
+
+/// A further index on the identity alone is the same rule once more, as REINDEX CONCURRENTLY makes one meanwhile.
+#[tokio::test]
+async fn a_second_index_on_the_identity_is_no_obstacle() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let leader = lead(&writer, 0, "a").await;
+    let index = "CREATE UNIQUE INDEX again ON ledger.event_identities (identity)";
+    admin.batch_execute(index).await.expect("an owner may");
+    for offset in 0..2 {
+        let answer = Batch::default()
+            .event_with_payload(offset, "a", "the same", &[change(1, "10", "0")])
+            .apply(&writer, leader, offset, offset + 1)
+            .await;
+        let duplicates: i64 = answer.expect("applied").get("duplicates");
+        assert_eq!(duplicates, offset);
+    }
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn a_transaction_with_one_snapshot_for_all_statements_is_refused_by_name() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let leader = lead(&writer, 0, "a").await;
+    let trigger = "CREATE TRIGGER t BEFORE UPDATE ON ledger.account_balances FOR EACH ROW
+        EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()";
+    admin.batch_execute(trigger).await.expect("an owner may");
+    let batch = Batch::default()
+        .event(0, "a", &[change(1, "10", "0")])
+        .dead(1, "MALFORMED_JSON", "{");
+    for level in ["repeatable read", "serializable"] {
+        let default = format!("SET default_transaction_isolation TO '{level}'");
+        writer.batch_execute(&default).await.expect("anybody may");
+        let refused = message(batch.apply(&writer, leader, 0, 2).await);
+        assert!(refused.contains("READ COMMITTED"), "{level}: {refused}");
+    }
+    let default = "SET default_transaction_isolation TO 'read committed'";
+    writer.batch_execute(default).await.expect("anybody may");
+    batch.apply(&writer, leader, 0, 2).await.expect("applied");
+    let default = "SET default_transaction_isolation TO 'repeatable read'";
+    admin.batch_execute(default).await.expect("anybody may");
+    let correction = r#"SELECT * FROM sluice.apply_balance_changes('[{"accountId": 1, "currencyCode": "USD", "availableDelta": "1"}]', 'a test', false)"#;
+    let refused = message(admin.batch_execute(correction).await);
+    assert!(refused.contains("READ COMMITTED"), "{refused}");
+    assert_eq!(available(&database, 1).await.as_deref(), Some("10"));
 }
 
 #[tokio::test]

@@ -8,29 +8,18 @@ use super::versions;
 /// Rows that go to the table in one call; COPY uses up to 1000.
 pub const ROWS: usize = 500;
 
-/// What an index that is to be unique says of a new row.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Unique {
-    /// A second row of the same key is an error.
-    Enforced,
-    /// [`Append::flush`] answers which rows may be a second one; they are in the table all the same.
-    Reported,
-}
-
 /// A table that takes new rows.
 pub struct Append {
     target: Target,
-    unique: Unique,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     filled: usize,
     written: u64,
 }
 
 impl Append {
-    pub fn new(target: Target, unique: Unique) -> Self {
+    pub fn new(target: Target) -> Self {
         Self {
             target,
-            unique,
             slots: Vec::new(),
             filled: 0,
             written: 0,
@@ -72,10 +61,9 @@ impl Append {
         self.slots[self.filled]
     }
 
-    /// Writes the rows pushed since the last time. `conflict` is told of each that may be a second one of its key, in
-    /// their order, by its number and its place, before the next row gets its index entries.
-    pub fn flush(&mut self, mut conflict: impl FnMut(usize, pg_sys::ItemPointerData)) {
-        let report = self.unique == Unique::Reported;
+    /// Writes the rows pushed since the last time. What is to be unique is: a second row of a key waits for the
+    /// transaction that brings the first one, and is an error once that has committed.
+    pub fn flush(&mut self) {
         // SAFETY: `filled` slots hold materialized tuples of this relation; index entries are made right after the
         // tuples, as in COPY, while the slots carry their new places.
         unsafe {
@@ -88,12 +76,9 @@ impl Append {
                 0,
                 std::ptr::null_mut(),
             );
-            for (number, &slot) in self.slots[..self.filled].iter().enumerate() {
+            for &slot in &self.slots[..self.filled] {
                 let Target { result, estate, .. } = self.target;
-                let suspects = versions::insert_index_tuples(result, slot, estate, report);
-                if report && !suspects.is_null() {
-                    conflict(number, (*slot).tts_tid);
-                }
+                versions::insert_index_tuples(result, slot, estate);
                 pg_sys::ExecClearTuple(slot);
             }
         }
@@ -101,10 +86,6 @@ impl Append {
         self.written += self.filled as u64;
         self.filled = 0;
         pgrx::check_for_interrupts!();
-    }
-
-    pub fn target(&self) -> &Target {
-        &self.target
     }
 
     /// Answers how many rows were written. All of them are flushed.

@@ -19,17 +19,18 @@ use super::hints::Name;
 use super::log::Place;
 use super::lookup::{self, Lookup, Version};
 use super::numeric;
-use super::target::Target;
+use super::target::{Column, Target};
 use super::varlena::{Varlenas, is_text};
 use crate::error::raise;
+use crate::memory;
 
-const COLUMN_TYPES: [pg_sys::Oid; 6] = [
-    pg_sys::INT8OID,
-    pg_sys::INT4OID,
-    pg_sys::TEXTOID,
-    pg_sys::NUMERICOID,
-    pg_sys::NUMERICOID,
-    pg_sys::INT8OID,
+const COLUMNS: [Column; 6] = [
+    Column::of(pg_sys::INT8OID),
+    Column::of(pg_sys::INT4OID),
+    Column::of(pg_sys::TEXTOID),
+    Column::AMOUNT,
+    Column::AMOUNT,
+    Column::of(pg_sys::INT8OID),
 ];
 const AVAILABLE: usize = 3;
 const FROZEN: usize = 4;
@@ -67,7 +68,7 @@ pub struct Balances {
 
 impl Balances {
     pub fn open() -> Self {
-        let target = Target::open("account_balances", &COLUMN_TYPES);
+        let target = Target::open("account_balances", &COLUMNS);
         let lookup = target.lookup(
             &[lookup::INT8, lookup::INT4, lookup::TEXT],
             "account_id, shard_id, currency_code",
@@ -194,7 +195,7 @@ impl Balances {
     }
 
     fn amount(&self, column: usize) -> Amount {
-        // SAFETY: by COLUMN_TYPES the datum is a numeric, inline in the image and NOT NULL; detoasting copies only what
+        // SAFETY: by COLUMNS the datum is a numeric, inline in the image and NOT NULL; detoasting copies only what
         // is compressed.
         let amount = unsafe {
             let packed = pg_sys::pg_detoast_datum_packed(self.values[column].cast_mut_ptr());
@@ -284,7 +285,7 @@ enum Outcome {
 /// # Safety
 /// The version is one of `relation`, its page pinned.
 unsafe fn has_key(relation: pg_sys::Relation, version: &mut Version, key: &AccountKey) -> bool {
-    // SAFETY: by COLUMN_TYPES these are a bigint, an integer and a text, NOT NULL as columns of the primary key.
+    // SAFETY: by COLUMNS these are a bigint, an integer and a text, NOT NULL as columns of the primary key.
     unsafe {
         let descriptor = (*relation).rd_att;
         let column = |number| pg_sys::nocachegetattr(&mut version.tuple, number, descriptor);
@@ -324,7 +325,9 @@ unsafe fn lock_version(
         let outcome = match result {
             pg_sys::TM_Result::TM_Ok => {
                 let (start, length) = (images.len(), tuple.t_len as usize);
-                images.resize(start + length.div_ceil(size_of::<u64>()), 0);
+                let words = length.div_ceil(size_of::<u64>());
+                memory::reserve(images, words);
+                images.resize(start + words, 0);
                 let image = images[start..].as_mut_ptr().cast::<u8>();
                 std::ptr::copy_nonoverlapping(tuple.t_data.cast::<u8>(), image, length);
                 Outcome::Locked(LockedRow {

@@ -13,6 +13,7 @@ use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 use pgrx::{pg_guard, pg_sys};
 
 use crate::error::raise;
+use crate::memory;
 
 /// What a backend keeps between batches, so that not each has to ask the kernel for it.
 const KEPT_BYTES: usize = 4 << 20;
@@ -118,6 +119,7 @@ fn stage(piece: &[u8]) {
     let fits = STAGED.with_borrow_mut(|staged| {
         let fits = staged.len() + piece.len() <= MAX_BATCH_BYTES;
         if fits {
+            memory::reserve(staged, piece.len());
             staged.extend_from_slice(piece);
         }
         fits

@@ -6,6 +6,7 @@
 //! and has the key, and asks the index otherwise, so nothing has to tell this memory of what others
 //! do to the table.
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -19,7 +20,23 @@ const WAYS: usize = 8;
 
 thread_local! {
     /// Each a block (32 bits), an offset (16) and a part of the key's hash (16); 0 where there is none.
-    static KNOWN: RefCell<Vec<u64>> = RefCell::new(vec![0; HINTS]);
+    static KNOWN: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory that the kernel fills once it is used; none where there is no room for it, and then there are no hints.
+fn without_hints() -> Vec<u64> {
+    let Ok(layout) = Layout::array::<u64>(HINTS) else {
+        return Vec::new();
+    };
+    // SAFETY: the layout has a size; it is that of a vector of so many elements, for which zeros are valid.
+    unsafe {
+        let hints = alloc_zeroed(layout).cast::<u64>();
+        if hints.is_null() {
+            Vec::new()
+        } else {
+            Vec::from_raw_parts(hints, HINTS, HINTS)
+        }
+    }
 }
 
 /// Under what a hint is kept.
@@ -46,7 +63,7 @@ impl Name {
     /// Where the row was found last.
     pub fn hint(self) -> Option<pg_sys::ItemPointerData> {
         KNOWN.with_borrow(|known| {
-            let places = &known[self.bucket..][..WAYS];
+            let places = known.get(self.bucket..)?.get(..WAYS)?;
             let hint = places.iter().copied().find(|hint| self.is_mine(*hint))?;
             let mut at = pg_sys::ItemPointerData::default();
             item_pointer_set_all(&mut at, (hint >> 32) as u32, (hint >> 16) as u16);
@@ -58,7 +75,12 @@ impl Name {
         let (block, offset) = item_pointer_get_both(at);
         let hint = u64::from(block) << 32 | u64::from(offset) << 16 | u64::from(self.part);
         KNOWN.with_borrow_mut(|known| {
-            let places = &mut known[self.bucket..][..WAYS];
+            if known.is_empty() {
+                *known = without_hints();
+            }
+            let Some(places) = known.get_mut(self.bucket..self.bucket + WAYS) else {
+                return;
+            };
             let place = places.iter().position(|hint| self.is_mine(*hint));
             let place = place.or_else(|| places.iter().position(|hint| *hint == 0));
             places[place.unwrap_or(self.victim)] = hint;

@@ -1,80 +1,114 @@
 //! `ledger.event_identities`: claimed by inserting, so that its primary key decides.
+//!
+//! Nearly always all are new, so they are inserted without asking, in a subtransaction. Where one is known, nothing of
+//! that stays, also not for whoever decodes the WAL: a row that was inserted and deleted again would meet its owner on
+//! every subscriber of a publication. Then each is looked up first.
+
+use std::cell::Cell;
 
 use ledger::fold::Carrier;
 use ledger::identity::{Identity, PayloadHash};
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
 
-use super::append::{self, Append, Unique};
-use super::lookup::{self, Lookup};
-use super::target::Target;
+use super::append::Append;
+use super::lookup::{self, Lookup, Version};
+use super::subtransaction;
+use super::target::{Column, Target};
 
-const COLUMN_TYPES: [pg_sys::Oid; 2] = [pg_sys::UUIDOID, pg_sys::UUIDOID];
+const COLUMNS: [Column; 2] = [Column::of(pg_sys::UUIDOID), Column::of(pg_sys::UUIDOID)];
+
+thread_local! {
+    /// Whether this session's last batch carried what was known: a producer that repeats itself mostly goes on with it.
+    static REPEATS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Inserts what is not known yet; answers what is, sorted, with the payload that it first came with. `wanted` is
 /// sorted: two partitions that claim the same identities wait for each other, and cannot deadlock.
 pub fn claim(wanted: &[Carrier]) -> Vec<(Identity, PayloadHash)> {
-    let target = Target::open("event_identities", &COLUMN_TYPES);
-    target.refuse_additions(COLUMN_TYPES.len());
-    let mut lookup = target.lookup(&[lookup::UUID], "identity");
-    let mut append = Append::new(target, Unique::Reported);
-    let (mut known, mut superfluous) = (Vec::new(), Vec::new());
-    for block in wanted.chunks(append::ROWS) {
-        for carrier in block {
-            let values = [carrier.identity.as_bytes(), carrier.payload_hash.as_bytes()];
-            // SAFETY: a uuid datum points to 16 bytes; the table has these two columns.
-            unsafe { append.push(&values.map(|bytes| Some(bytes.as_ptr().into()))) };
-        }
-        append.flush(|number, mine| {
-            let identity = &block[number].identity;
-            if let Some(payload_hash) = owner(&mut lookup, identity, mine) {
-                known.push((*identity, payload_hash));
-                superfluous.push(mine);
-            }
-        });
+    let mut known = if REPEATS.get() {
+        owners(wanted)
+    } else {
+        Vec::new()
+    };
+    let insert = |known: &[_]| {
+        let insert = || insert_unknown(wanted, known);
+        subtransaction::unless(Code::ERRCODE_UNIQUE_VIOLATION, insert)
+    };
+    // Each is there now that was in the way, or another transaction has taken it out again.
+    while known.len() < wanted.len() && insert(&known).is_none() {
+        known = owners(wanted);
     }
-    if !superfluous.is_empty() {
-        // SAFETY: after the increment the rows that this transaction inserted can be deleted by it.
-        unsafe {
-            pg_sys::CommandCounterIncrement();
-            for place in &mut superfluous {
-                pg_sys::simple_heap_delete(append.target().relation, place);
-            }
-        }
-    }
-    lookup.close();
-    append.close();
+    REPEATS.set(!known.is_empty());
     known
 }
 
-/// The payload hash of the row that owns `identity`, other than `mine`; waits for transactions that may yet own it.
-fn owner(
-    lookup: &mut Lookup,
-    identity: &Identity,
-    mine: pg_sys::ItemPointerData,
-) -> Option<PayloadHash> {
-    loop {
-        let (mut owner, mut undecided) = (None, None);
-        // SAFETY: a uuid datum points to 16 bytes; both columns are NOT NULL and of fixed length, so they lie one
-        // behind the other at the beginning of the tuple's data.
-        unsafe {
-            lookup.versions(&[identity.as_bytes().as_ptr().into()], |version| {
-                if pg_sys::ItemPointerEquals(&mut version.tuple.t_self, &mut { mine }) {
-                    return false;
-                }
-                match version.undecided {
-                    Some(transaction) => undecided = Some(transaction),
-                    None => {
-                        let header = version.tuple.t_data;
-                        let data = header.cast::<u8>().add((*header).t_hoff as usize);
-                        owner = Some(PayloadHash::from_bytes(*data.add(16).cast::<[u8; 16]>()));
-                    }
-                }
-                owner.is_some()
-            });
+fn open() -> Target {
+    let target = Target::open("event_identities", &COLUMNS);
+    target.refuse_additions(COLUMNS.len());
+    target.refuse_uniqueness_beyond_primary_key();
+    target
+}
+
+/// Inserts in sorted order. An identity that another transaction inserts is waited for before this one has an entry of
+/// its own, so however many want it, none of them waits for one that waits for it.
+fn insert_unknown(wanted: &[Carrier], known: &[(Identity, PayloadHash)]) {
+    let mut append = Append::new(open());
+    let mut known = known.iter().map(|(identity, _)| identity).peekable();
+    for carrier in wanted {
+        if known.next_if_eq(&&carrier.identity).is_some() {
+            continue;
         }
-        match undecided {
-            Some(transaction) if owner.is_none() => lookup.wait_for(transaction),
-            _ => return owner,
+        if append.is_full() {
+            append.flush();
+        }
+        let values = [carrier.identity.as_bytes(), carrier.payload_hash.as_bytes()];
+        // SAFETY: a uuid datum points to 16 bytes; the table has these two columns.
+        unsafe { append.push(&values.map(|bytes| Some(bytes.as_ptr().into()))) };
+    }
+    append.flush();
+    append.close();
+}
+
+/// Those of `wanted` that have an owner.
+fn owners(wanted: &[Carrier]) -> Vec<(Identity, PayloadHash)> {
+    let target = open();
+    let mut lookup = target.lookup(&[lookup::UUID], "identity");
+    let mut known = Vec::new();
+    for (count, Carrier { identity, .. }) in wanted.iter().enumerate() {
+        if count % 256 == 0 {
+            pgrx::check_for_interrupts!();
+        }
+        if let Some(payload_hash) = owner(&mut lookup, identity) {
+            known.push((*identity, payload_hash));
+        }
+    }
+    lookup.close();
+    target.close();
+    known
+}
+
+/// The payload hash of the row that owns `identity`; waits for a transaction that may yet own it.
+fn owner(lookup: &mut Lookup, identity: &Identity) -> Option<PayloadHash> {
+    loop {
+        let mut met = None;
+        let mut visit = |version: &mut Version| {
+            // SAFETY: both columns are NOT NULL and of fixed length, so they lie one behind the other at the beginning
+            // of the tuple's data.
+            let payload_hash = unsafe {
+                let header = version.tuple.t_data;
+                let data = header.cast::<u8>().add((*header).t_hoff as usize);
+                PayloadHash::from_bytes(*data.add(16).cast::<[u8; 16]>())
+            };
+            met = Some((payload_hash, version.undecided));
+            true
+        };
+        // SAFETY: a uuid datum points to 16 bytes.
+        unsafe { lookup.versions(&[identity.as_bytes().as_ptr().into()], &mut visit) };
+        match met {
+            Some((_, Some(transaction))) => lookup.wait_for(transaction),
+            Some((payload_hash, None)) => return Some(payload_hash),
+            None => return None,
         }
     }
 }

@@ -5,28 +5,28 @@ use ledger::event::Change;
 use ledger::fold::Balance;
 use pgrx::pg_sys;
 
-use super::append::{Append, Unique};
-use super::target::Target;
+use super::append::Append;
+use super::target::{Column, Target};
 use super::varlena::Varlenas;
 
-const COLUMN_TYPES: [pg_sys::Oid; 17] = [
-    pg_sys::INT8OID,
-    pg_sys::INT8OID,
-    pg_sys::TIMESTAMPTZOID,
-    pg_sys::INT4OID,
-    pg_sys::INT4OID,
-    pg_sys::INT2OID,
-    pg_sys::TEXTOID,
-    pg_sys::TEXTOID,
-    pg_sys::NUMERICOID,
-    pg_sys::NUMERICOID,
-    pg_sys::NUMERICOID,
-    pg_sys::NUMERICOID,
-    pg_sys::TEXTOID,
-    pg_sys::TEXTOID,
-    pg_sys::INT8OID,
-    pg_sys::INT4OID,
-    pg_sys::INT2OID,
+const COLUMNS: [Column; 17] = [
+    Column::of(pg_sys::INT8OID),
+    Column::of(pg_sys::INT8OID),
+    Column::of(pg_sys::TIMESTAMPTZOID),
+    Column::of(pg_sys::INT4OID),
+    Column::of(pg_sys::INT4OID),
+    Column::of(pg_sys::INT2OID),
+    Column::of(pg_sys::TEXTOID),
+    Column::of(pg_sys::TEXTOID),
+    Column::AMOUNT,
+    Column::AMOUNT,
+    Column::AMOUNT,
+    Column::AMOUNT,
+    Column::of(pg_sys::TEXTOID),
+    Column::of(pg_sys::TEXTOID),
+    Column::of(pg_sys::INT8OID),
+    Column::of(pg_sys::INT4OID),
+    Column::of(pg_sys::INT2OID),
 ];
 /// Where a row of the log is found: its primary key.
 #[derive(Clone, Copy)]
@@ -59,10 +59,10 @@ pub struct Log {
 impl Log {
     /// `created_at` in microseconds since 2000-01-01, as timestamptz counts.
     pub fn open(partition_id: i32, created_at: i64) -> Self {
-        let target = Target::open("balance_log", &COLUMN_TYPES);
-        target.refuse_additions(COLUMN_TYPES.len());
+        let target = Target::open("balance_log", &COLUMNS);
+        target.refuse_additions(COLUMNS.len());
         Self {
-            append: Append::new(target, Unique::Enforced),
+            append: Append::new(target),
             partition_id,
             created_at,
             varlenas: Varlenas::default(),
@@ -75,7 +75,7 @@ impl Log {
 
     pub fn append(&mut self, row: &LogRow<'_>) {
         if self.append.is_full() {
-            self.append.flush(|_, _| ());
+            self.append.flush();
         }
         self.varlenas.clear();
         let amounts: [Amount; 4] = [
@@ -94,7 +94,7 @@ impl Log {
             .map(|reason| self.varlenas.push(reason.as_bytes()));
         let source = row.source.map(|source| self.varlenas.push(source));
         let datum = |index| Some(self.varlenas.datum(index));
-        let values: [Option<pg_sys::Datum>; COLUMN_TYPES.len()] = [
+        let values: [Option<pg_sys::Datum>; COLUMNS.len()] = [
             Some(row.place.kafka_offset.into()),
             Some(row.change.key.account_id.into()),
             Some(self.created_at.into()),
@@ -119,7 +119,7 @@ impl Log {
 
     /// Writes what is left and answers how many rows the batch logged.
     pub fn close(mut self) -> u64 {
-        self.append.flush(|_, _| ());
+        self.append.flush();
         self.append.close()
     }
 }

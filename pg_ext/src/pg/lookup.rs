@@ -2,6 +2,12 @@
 //!
 //! It sees what PostgreSQL's own unique checks see: every version that is alive, and those
 //! whose fate another transaction still has to decide.
+//!
+//! Such a search is no snapshot. The entries of an index page are read first and the rows visited
+//! afterwards; a row that another transaction moves in between, by an update that needs a new entry, is
+//! dead where it was and not among the entries where it is. "There is no such row" is therefore only
+//! believed where no entry led to a row that somebody may still see, or where an MVCC snapshot, to which
+//! a row is always at one place, has none either.
 
 use super::versions;
 use pgrx::pg_sys;
@@ -31,6 +37,27 @@ pub struct Version {
     pub root: pg_sys::ItemPointerData,
     /// The transaction that is still to say whether this version begins or ends.
     pub undecided: Option<pg_sys::TransactionId>,
+    /// Who has locked or replaced it, and what that means: `xmax` and `t_infomask` of one moment.
+    pub holder: (pg_sys::TransactionId, u32),
+}
+
+/// What came of one search.
+#[derive(PartialEq, Eq)]
+enum Scan {
+    /// A version of the row was shown.
+    Shown,
+    /// None was, and nothing that was met could be seen by anybody.
+    NoRow,
+    /// None was, but an entry led to versions that may have been the row until a moment ago.
+    Inconclusive,
+}
+
+/// What there was at one place.
+struct Seen {
+    /// The visitor has seen enough.
+    enough: bool,
+    /// Nobody can see any of the versions there.
+    all_dead: bool,
 }
 
 impl Lookup {
@@ -85,9 +112,10 @@ impl Lookup {
         }
     }
 
-    /// Shows `visit` the versions of a key's row until it says that it has seen enough. Whatever it does, no page is
-    /// locked meanwhile. They come from the end of the table, where the youngest mostly is: those that nobody sees any
-    /// more but that an old snapshot keeps are many.
+    /// Shows `visit` the versions of a key's row until it says that it has seen enough; that it was shown none proves that
+    /// there was a moment of this call without such a row. Whatever it does, no page is locked meanwhile. They come from
+    /// the end of the table, where the youngest mostly is: those that nobody sees any more but that an old snapshot keeps
+    /// are many.
     ///
     /// # Safety
     /// `key` has a valid datum for each key column.
@@ -99,31 +127,69 @@ impl Lookup {
         for (scan_key, value) in self.keys.iter_mut().zip(key) {
             scan_key.sk_argument = *value;
         }
+        // SAFETY: the key's values live through the call; the box of the snapshot outlives it.
+        unsafe {
+            let dirty = &raw mut *self.snapshot;
+            while self.scan(dirty, &mut visit) == Scan::Inconclusive && self.is_visible() {
+                pgrx::check_for_interrupts!();
+            }
+        }
+    }
+
+    /// Whether an MVCC snapshot of this moment has a row of the key that was searched last.
+    ///
+    /// # Safety
+    /// As [`Self::scan`].
+    unsafe fn is_visible(&mut self) -> bool {
+        // SAFETY: the snapshot is registered while it is used; an ERROR releases it.
+        unsafe {
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+            let found = self.scan(snapshot, &mut |_| true);
+            pg_sys::UnregisterSnapshot(snapshot);
+            found == Scan::Shown
+        }
+    }
+
+    /// Shows `visit` what `snapshot` sees of the row that `keys` describe.
+    ///
+    /// # Safety
+    /// The values of `keys` and the snapshot live through the call.
+    unsafe fn scan(
+        &mut self,
+        snapshot: pg_sys::Snapshot,
+        visit: &mut impl FnMut(&mut Version) -> bool,
+    ) -> Scan {
+        let (mut shown, mut somebody_may_see) = (false, false);
+        let mut visit = |version: &mut Version| {
+            shown = true;
+            visit(version)
+        };
         // SAFETY: the scan is live, and what an index leads to exists.
         unsafe {
             let keys = self.keys.as_mut_ptr();
-            pg_sys::index_rescan(
-                self.scan,
-                keys,
-                self.keys.len() as i32,
-                std::ptr::null_mut(),
-                0,
-            );
+            let count = self.keys.len() as i32;
+            pg_sys::index_rescan(self.scan, keys, count, std::ptr::null_mut(), 0);
             loop {
                 let found = pg_sys::index_getnext_tid(
                     self.scan,
                     pg_sys::ScanDirection::BackwardScanDirection,
                 );
                 if found.is_null() {
-                    return;
+                    break;
                 }
-                let (enough, all_dead) = self.version_at(*found, &mut visit);
-                if enough {
-                    return;
+                let seen = self.version_at(*found, snapshot, &mut visit);
+                if seen.enough {
+                    break;
                 }
+                somebody_may_see |= !seen.all_dead;
                 // As PostgreSQL's own scans do: what leads to nothing for anybody is passed over from now on.
-                (*self.scan).kill_prior_tuple = all_dead;
+                (*self.scan).kill_prior_tuple = seen.all_dead;
             }
+        }
+        match (shown, somebody_may_see) {
+            (true, _) => Scan::Shown,
+            (false, true) => Scan::Inconclusive,
+            (false, false) => Scan::NoRow,
         }
     }
 
@@ -139,20 +205,22 @@ impl Lookup {
         // SAFETY: the block is looked at only where it exists, and what is not or no more in it is no version.
         unsafe {
             if pgrx::itemptr::item_pointer_get_block_number_no_check(root) < self.blocks {
-                self.version_at(root, &mut visit);
+                let dirty = &raw mut *self.snapshot;
+                self.version_at(root, dirty, &mut visit);
             }
         }
     }
 
-    /// Whether `visit` has seen enough, and whether nobody can see any of the versions at this place.
+    /// Looks at the versions that share this place.
     ///
     /// # Safety
-    /// The block exists.
+    /// The block exists; the snapshot lives through the call.
     unsafe fn version_at(
         &mut self,
         root: pg_sys::ItemPointerData,
+        snapshot: pg_sys::Snapshot,
         visit: &mut impl FnMut(&mut Version) -> bool,
-    ) -> (bool, bool) {
+    ) -> Seen {
         // SAFETY: the version's tuple points into its page, which is pinned until it is released here or by the abort of
         // the transaction.
         unsafe {
@@ -167,25 +235,32 @@ impl Lookup {
                 &mut at,
                 self.heap,
                 buffer,
-                &mut *self.snapshot,
+                snapshot,
                 &mut tuple,
                 &mut all_dead,
                 true,
             );
+            let holder = alive.then(|| {
+                let header = &*tuple.t_data;
+                let xmax = header.t_choice.t_heap.t_xmax;
+                (xmax, u32::from(header.t_infomask))
+            });
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
-            let enough = alive && {
+            let enough = holder.is_some_and(|holder| {
                 tuple.t_self = at;
-                let undecided = [self.snapshot.xmin, self.snapshot.xmax];
+                // What a dirty snapshot answers with; of another one nobody asks it.
+                let undecided = [(*snapshot).xmin, (*snapshot).xmax];
                 visit(&mut Version {
                     tuple,
                     root,
+                    holder,
                     undecided: undecided
                         .into_iter()
                         .find(|xid| *xid != pg_sys::InvalidTransactionId),
                 })
-            };
+            });
             pg_sys::ReleaseBuffer(buffer);
-            (enough, all_dead)
+            Seen { enough, all_dead }
         }
     }
 

@@ -27,6 +27,13 @@ pub fn commits_durably() -> bool {
     level != pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF
 }
 
+/// Whether every statement of this transaction sees what was committed until it began.
+pub fn reads_committed() -> bool {
+    // SAFETY: a plain integer variable of the backend, written only by this thread.
+    let level = unsafe { pg_sys::XactIsoLevel };
+    level < pg_sys::XACT_REPEATABLE_READ as i32
+}
+
 /// A setting of this session, whether PostgreSQL knows it or not.
 pub fn setting(name: &str) -> Option<String> {
     let name = CString::new(name).ok()?;

@@ -3,6 +3,7 @@
 //! (src/backend/replication/logical/worker.c, create_edata_for_relation).
 
 use std::ffi::{CStr, CString};
+use std::ptr::null_mut;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
@@ -12,6 +13,28 @@ use super::versions;
 use crate::error::raise;
 
 pub const SCHEMA: &CStr = c"ledger";
+
+/// A column that native writes fill, without the cast by which a statement would make values fit.
+#[derive(Clone, Copy)]
+pub struct Column {
+    type_id: pg_sys::Oid,
+    modifier: i32,
+}
+
+impl Column {
+    /// numeric(36,18), packed as numeric.c does: beside a varlena's header.
+    pub const AMOUNT: Self = Self {
+        type_id: pg_sys::NUMERICOID,
+        modifier: (36 << 16 | 18) + 4,
+    };
+
+    pub const fn of(type_id: pg_sys::Oid) -> Self {
+        Self {
+            type_id,
+            modifier: -1,
+        }
+    }
+}
 
 /// An open relation. PostgreSQL closes it at the end of the transaction if an ERROR passes by.
 pub struct Target {
@@ -23,29 +46,17 @@ pub struct Target {
 
 impl Target {
     /// Opens `ledger.<name>` and refuses what native writes would pass over.
-    pub fn open(name: &'static str, column_types: &[pg_sys::Oid]) -> Self {
-        let c_name = CString::new(name).expect("a table name has no NUL");
-        // SAFETY: the names are NUL-terminated and live through the calls; a missing schema or table is an answer, checked before table_open.
-        let relation = unsafe {
-            let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
-            let oid = pg_sys::get_relname_relid(c_name.as_ptr(), schema);
-            if oid == pg_sys::InvalidOid {
-                raise(
-                    Code::ERRCODE_UNDEFINED_TABLE,
-                    format!("table ledger.{name} does not exist: run `sluice migrate`"),
-                );
-            }
-            pg_sys::table_open(oid, pg_sys::RowExclusiveLock as _)
-        };
-        // SAFETY: table_open returned a valid relation whose cache entries stay valid while it is open.
+    pub fn open(name: &'static str, columns: &[Column]) -> Self {
+        let relation = open(name, pg_sys::RowExclusiveLock as _);
+        // SAFETY: the relation is open, and its cache entries stay valid while it is open.
         unsafe {
-            refuse_unsupported(relation, name, column_types);
+            refuse_unsupported(relation, name, columns);
             let estate = pg_sys::CreateExecutorState();
             init_range_table(estate, relation);
             let result =
                 pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
             (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
-            pg_sys::InitResultRelInfo(result, relation, 1, std::ptr::null_mut(), 0);
+            pg_sys::InitResultRelInfo(result, relation, 1, null_mut(), 0);
             (*estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             pg_sys::ExecOpenIndices(result, false);
             Self {
@@ -109,7 +120,7 @@ impl Target {
                 .iter()
                 .position(|index| (**index).rd_id == (*unchanged).rd_id)
                 .unwrap_or_else(|| raise(Code::ERRCODE_INTERNAL_ERROR, "an index is not open"));
-            let unchanged = std::mem::replace(&mut indexes[place], std::ptr::null_mut());
+            let unchanged = std::mem::replace(&mut indexes[place], null_mut());
             if !only_summarizing {
                 let info = *(*result).ri_IndexRelationInfo.add(place);
                 let mut values = [pg_sys::Datum::from(0usize); pg_sys::INDEX_MAX_KEYS as usize];
@@ -144,6 +155,32 @@ impl Target {
                 self.name
             ),
         );
+    }
+
+    /// For a table that is written again where its primary key, the first column, is in the way: another key in the way
+    /// would be there each time.
+    pub fn refuse_uniqueness_beyond_primary_key(&self) {
+        // SAFETY: `open` has opened all indexes.
+        let indexes = unsafe {
+            let count = (*self.result).ri_NumIndices as usize;
+            (0..count).map(|place| *(*self.result).ri_IndexRelationDescs.add(place))
+        };
+        for index in indexes {
+            // SAFETY: the index is open.
+            let (form, name) = unsafe { (&*(*index).rd_index, &(*(*index).rd_rel).relname) };
+            // SAFETY: indkey has as many places, of which those of the key come first.
+            let key = unsafe { form.indkey.values.as_slice(form.indnkeyatts as usize) };
+            if (form.indisunique || form.indisexclusion) && key != [1] {
+                raise(
+                    Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                    format!(
+                        "ledger.{} has {}, a unique or exclusion index that the batched apply does not know: drop it to go on",
+                        self.name,
+                        pgrx::name_data_to_str(name),
+                    ),
+                );
+            }
+        }
     }
 
     /// By the primary key, whose columns are the table's first, each with its equality; `named` is how people know it.
@@ -181,15 +218,43 @@ impl Target {
     }
 }
 
+/// Opens `ledger.<name>`. Whoever renames the table while its lock is waited for makes PostgreSQL look for it again.
+pub fn open(name: &str, lock: pg_sys::LOCKMODE) -> pg_sys::Relation {
+    let c_name = CString::new(name).expect("a table name has no NUL");
+    // SAFETY: the names are NUL-terminated, live through the calls and are not written to; a missing schema or table is an
+    // answer, checked before table_open.
+    unsafe {
+        let (schema, table) = (SCHEMA.as_ptr().cast_mut(), c_name.as_ptr().cast_mut());
+        let oid = pg_sys::RangeVarGetRelidExtended(
+            pg_sys::makeRangeVar(schema, table, -1),
+            lock,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            null_mut(),
+        );
+        if oid == pg_sys::InvalidOid {
+            raise(
+                Code::ERRCODE_UNDEFINED_TABLE,
+                format!("table ledger.{name} does not exist: run `sluice migrate`"),
+            );
+        }
+        pg_sys::table_open(oid, pg_sys::NoLock as _)
+    }
+}
+
 /// # Safety
 /// `relation` is open.
-unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_types: &[pg_sys::Oid]) {
+unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, columns: &[Column]) {
     // SAFETY: by contract the relation and with it rd_rel and rd_att are valid.
     let (form, descriptor) = unsafe { (*(*relation).rd_rel, &*(*relation).rd_att) };
     let refusal = if form.relkind != pg_sys::RELKIND_RELATION as std::ffi::c_char {
         "is partitioned or is not a plain table"
     } else if form.relam != pg_sys::HEAP_TABLE_AM_OID {
         "does not use the heap access method"
+    } else if form.relpersistence != pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char {
+        "is unlogged, so that a crash would empty it"
+    } else if form.relispartition {
+        "is a partition of another table, with a constraint"
     } else if form.relhassubclass {
         "has child tables"
     } else if form.relhasrules {
@@ -209,13 +274,24 @@ unsafe fn refuse_unsupported(relation: pg_sys::Relation, name: &str, column_type
     }
     // SAFETY: the relation is open.
     let attributes = unsafe { versions::attributes(descriptor) };
-    let fits = attributes.len() >= column_types.len()
+    let fits = attributes.len() >= columns.len()
         && attributes
             .iter()
-            .zip(column_types)
-            .all(|(a, wanted)| a.atttypid == *wanted && !a.attisdropped);
+            .zip(columns)
+            .all(|(a, wanted)| a.atttypid == wanted.type_id && !a.attisdropped);
     if !fits {
         misfit(name);
+    }
+    for (attribute, wanted) in attributes.iter().zip(columns) {
+        if attribute.atttypmod != wanted.modifier {
+            let column = pgrx::name_data_to_str(&attribute.attname);
+            raise(
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!(
+                    "column {column} of ledger.{name} has another precision than migrations gave it, which the batched apply would pass over: undo that to go on"
+                ),
+            );
+        }
     }
 }
 

@@ -4,18 +4,18 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::append::{Append, Unique};
+use super::append::Append;
 use super::session;
-use super::target::Target;
+use super::target::{Column, Target};
 use super::varlena::Varlenas;
 
-const COLUMN_TYPES: [pg_sys::Oid; 6] = [
-    pg_sys::INT4OID,
-    pg_sys::INT8OID,
-    pg_sys::TEXTOID,
-    pg_sys::TEXTOID,
-    pg_sys::TEXTOID,
-    pg_sys::TEXTOID,
+const COLUMNS: [Column; 6] = [
+    Column::of(pg_sys::INT4OID),
+    Column::of(pg_sys::INT8OID),
+    Column::of(pg_sys::TEXTOID),
+    Column::of(pg_sys::TEXTOID),
+    Column::of(pg_sys::TEXTOID),
+    Column::of(pg_sys::TEXTOID),
 ];
 
 /// A column that migration 16 adds.
@@ -32,19 +32,19 @@ pub struct VerdictRow {
 
 /// Writes the verdicts of one partition; answers how many.
 pub fn append(partition_id: i32, rows: &[VerdictRow]) -> u64 {
-    let target = Target::open("verdicts", &COLUMN_TYPES);
+    let target = Target::open("verdicts", &COLUMNS);
     // Until the migration runs, instances go on with this version of the extension.
-    let columns = target.columns().min(COLUMN_TYPES.len() + 1);
-    if columns > COLUMN_TYPES.len() {
+    let columns = target.columns().min(COLUMNS.len() + 1);
+    if columns > COLUMNS.len() {
         target.column(CREATED_AT);
     }
     target.refuse_additions(columns);
     let created_at = session::now();
-    let mut append = Append::new(target, Unique::Enforced);
+    let mut append = Append::new(target);
     let mut varlenas = Varlenas::default();
     for row in rows {
         if append.is_full() {
-            append.flush(|_, _| ());
+            append.flush();
         }
         varlenas.clear();
         let texts = [
@@ -68,6 +68,6 @@ pub fn append(partition_id: i32, rows: &[VerdictRow]) -> u64 {
         // SAFETY: the table has these columns; the values live in `varlenas` through the call.
         unsafe { append.push(&values[..columns]) };
     }
-    append.flush(|_, _| ());
+    append.flush();
     append.close()
 }

@@ -82,9 +82,7 @@ pub unsafe fn insert_index_tuples(
     result: *mut pg_sys::ResultRelInfo,
     slot: *mut pg_sys::TupleTableSlot,
     estate: *mut pg_sys::EState,
-    report_conflicts: bool,
-) -> *mut pg_sys::List {
-    let mut specific = false;
+) {
     // SAFETY: by contract.
     unsafe {
         pg_sys::ExecInsertIndexTuples(
@@ -92,12 +90,12 @@ pub unsafe fn insert_index_tuples(
             slot,
             estate,
             false,
-            report_conflicts,
-            &mut specific,
+            false,
+            null_mut(),
             null_mut(),
             #[cfg(not(feature = "pg15"))]
             false,
-        )
+        );
     }
 }
 

@@ -60,6 +60,14 @@ impl Database {
         }
     }
 
+    /// The names of the checks of `sql/` that find something.
+    pub async fn findings(&self) -> Vec<String> {
+        let checks = self.0.run_checks().await.into_iter();
+        checks
+            .filter_map(|(check, found)| found.map(|_| check))
+            .collect()
+    }
+
     /// Waits until so many sessions wait for a lock.
     pub async fn wait_until_blocked(&self, sessions: i64) {
         self.wait_for("blocked sessions", "wait_event_type = 'Lock'", sessions)
@@ -200,7 +208,7 @@ impl Batch {
         staging::checksum(&self.bytes())
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for record in &self.rows {
             if let Some(code) = &record.error_code {
