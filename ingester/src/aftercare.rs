@@ -14,6 +14,7 @@ use crate::lease::{Held, led_among};
 use crate::metrics::Metrics;
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
+use crate::source::headers::of_json;
 
 /// How often it is looked whether somebody freed a key by hand, or another instance left something.
 const LOOK: Duration = Duration::from_secs(10);
@@ -29,11 +30,12 @@ const RETRY: &str =
     "SELECT retried, waiting FROM sluice.retry_dead_letters($1, $2, $3, $4, $5, $6, $7)";
 // A lot may go beyond its bytes by its last letter only.
 const UNPUBLISHED: &str = "
-    SELECT u.* FROM (
+    SELECT u.*, h.headers FROM (
         SELECT d.*, sum(coalesce(octet_length(d.payload), 0)) OVER (
             ORDER BY d.kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
         FROM sluice.unpublished_dead_letters($1, $2, $3, $4) d
     ) u
+    LEFT JOIN sluice.dead_letter_headers($1, $2, $3, $4) h USING (id)
     WHERE coalesce(u.bytes_before, 0) < $5 ORDER BY u.kafka_offset";
 const MARK: &str = "SELECT sluice.mark_published($1)";
 
@@ -196,6 +198,10 @@ impl Aftercare {
                         letter.get::<_, i64>("first_failed_ms").to_string(),
                     ),
                 ],
+                original_headers: letter
+                    .get::<_, Option<serde_json::Value>>("headers")
+                    .map(|headers| of_json(&headers))
+                    .unwrap_or_default(),
             })
             .collect();
         while let Err(refused) = outlet.produce(&messages).await {
@@ -218,18 +224,28 @@ impl Aftercare {
     }
 }
 
-/// Leaves out the payload, or else the key, and says so; false where there is nothing left to leave out.
+/// Leaves out the largest of payload, key and headers, and says so; false where there is nothing left to leave out.
 fn omit_bytes(message: &mut Message<'_>) -> bool {
-    for (bytes, header) in [
-        (&mut message.payload, "sluice-payload-omitted"),
-        (&mut message.key, "sluice-key-omitted"),
-    ] {
-        if let Some(omitted) = bytes.take() {
-            message.headers.push((header, omitted.len().to_string()));
-            return true;
-        }
+    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    let headers = message.original_headers.iter();
+    let headers = headers.map(|(name, value)| name.len() + length(value.as_deref()));
+    let parts = [
+        (length(message.payload), "sluice-payload-omitted"),
+        (length(message.key), "sluice-key-omitted"),
+        (headers.sum(), "sluice-headers-omitted"),
+    ];
+    // Of equals the first.
+    let largest = parts.into_iter().rev().max_by_key(|(bytes, _)| *bytes);
+    let Some((bytes @ 1.., header)) = largest else {
+        return false;
+    };
+    match header {
+        "sluice-payload-omitted" => message.payload = None,
+        "sluice-key-omitted" => message.key = None,
+        _ => message.original_headers.clear(),
     }
-    false
+    message.headers.push((header, bytes.to_string()));
+    true
 }
 
 #[cfg(test)]
@@ -237,17 +253,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_large_loses_its_payload_then_its_key() {
+    fn what_is_too_large_loses_its_largest_part_first() {
         let mut message = Message {
             key: Some(b"key"),
             payload: Some(b"payload"),
             headers: Vec::new(),
+            original_headers: vec![("traceparent".to_owned(), Some(b"00".to_vec()))],
         };
+        assert!(omit_bytes(&mut message));
+        assert!(message.original_headers.is_empty() && message.payload.is_some());
         assert!(omit_bytes(&mut message));
         assert_eq!((message.key, message.payload), (Some(&b"key"[..]), None));
         assert!(omit_bytes(&mut message));
         assert!(!omit_bytes(&mut message));
-        let headers = [("sluice-payload-omitted", "7"), ("sluice-key-omitted", "3")];
+        let headers = [
+            ("sluice-headers-omitted", "13"),
+            ("sluice-payload-omitted", "7"),
+            ("sluice-key-omitted", "3"),
+        ];
         assert_eq!(
             message.headers,
             headers.map(|(name, bytes)| (name, bytes.to_owned()))

@@ -43,6 +43,11 @@ const APPLY: &str = "SELECT outcome, applied, rejected, duplicates, dead
 const APPLY_EVENTS: &str = "SELECT outcome, applied, rejected, duplicates, dead
     FROM sluice.apply_event_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
+/// How often it is tried to keep headers for results; the records come first.
+const HEADER_TRIES: usize = 3;
+
+const KEEP_HEADERS: &str = "SELECT sluice.keep_result_headers($1, $2, $3, $4, $5, $6)";
+
 const PAUSE_HANDLER: &str = "SELECT sluice.pause_handler($1, $2)";
 
 /// Why a batch is not committed.
@@ -79,6 +84,8 @@ pub struct Applier {
     pub aftercare: Arc<Notify>,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
+    /// Results are told, and headers travel along.
+    pub keeps_headers: bool,
 }
 
 /// A try that did not commit.
@@ -110,6 +117,9 @@ impl Applier {
     /// Commits the whole batch, in as few transactions as its records allow.
     pub async fn commit(&self, batch: &Batch) -> Result<(), Failure> {
         fault_point!("batch.taken");
+        if self.keeps_headers {
+            self.keep_headers(batch).await?;
+        }
         // Halves still to do, the earliest last.
         let mut parts = Vec::new();
         parts.push(0..batch.records());
@@ -129,6 +139,34 @@ impl Applier {
             }
         }
         fault_point!("batch.committed");
+        Ok(())
+    }
+
+    /// Keeps the headers of a batch for its results, before it is committed. A batch does not wait for ever for that.
+    async fn keep_headers(&self, batch: &Batch) -> Result<(), Failure> {
+        let (offsets, headers) = batch.headers();
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let Partition { topic, number } = &self.partition;
+        let (token, lease_id) = (&self.leadership.fencing_token, &self.leadership.lease_id);
+        for wait in back_off().take(HEADER_TRIES) {
+            let kept = async {
+                let client = self.pool.get().await.map_err(|error| chain(&error))?;
+                let arguments: [&(dyn ToSql + Sync); 6] =
+                    [topic, number, token, lease_id, &offsets, &headers];
+                let kept = client.execute(KEEP_HEADERS, &arguments).await;
+                kept.map_err(|error| describe(&error))
+            };
+            let kept = self.while_leading(tokio::time::timeout(SLOW, kept)).await?;
+            match kept.unwrap_or_else(|_| Err("PostgreSQL does not answer".to_owned())) {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    warn!(partition = %self.partition, "headers for results not kept: {error}");
+                    self.while_leading(tokio::time::sleep(wait)).await?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -422,7 +422,7 @@ fn read_secret(setting: &str, path: &Path) -> Result<String, BadSetting> {
 }
 
 /// Properties whose values Sluice's guarantees rest on.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 20] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "client.id",
@@ -434,6 +434,16 @@ const FIXED: [&str; 11] = [
     "enable.partition.eof",
     "allow.auto.create.topics",
     "check.crcs",
+    "debug",
+    "log.queue",
+    "statistics.interval.ms",
+    "topic.metadata.refresh.interval.ms",
+    "topic.metadata.propagation.max.ms",
+    // Of the producer.
+    "enable.idempotence",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "transactional.id",
 ];
 
 impl DatabaseArgs {

@@ -1,6 +1,9 @@
 //! The life of one led partition: where to begin, the gate, and the hand-over to the
 //! database. While one batch is in the database the next is gathered and encoded.
 
+mod flow;
+mod start;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,17 +18,21 @@ use crate::config::{GateSettings, StartOffset};
 use crate::gate::Gate;
 use crate::hint::Hint;
 use crate::lease::{Leadership, Position};
-use crate::metrics::Staging;
 use crate::partition::Partition;
-use crate::source::{Arrival, Kafka, PartitionReader, Record, Watermarks};
+use crate::share::Barrier;
+use crate::source::{Arrival, Kafka, PartitionReader};
 use crate::staging::{Batch, Kind};
 use crate::status::{State, Status, now_ms};
-use ledger::contract::record_fingerprint;
+use flow::{Flow, Sight};
+use start::Start;
 
 /// A halted partition is looked at again after this time: someone may have mended it.
 const RECHECK: Duration = Duration::from_secs(10);
 /// How long Kafka gets to agree with itself about where a partition begins and ends.
-const CONTRADICTION: Duration = Duration::from_millis(200);
+const CONTRADICTION: Duration = Duration::from_millis(250);
+/// What to do about a topic that is not recognised.
+const ADVICE: &str =
+    "nothing is read until someone decides: see \"When a partition halts\" in docs/operations.md";
 /// A paused handler may be replaced or resumed at any time.
 const PAUSED_RECHECK: Duration = Duration::from_secs(2);
 /// And its reason is said again after this many looks.
@@ -47,9 +54,11 @@ pub struct Lane {
     /// Told of what was committed, for others to know.
     pub hint: Option<Hint>,
     /// Kafka may not have the topic any more: look again.
-    pub doubt: Arc<Notify>,
-    /// Why somebody has paused the partition, as long as it is.
-    pub paused: watch::Receiver<Option<String>>,
+    pub look_again: Arc<Notify>,
+    /// What keeps the partition from being read, as long as it does: a pause, or a halt that waits for a decision.
+    pub barrier: watch::Receiver<Option<Barrier>>,
+    /// Looks in a row that found another topic than the one that was read.
+    pub doubts: u32,
     /// Asked to stop: finish what is in flight, then return.
     pub stop: CancellationToken,
 }
@@ -69,19 +78,12 @@ enum Pause {
     /// Kafka says that offset or topic are not what we took them for.
     Revalidate,
     Halt(String),
+    /// Nothing shows that this is the topic that was read: for an operator to decide, once a few looks agree.
+    Unrecognised(String),
     /// The database takes nothing for now: the topic's handler is paused, or the partition is.
     Paused(String),
     /// Somebody pauses the partition.
     Told,
-}
-
-/// Where to read from, and what must be found there.
-struct Start {
-    next_offset: i64,
-    /// End of the partition, measured before reading: once the end is reached, no record below it is left.
-    high: i64,
-    /// The record below `next_offset`, read once more to recognise the topic.
-    known: Option<[u8; 16]>,
 }
 
 impl Lane {
@@ -89,9 +91,9 @@ impl Lane {
         let mut next_offset = self.leadership.commit_offset;
         let (mut looks, mut revalidated_at) = (0, None);
         // Kafka itself refuses an offset that it does not have, so a take-over need not ask first.
-        let mut start = self.position.started.then(|| self.resume(next_offset));
+        let mut start = self.resume(next_offset);
         loop {
-            if let Some(end) = self.wait_while_paused().await {
+            if let Some(end) = self.wait_at_barrier().await {
                 return end;
             }
             let valid = match start.take() {
@@ -102,7 +104,7 @@ impl Lane {
                 Ok(start) => {
                     next_offset = start.next_offset;
                     self.status.is(&self.partition, State::Running, None);
-                    debug!(partition = %self.partition, next_offset, high = start.high, "reading");
+                    debug!(partition = %self.partition, next_offset, "reading");
                     self.read(start, &mut next_offset).await
                 }
                 Err(pause) => pause,
@@ -116,6 +118,11 @@ impl Lane {
                     if revalidated_at.replace(next_offset) == Some(next_offset)
                         && let Some(end) = self.wait(CONTRADICTION).await
                     {
+                        return end;
+                    }
+                }
+                Pause::Unrecognised(reason) => {
+                    if let Some(end) = self.doubt(&reason).await {
                         return end;
                     }
                 }
@@ -145,19 +152,31 @@ impl Lane {
         }
     }
 
-    /// Waits for somebody to resume the partition, unless the lane is to end.
-    async fn wait_while_paused(&mut self) -> Option<End> {
+    /// Waits for somebody to resume the partition, unless the lane is to end. A halt ends the lane with
+    /// it: what was decided stands in the database, and is read there by whoever leads next.
+    async fn wait_at_barrier(&mut self) -> Option<End> {
+        let mut was_halted = false;
         loop {
-            let reason = self.paused.borrow_and_update().clone()?;
-            info!(partition = %self.partition, "paused by hand: {reason}");
-            let reason = format!("paused by hand: {reason}");
-            self.status
-                .is(&self.partition, State::Paused, Some(&reason));
+            let Some(barrier) = self.barrier.borrow_and_update().clone() else {
+                return was_halted.then_some(End::Drained);
+            };
+            let (state, reason) = match &barrier {
+                Barrier::Pause(reason) => (State::Paused, format!("paused by hand: {reason}")),
+                Barrier::Halt(reason) => (State::Halted, reason.clone()),
+            };
+            was_halted |= state == State::Halted;
+            if state == State::Halted {
+                error!(partition = %self.partition, "halted: {reason}");
+            } else {
+                info!(partition = %self.partition, "{reason}");
+            }
+            self.status.is(&self.partition, state, Some(&reason));
             tokio::select! {
                 biased;
                 () = self.leadership.ended() => return Some(End::Lost),
                 () = self.stop.cancelled() => return Some(End::Drained),
-                _ = self.paused.changed() => {}
+                _ = self.barrier.changed() => {}
+                () = sleep(RECHECK * LOOKS_PER_LINE) => {}
             }
         }
     }
@@ -169,79 +188,6 @@ impl Lane {
             () = self.leadership.ended() => Some(End::Lost),
             () = self.stop.cancelled() => Some(End::Drained),
             () = sleep(time) => None,
-        }
-    }
-
-    /// Where the database says, before Kafka was asked.
-    fn resume(&self, next_offset: i64) -> Start {
-        Start {
-            next_offset,
-            high: next_offset,
-            known: self.position.last_record.filter(|_| next_offset > 0),
-        }
-    }
-
-    /// Compares the database's offset with what Kafka has. Never skips a record.
-    async fn validate(&mut self, next_offset: i64) -> Result<Start, Pause> {
-        let Watermarks { low, high } = self.watermarks().await?;
-        let partition = &self.partition;
-        if !self.position.started {
-            let begin = match self.start {
-                StartOffset::Earliest => low,
-                StartOffset::Latest => high,
-            };
-            let mut empty = self.batch(next_offset);
-            empty.extend_to(begin);
-            self.commit(&empty).await?;
-            self.position.started = true;
-            return Ok(Start {
-                next_offset: begin.max(next_offset),
-                high,
-                known: None,
-            });
-        }
-        if next_offset < low {
-            return Err(Pause::Halt(format!(
-                "offsets {next_offset} to {} of {partition} are no longer in Kafka (retention), which begins at {low}: \
-                 restore them, or accept the loss as docs/operations.md says",
-                low - 1
-            )));
-        }
-        if next_offset > high {
-            return Err(Pause::Halt(format!(
-                "{partition} ends at offset {high}, before the committed offset {next_offset}: the topic was created anew \
-                 or truncated; send to a new topic, or accept it as docs/operations.md says"
-            )));
-        }
-        let known = self.position.last_record.filter(|_| next_offset > low);
-        Ok(Start {
-            next_offset,
-            high,
-            known,
-        })
-    }
-
-    async fn watermarks(&self) -> Result<Watermarks, Pause> {
-        let mut looks = 0;
-        loop {
-            let asked = tokio::select! {
-                biased;
-                () = self.leadership.ended() => return Err(Pause::End(End::Lost)),
-                () = self.stop.cancelled() => return Err(Pause::End(End::Drained)),
-                asked = self.kafka.watermarks(&self.partition) => asked,
-            };
-            let trouble = match asked {
-                Ok(Some(watermarks)) => return Ok(watermarks),
-                Ok(None) => format!("{} does not exist in Kafka (any more)", self.partition),
-                Err(error) => format!("Kafka does not answer, trying again: {error}"),
-            };
-            if looks % 10 == 0 {
-                warn!(partition = %self.partition, "{trouble}");
-            }
-            looks += 1;
-            if let Some(end) = self.wait(Duration::from_secs(1)).await {
-                return Err(Pause::End(end));
-            }
         }
     }
 
@@ -269,8 +215,8 @@ impl Lane {
 
     /// Reads, gathers and commits until something stops it. `next_offset` follows the commits.
     async fn read(&mut self, start: Start, next_offset: &mut i64) -> Pause {
-        let first = start.next_offset - i64::from(start.known.is_some());
-        let reader = match self.kafka.open(&self.partition, first).await {
+        let opened = self.kafka.open(&self.partition, start.first_offset()).await;
+        let reader = match opened {
             Ok(reader) => reader,
             Err(error) => {
                 return Pause::Halt(format!("Kafka refuses to assign the partition: {error}"));
@@ -283,9 +229,12 @@ impl Lane {
             decoding: Duration::ZERO,
             staging: self.applier.metrics.staging(),
             spare: Some(self.batch(0)),
-            known: start.known,
-            high: start.high,
-            end: Reached::No,
+            begun_at: start.next_offset,
+            seen: match start.known {
+                Some(known) => Sight::Awaited(known),
+                None => Sight::Unasked,
+            },
+            is_recognised: false,
         };
         let pause = self.pump(&reader, &mut flow, next_offset).await;
         // Whatever stopped us, what was sent may still be committed, and only then is the offset known.
@@ -316,8 +265,8 @@ impl Lane {
 
     fn note(&mut self, batch: &Batch, next_offset: &mut i64) {
         *next_offset = batch.next_offset;
-        if let Some(fingerprint) = batch.last_fingerprint() {
-            self.position.last_record = Some(fingerprint);
+        if let Some(known) = batch.last_record() {
+            self.position.last_record = Some(known);
         }
         self.status
             .committed(&self.partition, batch.next_offset, batch.records());
@@ -336,7 +285,16 @@ impl Lane {
             }
             flow.decoding += began.elapsed();
             flow.staging.gathered(flow.gathering.bytes());
-            if flow.in_flight.is_none() && flow.gate.is_open(&flow.gathering, Instant::now()) {
+            if let Some(seen) = flow.unrecognised() {
+                if let Err(pause) = self.recognise(seen, *next_offset).await {
+                    return pause;
+                }
+                flow.is_recognised = true;
+            }
+            if flow.is_recognised
+                && flow.in_flight.is_none()
+                && flow.gate.is_open(&flow.gathering, Instant::now())
+            {
                 if !reader.is_same_topic() {
                     return Pause::Revalidate;
                 }
@@ -367,16 +325,8 @@ impl Lane {
                 }
                 () = reader.arrived(), if !full => {}
                 () = at(opens_at), if opens_at.is_some() => {}
-                () = sleep(self.gate.batch_timeout), if flow.end == Reached::Yes && flow.in_flight.is_none() => {
-                    // Markers that came since are never delivered: to pass them, begin anew.
-                    match self.watermarks().await {
-                        Ok(found) if found.high > flow.gathering.next_offset => return Pause::Revalidate,
-                        Ok(_) => flow.end = Reached::Confirmed,
-                        Err(pause) => return pause,
-                    }
-                }
-                () = self.doubt.notified() => return Pause::Revalidate,
-                Ok(()) = self.paused.changed() => return Pause::Told,
+                () = self.look_again.notified() => return Pause::Revalidate,
+                Ok(()) = self.barrier.changed() => return Pause::Told,
             }
         }
     }
@@ -386,12 +336,7 @@ impl Lane {
         while !flow.gate.is_full(&flow.gathering) {
             let taken = reader.poll(|arrival| match arrival {
                 Arrival::Record(record) => flow.take(&record, &self.partition),
-                Arrival::End => {
-                    flow.end = Reached::Yes;
-                    // Transaction markers and aborted records below it are no records.
-                    flow.gathering.extend_to(flow.high);
-                    None
-                }
+                Arrival::End(offset) => flow.end(offset, &self.partition),
                 Arrival::OutOfRange | Arrival::Gone => Some(Pause::Revalidate),
                 Arrival::Trouble(text) => {
                     info!(partition = %self.partition, "kafka: {text}");
@@ -440,60 +385,6 @@ impl Lane {
 }
 
 type Flight = JoinHandle<(Batch, Result<(), Failure>)>;
-
-/// What is on its way through a lane.
-struct Flow {
-    gathering: Batch,
-    gate: Gate,
-    in_flight: Option<Flight>,
-    /// What reading and encoding the batch that is gathered has taken so far.
-    decoding: Duration,
-    staging: Staging,
-    spare: Option<Batch>,
-    known: Option<[u8; 16]>,
-    high: i64,
-    end: Reached,
-}
-
-/// Whether everything that was there has been read.
-#[derive(PartialEq, Eq)]
-enum Reached {
-    No,
-    Yes,
-    /// And Kafka says that nothing lies behind it either.
-    Confirmed,
-}
-
-impl Flow {
-    fn take(&mut self, record: &Record<'_>, partition: &Partition) -> Option<Pause> {
-        self.end = Reached::No;
-        let next = self.gathering.next_offset;
-        if record.offset < next {
-            // Read again on purpose: the record that was committed last.
-            let known = self.known.take()?;
-            let found = record_fingerprint(
-                record.offset,
-                record.timestamp_ms,
-                record.key,
-                record.payload,
-            );
-            return (record.offset + 1 == next && found != known).then(|| {
-                Pause::Halt(format!(
-                    "the record at offset {} of {partition} is not the one that was committed: the topic was created anew; \
-                     send to a new topic, or accept it as docs/operations.md says",
-                    record.offset
-                ))
-            });
-        }
-        self.known = None;
-        if self.gathering.records() == 0 {
-            debug!(%partition, offset = record.offset, "first record of a batch");
-            self.gate.first_arrived(Instant::now());
-        }
-        self.gathering.push(record);
-        None
-    }
-}
 
 async fn join(
     flight: &mut Option<Flight>,

@@ -1,6 +1,7 @@
 //! Leadership of partitions: what a leader holds, and the two long-lived sessions through
 //! which leases are taken, renewed and given back, apart from all writes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use deadpool_postgres::Pool;
 use ledger::contract::RELEASED_CHANNEL;
 use tokio::sync::mpsc;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, Row};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use uuid::Uuid;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 use crate::db::Database;
 use crate::error::{chain, describe};
 use crate::partition::Partition;
-use crate::share::Survey;
+use crate::share::{Barrier, Survey};
 
 /// Proof of having acquired a partition. Only [`Session::acquire`] makes one.
 #[derive(Debug)]
@@ -91,25 +92,60 @@ const RELEASE: &str = "
 // One statement for all that a round needs to know. The heartbeat is taken first, so that we count ourselves.
 const SURVEY: &str = "
     WITH beat AS MATERIALIZED (SELECT sluice.heartbeat($1, $2, $3 * interval '1 ms') AS mine)
-    SELECT l.topic, l.partition, l.leader_svc_id, NULL::text[], beat.mine, l.paused_reason, l.stepped_down_svc_id
+    SELECT l.topic, l.partition, l.leader_svc_id, NULL::text[], beat.mine, l.paused_reason, l.stepped_down_svc_id, h.reason
     FROM beat LEFT JOIN ledger.partition_leader_locks l ON l.topic = ANY ($2)
+    LEFT JOIN ledger.partition_halts h USING (topic, partition)
     UNION ALL
-    SELECT NULL, NULL, i.service_id, i.topics, NULL, NULL, NULL FROM ledger.live_instances i WHERE i.topics && $2";
+    SELECT NULL, NULL, i.service_id, i.topics, NULL, NULL, NULL, NULL FROM ledger.live_instances i WHERE i.topics && $2";
 
 const ACQUIRE: &str = "
     SELECT acquired, fencing_token, lease_id, commit_offset, leader_svc_id
     FROM sluice.acquire_partition_lock($1, $2, $3, $4 * interval '1 ms')";
 
+const START_TOPICS: &str = "SELECT topic, partitions_at_first FROM sluice.start_topics($1, $2)";
+
 const POSITION: &str = "
-    SELECT p.started_at IS NOT NULL, p.last_record
-    FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
-    WHERE l.topic = $1 AND l.partition = $2";
+    SELECT is_started, last_record, last_offset, topic_id, is_accepted, halt_reason
+    FROM sluice.partition_position($1, $2)";
 
 /// What is known of a partition's past.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Position {
     pub started: bool,
-    pub last_record: Option<[u8; 16]>,
+    pub last_record: Option<Known>,
+    /// Of the topic that was read, where the broker gives any.
+    pub topic_id: Option<Uuid>,
+    /// An operator has taken the topic for the right one, and no record was committed since.
+    pub is_accepted: bool,
+    /// Why it waits for an operator's decision.
+    pub halted: Option<String>,
+}
+
+/// A record that was committed, to be recognised by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub offset: i64,
+    pub fingerprint: [u8; 16],
+}
+
+impl Position {
+    fn of(row: &Row) -> Self {
+        let last: (Option<Uuid>, Option<i64>) = (row.get(1), row.get(2));
+        let last_record = match last {
+            (Some(fingerprint), Some(offset)) => Some(Known {
+                offset,
+                fingerprint: fingerprint.into_bytes(),
+            }),
+            _ => None,
+        };
+        Self {
+            started: row.get(0),
+            last_record,
+            topic_id: row.get(3),
+            is_accepted: row.get(4),
+            halted: row.get(5),
+        }
+    }
 }
 
 /// One of the two control connections.
@@ -203,8 +239,11 @@ impl Session {
                     survey.name_is_ours = mine == Some(true);
                     if let (Some(topic), Some(number)) = (row.get(0), row.get(1)) {
                         let partition = Partition { topic, number };
-                        if let Some(reason) = row.get(5) {
-                            survey.paused.insert(partition.clone(), reason);
+                        let halt: Option<String> = row.get(7);
+                        let pause: Option<String> = row.get(5);
+                        if let Some(barrier) = halt.map(Barrier::Halt).or(pause.map(Barrier::Pause))
+                        {
+                            survey.barriers.insert(partition.clone(), barrier);
                         }
                         if let Some(former) = row.get(6) {
                             survey.stepped_down.insert(partition.clone(), former);
@@ -217,6 +256,19 @@ impl Session {
             }
         }
         Ok(survey)
+    }
+
+    /// How many partitions each topic had when Sluice first started on it, where that is not now.
+    pub async fn start_topics(
+        &self,
+        counts: &BTreeMap<String, i32>,
+    ) -> Result<Vec<(String, i32)>, tokio_postgres::Error> {
+        let topics: Vec<&str> = counts.keys().map(String::as_str).collect();
+        let partitions: Vec<i32> = counts.values().copied().collect();
+        let arguments: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&topics, Type::TEXT_ARRAY), (&partitions, Type::INT4_ARRAY)];
+        let rows = self.client.query_typed(START_TOPICS, &arguments).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Tries to become leader; `None` when someone else is.
@@ -251,10 +303,7 @@ impl Session {
             debug!(%partition, leader = row.get::<_, Option<&str>>(4), "not acquired");
             return Ok(None);
         }
-        let position = Position {
-            started: position.get(0),
-            last_record: position.get::<_, Option<Uuid>>(1).map(Uuid::into_bytes),
-        };
+        let position = Position::of(position);
         let leadership = Leadership {
             fencing_token: row.get(1),
             lease_id: row.get(2),

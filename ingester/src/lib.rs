@@ -24,6 +24,7 @@ pub mod look;
 pub mod metrics;
 pub mod outlet;
 pub mod partition;
+pub mod recognise;
 pub mod report;
 pub mod results;
 pub mod run;

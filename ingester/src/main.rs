@@ -115,6 +115,19 @@ enum Command {
         #[arg(long, default_value = "")]
         why: String,
     },
+    /// End the halt of a partition whose topic was not recognised: what Kafka holds now is read on
+    Accept {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        which: partitions::Which,
+        /// Go on at this offset, behind the committed one; what lies between is given up
+        #[arg(long)]
+        offset: Option<i64>,
+        /// Why, for those who read the record later
+        #[arg(long)]
+        why: String,
+    },
     /// Remove log, verdicts and identities of records that Kafka does not hold any more
     Prune {
         #[command(flatten)]
@@ -167,9 +180,7 @@ fn main() -> ExitCode {
     }
     // A defect of ours is one line too; the log of a service is no place for a backtrace.
     std::panic::set_hook(Box::new(|panic| {
-        if !sluice::source::panic_is_expected() {
-            tracing::error!("defect: {}", panic.to_string().replace('\n', " "));
-        }
+        tracing::error!("defect: {}", panic.to_string().replace('\n', " "));
     }));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -252,6 +263,12 @@ async fn execute(command: Command) -> ExitCode {
             which,
             why,
         } => said(partitions::act(&database, &which, Action::StepDown, &why).await),
+        Command::Accept {
+            database,
+            which,
+            offset,
+            why,
+        } => said(partitions::accept(&database, &which, offset, &why).await),
         Command::Events { command } => match events::events(&command) {
             Ok(text) => match write_line(&text) {
                 Ok(()) => ExitCode::SUCCESS,

@@ -465,6 +465,16 @@ fn register_partitions(registry: &mut Registry, snapshot: &Snapshot) {
         "Records that wait in a partition led here",
         gauges(led().filter_map(|(label, led)| Some((label, led.lag?)))),
     );
+    registry.register(
+        "partition_open_transaction_offsets",
+        "Offsets of a partition led here that cannot be read before an open transaction ends",
+        gauges(led().map(|(label, led)| {
+            (
+                label,
+                led.behind_transaction.map_or(0, |(offsets, _)| offsets),
+            )
+        })),
+    );
     let lag_seconds = Family::<PartitionLabel, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
     for (label, led) in led() {
         if let Some(seconds) = led.lag_seconds() {

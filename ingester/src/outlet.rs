@@ -1,17 +1,18 @@
-//! Producing to Kafka: at least once, in order per key.
+//! Producing to Kafka: at least once, in order per key, and never more at once than the topic takes.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::statistics::Statistics;
+use tracing::debug;
 
 use crate::config::KafkaSettings;
 use crate::source::brokers::Brokers;
-use crate::source::{STATISTICS, client_config, describe_config_error};
+use crate::source::{STATISTICS, client_config, describe_config_error, topic_setting};
 
 /// How long one record may take before the whole lot is tried again.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -19,17 +20,45 @@ const DELIVERY: Duration = Duration::from_secs(5);
 /// What Kafka may take is for the topic to say, not for librdkafka's default of a megabyte.
 const MESSAGE_MAX_BYTES: (&str, &str) = ("message.max.bytes", "1000000000");
 
+/// What a topic takes at once where the brokers do not say: less than Kafka's default.
+const LIMIT_BYTES: usize = 1_000_000;
+/// How long an answer about a topic's limit is good.
+const LIMIT_AGE: Duration = Duration::from_secs(60);
+/// What a batch of records has in front of them.
+const BATCH_HEAD: usize = 61;
+/// The most that the numbers in front of a record or a header, or behind them, take.
+const RECORD_HEAD: usize = 32;
+const HEADER_HEAD: usize = 10;
+
 /// One record to be produced.
 pub struct Message<'m> {
     pub key: Option<&'m [u8]>,
     pub payload: Option<&'m [u8]>,
     pub headers: Vec<(&'static str, String)>,
+    /// Those of the record that it is about.
+    pub original_headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Message<'_> {
+    /// Bytes of it in a batch, at most.
+    fn size(&self) -> usize {
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let own = self.headers.iter();
+        let own = own.map(|(name, value)| HEADER_HEAD + name.len() + value.len());
+        let original = self.original_headers.iter();
+        let original =
+            original.map(|(name, value)| HEADER_HEAD + name.len() + length(value.as_deref()));
+        let headers: usize = own.chain(original).sum();
+        RECORD_HEAD + length(self.key) + length(self.payload) + headers
+    }
 }
 
 /// Why not all were produced.
+#[derive(Debug)]
 pub struct Refused {
     /// The one to blame.
     pub index: usize,
+    /// By itself, and in company of nobody.
     pub too_large: bool,
     pub text: String,
 }
@@ -53,11 +82,13 @@ impl ClientContext for Context {
     }
 }
 
-#[derive(Clone)]
 pub struct Outlet {
     producer: FutureProducer<Context>,
     brokers: Arc<Brokers>,
+    settings: KafkaSettings,
     topic: String,
+    /// What the topic takes at once, and when that was asked.
+    limit: Mutex<Option<(Instant, usize)>>,
 }
 
 impl Outlet {
@@ -77,26 +108,76 @@ impl Outlet {
                 .create_with_context(Context(brokers.clone()))
                 .map_err(|error| describe_config_error(&error, settings))?,
             brokers,
+            settings: settings.clone(),
             topic: topic.to_owned(),
+            limit: Mutex::default(),
         })
+    }
+
+    /// Bytes of one batch that the topic takes.
+    async fn limit(&self) -> usize {
+        let known = *self.limit.lock().expect("no panic while held");
+        if let Some((_, limit)) = known.filter(|(at, _)| at.elapsed() < LIMIT_AGE) {
+            return limit;
+        }
+        let asked = topic_setting(&self.settings, &self.topic, "max.message.bytes").await;
+        let told = asked
+            .as_ref()
+            .ok()
+            .and_then(|value| value.as_ref()?.parse().ok());
+        let limit = told.unwrap_or_else(|| {
+            debug!(
+                topic = self.topic,
+                "not known what the topic takes: {asked:?}"
+            );
+            LIMIT_BYTES
+        });
+        *self.limit.lock().expect("no panic while held") = Some((Instant::now(), limit));
+        limit
     }
 
     /// Produces all, in order; an error says that some of them may be there and some not.
     pub async fn produce(&self, messages: &[Message<'_>]) -> Result<(), Refused> {
+        if messages.is_empty() {
+            return Ok(());
+        }
         self.brokers.name_again(self.producer.client());
+        let limit = self.limit().await;
+        let mut rest = messages;
+        let mut lots = Vec::new();
+        while !rest.is_empty() {
+            let (_, behind) = rest.split_at(fitting(rest, limit));
+            lots.push(messages.len() - rest.len()..messages.len() - behind.len());
+            rest = behind;
+        }
+        // The first lot last, to be taken from the end.
+        lots.reverse();
+        while let Some(lot) = lots.pop() {
+            match self.produce_lot(&messages[lot.clone()]).await {
+                Ok(()) => {}
+                // Kafka refuses all records of a request that is too large, whichever made it so.
+                Err(refused) if refused.too_large && lot.len() > 1 => {
+                    let middle = lot.start + lot.len() / 2;
+                    lots.push(middle..lot.end);
+                    lots.push(lot.start..middle);
+                }
+                Err(refused) => {
+                    return Err(Refused {
+                        index: lot.start + refused.index,
+                        ..refused
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Produces records that may travel in one request.
+    async fn produce_lot(&self, messages: &[Message<'_>]) -> Result<(), Refused> {
+        let mut refused: Option<Refused> = None;
         let mut deliveries = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
-            let headers =
-                message
-                    .headers
-                    .iter()
-                    .fold(OwnedHeaders::new(), |headers, (key, value)| {
-                        headers.insert(Header {
-                            key,
-                            value: Some(value),
-                        })
-                    });
-            let mut record = FutureRecord::to(&self.topic).headers(headers);
+            let mut record = FutureRecord::to(&self.topic).headers(headers(message));
             if let Some(key) = message.key {
                 record = record.key(key);
             }
@@ -104,23 +185,73 @@ impl Outlet {
                 record = record.payload(payload);
             }
             // Queued here and now, so that they keep their order.
-            let delivery = self.producer.send_result(record);
-            deliveries.push(delivery.map_err(|(error, _)| Refused::new(index, &error))?);
+            match self.producer.send_result(record) {
+                Ok(delivery) => deliveries.push((index, delivery)),
+                Err((error, _)) => {
+                    refused = Some(Refused::new(index, &error));
+                    break;
+                }
+            }
         }
-        let size = |index: usize| messages[index].payload.map_or(0, <[u8]>::len);
-        let mut refused: Option<Refused> = None;
-        for (index, delivery) in deliveries.into_iter().enumerate() {
+        // None is left behind under way: the next lot must not overtake it.
+        for (index, delivery) in deliveries {
             let error = match delivery.await {
                 Ok(Ok(_)) => continue,
                 Ok(Err((error, _))) => error,
                 Err(_) => KafkaError::Canceled,
             };
-            // Kafka refuses all records of a request that is too large: the largest is to blame.
-            let is_smaller = |first: &Refused| first.too_large && size(first.index) < size(index);
-            if refused.as_ref().is_none_or(is_smaller) {
-                refused = Some(Refused::new(index, &error));
-            }
+            // A later one may have failed for want of the one before it.
+            let first = refused.take().filter(|first| first.index < index);
+            refused = Some(first.unwrap_or_else(|| Refused::new(index, &error)));
         }
         refused.map_or(Ok(()), Err)
+    }
+}
+
+/// How many of the first messages go into one batch of so many bytes; one at least.
+fn fitting(messages: &[Message<'_>], limit: usize) -> usize {
+    let mut bytes = BATCH_HEAD;
+    let fit = messages.iter().take_while(|message| {
+        bytes += message.size();
+        bytes <= limit
+    });
+    fit.count().max(1)
+}
+
+fn headers(message: &Message<'_>) -> OwnedHeaders {
+    let own = message.headers.iter();
+    let own = own.map(|(name, value)| (*name, Some(value.as_bytes())));
+    let original = message.original_headers.iter();
+    let original = original.map(|(name, value)| (name.as_str(), value.as_deref()));
+    original
+        .chain(own)
+        .fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(payload: &[u8]) -> Message<'_> {
+        Message {
+            key: Some(b"key"),
+            payload: Some(payload),
+            headers: vec![("name", "value".to_owned())],
+            original_headers: vec![("trace".to_owned(), Some(vec![0; 10]))],
+        }
+    }
+
+    #[test]
+    fn lots_are_as_large_as_the_topic_takes_with_keys_and_headers_counted() {
+        let payload = [0; 100];
+        let messages: Vec<_> = (0..9).map(|_| message(&payload)).collect();
+        let one = messages[0].size();
+        assert!(one > 100 + "keynamevaluetrace".len() + 10);
+        assert_eq!(fitting(&messages, BATCH_HEAD + 3 * one), 3);
+        assert_eq!(fitting(&messages, BATCH_HEAD + 4 * one - 1), 3);
+        assert_eq!(fitting(&messages, 1), 1, "for the broker to judge");
+        assert_eq!(fitting(&messages, usize::MAX / 2), 9);
     }
 }

@@ -14,6 +14,7 @@ use crate::error::{back_off, chain, describe};
 use crate::lease::{Held, led_among};
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
+use crate::source::headers::of_json;
 use crate::status::Status;
 
 /// How often it is looked whether a replay has changed a verdict.
@@ -22,9 +23,14 @@ const CHUNK: i32 = 2_000;
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 const PARTITIONS: &str = "SELECT topic, partition FROM sluice.partitions_with_results()";
-const UNSENT: &str =
-    "SELECT result, next_offset, changed_verdict FROM sluice.unsent_results($1, $2, $3)";
+const UNSENT: &str = "
+    SELECT r.result, r.next_offset, r.changed_verdict, h.headers
+    FROM sluice.unsent_results($1, $2, $3) WITH ORDINALITY
+        AS r (result, next_offset, changed_verdict, nth)
+    LEFT JOIN sluice.result_headers($1, $2, $3) h ON h.kafka_offset = (r.result::json ->> 'offset')::bigint
+    ORDER BY r.nth";
 const MARK: &str = "SELECT sluice.mark_results($1, $2, $3, $4)";
+const FORGET_HEADERS: &str = "SELECT sluice.forget_result_headers($1, $2)";
 
 pub struct Results {
     pub pool: Pool,
@@ -102,6 +108,10 @@ impl Results {
                     key: Some(key.as_bytes()),
                     payload: Some(row.get::<_, Option<&str>>("result")?.as_bytes()),
                     headers: Vec::new(),
+                    original_headers: row
+                        .get::<_, Option<serde_json::Value>>("headers")
+                        .map(|headers| of_json(&headers))
+                        .unwrap_or_default(),
                 })
             })
             .collect();
@@ -119,6 +129,8 @@ impl Results {
             .await;
         marked.map_err(|error| describe(&error))?;
         fault_point!("results.marked");
+        let forgotten = client.execute(FORGET_HEADERS, &[topic, number]).await;
+        forgotten.map_err(|error| describe(&error))?;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::aftercare::Aftercare;
 use crate::apply::{self, Applier};
-use crate::config::RunSettings;
+use crate::config::{RunSettings, StartOffset};
 use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
 use crate::group::Group;
 use crate::hint::Hint;
@@ -29,8 +29,8 @@ use crate::partition::Partition;
 use crate::report::{self, Report};
 use crate::results::Results;
 use crate::schema::{self, Misfit};
-use crate::share;
-use crate::source::Kafka;
+use crate::share::{self, Barrier};
+use crate::source::{Kafka, TopicId};
 use crate::status::Status;
 use crate::topics::{self, Topic, Topics};
 
@@ -84,10 +84,10 @@ type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
 
 /// A lane that runs.
 struct Led {
-    /// Why somebody has paused the partition.
-    paused: watch::Sender<Option<String>>,
+    /// What keeps the partition from being read.
+    barrier: watch::Sender<Option<Barrier>>,
     stop: CancellationToken,
-    doubt: Arc<Notify>,
+    look_again: Arc<Notify>,
 }
 
 /// Runs until `shutdown`; an error is one line for the operator.
@@ -208,6 +208,8 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         lanes: HashMap::new(),
         running: JoinSet::new(),
         counts: BTreeMap::new(),
+        news: BTreeMap::new(),
+        at_first: HashMap::new(),
         status,
         metrics,
         report: Report::default(),
@@ -354,6 +356,10 @@ struct Conductor {
     running: JoinSet<(Partition, Arc<Leadership>, End)>,
     /// Partitions of each topic, as far as Kafka has told.
     counts: BTreeMap<String, i32>,
+    /// Topics that Kafka has told of, existing or not, which the database has not heard of from us.
+    news: BTreeMap<String, i32>,
+    /// How many partitions each topic had when Sluice first started on it.
+    at_first: HashMap<String, i32>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     report: Report,
@@ -380,7 +386,12 @@ impl Conductor {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = self.running.join_next() => self.finished(done).await,
-                Some((topic, count)) = told.recv() => self.topic_told(topic, count),
+                Some(TopicTold { topic, count, is_other }) = told.recv() => {
+                    if is_other {
+                        self.look_again(&topic);
+                    }
+                    self.topic_told(topic, count);
+                }
                 Some(()) = woken.recv() => self.round_unless(&shutdown).await,
                 _ = polls.tick() => self.round_unless(&shutdown).await,
                 _ = group_offsets.tick() => self.commit_group_offsets(),
@@ -477,20 +488,23 @@ impl Conductor {
             return Ok(());
         }
         for (partition, led) in &self.lanes {
-            let reason = survey.paused.get(partition);
-            led.paused.send_if_modified(|now| {
-                let is_news = now.as_ref() != reason;
-                *now = reason.cloned();
+            let barrier = survey.barriers.get(partition);
+            led.barrier.send_if_modified(|now| {
+                let is_news = now.as_ref() != barrier;
+                *now = barrier.cloned();
                 is_news
             });
         }
+        self.start_topics(&session).await?;
         let last = self.reported_at;
         if last.is_none_or(|at| at.elapsed() >= report::INTERVAL) {
             self.reported_at = Some(Instant::now());
             self.report.send(&session, &name, &self.status).await?;
         }
         let mine: BTreeSet<Partition> = self.lanes.keys().cloned().collect();
-        let plan = share::plan(&name, &mine, &self.counts, &survey);
+        let mut known = self.counts.clone();
+        known.retain(|topic, _| self.at_first.contains_key(topic));
+        let plan = share::plan(&name, &mine, &known, &survey);
         // One at a time; the next round follows as soon as it is released.
         let draining = self.lanes.values().any(|led| led.stop.is_cancelled());
         if let Some(partition) = plan.give_up.first().filter(|_| !draining) {
@@ -516,6 +530,17 @@ impl Conductor {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// Has the database remember what there is at the first start on a topic; until then none of it is led.
+    async fn start_topics(&mut self, session: &Session) -> Result<(), tokio_postgres::Error> {
+        if self.news.is_empty() {
+            return Ok(());
+        }
+        let at_first = session.start_topics(&self.news).await?;
+        self.at_first.extend(at_first);
+        self.news.clear();
         Ok(())
     }
 
@@ -559,10 +584,12 @@ impl Conductor {
         );
         self.leases.insert((partition.clone(), leadership.clone()));
         let led = Led {
-            paused: watch::Sender::new(None),
+            barrier: watch::Sender::new(position.halted.clone().map(Barrier::Halt)),
             stop: CancellationToken::new(),
-            doubt: Arc::default(),
+            look_again: Arc::default(),
         };
+        let at_first = self.at_first.get(&partition.topic);
+        let was_there = at_first.is_some_and(|count| partition.number < *count);
         let lane = Lane {
             partition: partition.clone(),
             kind,
@@ -579,13 +606,19 @@ impl Conductor {
                 aftercare: self.aftercare.clone(),
                 status: self.status.clone(),
                 metrics: self.metrics.clone(),
+                keeps_headers: self.settings.kafka.results_topic.is_some(),
             },
             gate: self.settings.gate.clone(),
-            start: self.settings.start,
+            // Later partitions and topics are read from their beginning.
+            start: match was_there {
+                true => self.settings.start,
+                false => StartOffset::Earliest,
+            },
             status: self.status.clone(),
             hint: self.hint.clone(),
-            doubt: led.doubt.clone(),
-            paused: led.paused.subscribe(),
+            look_again: led.look_again.clone(),
+            barrier: led.barrier.subscribe(),
+            doubts: 0,
             stop: led.stop.clone(),
         };
         self.lanes.insert(partition.clone(), led);
@@ -669,6 +702,9 @@ impl Conductor {
             .get(&topic)
             .and_then(|found| found.setting);
         if let Ok(count) = count {
+            if !self.at_first.contains_key(&topic) {
+                self.news.insert(topic.clone(), count.unwrap_or(0));
+            }
             self.status
                 .topic_is_missing(&topic, count.is_none() && setting.is_some());
         }
@@ -690,13 +726,7 @@ impl Conductor {
                         format!("topic {topic} does not exist: create it or change {setting}");
                     self.say(&topic, text);
                 }
-                for (_, led) in self
-                    .lanes
-                    .iter()
-                    .filter(|(partition, _)| partition.topic == topic)
-                {
-                    led.doubt.notify_one();
-                }
+                self.look_again(&topic);
             }
             Err(error) => {
                 let brokers = &self.settings.kafka.brokers;
@@ -705,6 +735,14 @@ impl Conductor {
                     format!("KAFKA_BROKERS: no answer from {brokers}, trying again: {error}"),
                 );
             }
+        }
+    }
+
+    /// Has all lanes of a topic ask Kafka whether it is still the one that they read.
+    fn look_again(&self, topic: &str) {
+        let of_topic = |(partition, _): &(&Partition, &Led)| partition.topic == topic;
+        for (_, led) in self.lanes.iter().filter(of_topic) {
+            led.look_again.notify_one();
         }
     }
 
@@ -745,13 +783,22 @@ impl Conductor {
     }
 }
 
+/// What Kafka says of a topic.
+struct TopicTold {
+    topic: String,
+    count: Result<Option<i32>, String>,
+    /// It is another one of the same name.
+    is_other: bool,
+}
+
 /// Asks Kafka for the partitions of each topic, again and again.
 async fn watch_topics(
     kafka: Arc<Kafka>,
     topics: watch::Receiver<BTreeMap<String, Topic>>,
-    tell: mpsc::Sender<(String, Result<Option<i32>, String>)>,
+    tell: mpsc::Sender<TopicTold>,
 ) {
     let mut warm = HashSet::new();
+    let mut ids: HashMap<String, TopicId> = HashMap::new();
     let mut missing_since: HashMap<String, Instant> = HashMap::new();
     let mut ticks = tokio::time::interval(TOPICS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -781,7 +828,19 @@ async fn watch_topics(
                     })
                     .await;
             }
-            if tell.send((topic, count)).await.is_err() {
+            let mut is_other = false;
+            if matches!(count, Ok(Some(_)))
+                && let Ok(Some(id)) = kafka.topic_id(&topic).await
+            {
+                let before = ids.insert(topic.clone(), id);
+                is_other = before.is_some_and(|before| before != id);
+            }
+            let told = TopicTold {
+                topic,
+                count,
+                is_other,
+            };
+            if tell.send(told).await.is_err() {
                 return;
             }
         }

@@ -5,6 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::partition::Partition;
 
+/// What keeps a partition from being read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// Somebody has paused it.
+    Pause(String),
+    /// Its topic was not recognised, which is for an operator to decide about.
+    Halt(String),
+}
+
 /// What one look at the database shows.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
@@ -14,8 +23,8 @@ pub struct Survey {
     pub leaders: BTreeMap<Partition, String>,
     /// Partitions that were taken from an instance, which is to leave them to others for a moment.
     pub stepped_down: BTreeMap<Partition, String>,
-    /// Partitions that somebody has paused, and why.
-    pub paused: BTreeMap<Partition, String>,
+    /// Partitions that are paused or halted, and why.
+    pub barriers: BTreeMap<Partition, Barrier>,
     /// Whether our own name is used by nobody else.
     pub name_is_ours: bool,
 }

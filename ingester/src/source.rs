@@ -6,26 +6,27 @@
 //! tools work. Nothing reads them back.
 
 pub mod brokers;
+pub mod headers;
+mod native;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::sync::Notify;
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use crate::config::KafkaSettings;
 use crate::partition::Partition;
-use crate::status::{Queue, Status};
+use crate::status::{Ends, Queue, Status};
 use crate::tls::{self, Names};
 use brokers::Brokers;
 
@@ -72,8 +73,8 @@ pub struct Record<'a> {
 /// What a partition's queue can bring.
 pub enum Arrival<'a> {
     Record(Record<'a>),
-    /// Everything that was there has been read.
-    End,
+    /// Everything that was there has been read, up to this offset.
+    End(i64),
     /// The offset that was asked for is not in the partition.
     OutOfRange,
     /// The topic or partition does not exist (any more).
@@ -82,12 +83,15 @@ pub enum Arrival<'a> {
     Trouble(String),
 }
 
-/// Where a partition begins and ends, for read_committed.
+/// Where a partition begins and ends, what open transactions have written included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermarks {
     pub low: i64,
     pub high: i64,
 }
+
+/// What tells a topic from another one of its name; `None` from brokers that do not know topic ids.
+pub type TopicId = Option<Uuid>;
 
 /// How often each topic was created anew while we looked.
 #[derive(Clone, Default)]
@@ -128,7 +132,9 @@ impl Context {
 }
 
 /// librdkafka goes on at the old offset in a topic that was deleted and created within one
-/// glance, and says so in a debug line only. The first id it learns replaces one of zeros.
+/// glance, and says so in a debug line only, before it fetches anything of the new one. That
+/// line is an alarm and no evidence: behind it a broker is asked for the topic's id. The first
+/// id that librdkafka learns replaces one of zeros.
 fn created_anew(message: &str) -> Option<&str> {
     let (before, ids) = message.split_once(" changed id from ")?;
     let (_, topic) = before.rsplit_once("Topic ")?;
@@ -184,13 +190,15 @@ impl ClientContext for Context {
         };
         let ends = statistics.topics.into_iter().flat_map(|(topic, found)| {
             let partitions = found.partitions.into_values();
-            // What read_committed can read; -1 in both stands for the unknown.
+            // What is below zero is not known yet.
             partitions.filter_map(move |partition| {
-                let end = [partition.ls_offset, partition.hi_offset]
-                    .into_iter()
-                    .find(|offset| *offset >= 0)?;
+                let (high, stable) = (partition.hi_offset, partition.ls_offset);
+                let ends = Ends {
+                    high,
+                    stable: if stable >= 0 { stable } else { high },
+                };
                 let (topic, number) = (topic.clone(), partition.partition);
-                Some((Partition { topic, number }, end))
+                (high >= 0).then_some((Partition { topic, number }, ends))
             })
         });
         status.kafka_tells(is_up, queue, ends);
@@ -231,8 +239,10 @@ impl ConsumerContext for Context {}
 
 /// The clients of one instance.
 pub struct Kafka {
+    settings: KafkaSettings,
     reader: Arc<BaseConsumer<Context>>,
-    /// Watermarks, on connections of their own: no request waits behind a long poll.
+    /// Watermarks and topic ids, on connections of their own: no request waits behind a long poll.
+    /// It sees the real end of a partition, not the last stable offset.
     inquirer: Arc<BaseConsumer<Context>>,
     generations: Generations,
     refusal: Arc<Mutex<Option<String>>>,
@@ -244,7 +254,10 @@ impl Kafka {
         let mut reader = base.clone();
         for (property, value) in READING {
             // Ours are defaults only: any property can be passed through.
-            if !settings.properties.contains_key(property) {
+            let given = |name: &str| settings.properties.contains_key(name);
+            let by_other_name =
+                property == "fetch.message.max.bytes" && given("max.partition.fetch.bytes");
+            if !given(property) && !by_other_name {
                 reader.set(property, value);
             }
         }
@@ -253,6 +266,8 @@ impl Kafka {
             .set("enable.partition.eof", "true")
             .set("debug", "metadata")
             .set_log_level(RDKafkaLogLevel::Debug);
+        let mut inquirer = base;
+        inquirer.set("isolation.level", "read_uncommitted");
         let generations = Generations::default();
         let (complained, refusal) = (Arc::default(), Arc::default());
         let create = |config: &ClientConfig, status: Option<Arc<Status>>| {
@@ -269,8 +284,9 @@ impl Kafka {
                 .map_err(|error| describe_config_error(&error, settings))
         };
         Ok(Self {
+            settings: settings.clone(),
             reader: create(&reader, Some(status))?,
-            inquirer: create(&base, None)?,
+            inquirer: create(&inquirer, None)?,
             generations,
             refusal,
         })
@@ -320,27 +336,62 @@ impl Kafka {
         .await
     }
 
+    /// Where a partition begins and ends; `None` if it does not exist.
     pub async fn watermarks(
         self: &Arc<Self>,
         partition: &Partition,
     ) -> Result<Option<Watermarks>, String> {
         let (this, partition) = (self.clone(), partition.clone());
         blocking(move || {
-            match this.inquirer.fetch_watermarks(
-                &partition.topic,
-                partition.number,
-                REQUEST_TIMEOUT,
-            ) {
-                Ok((low, high)) => Ok(Some(Watermarks { low, high })),
-                Err(error) => match error.rdkafka_error_code() {
-                    Some(
-                        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition,
-                    ) => Ok(None),
-                    _ => Err(error.to_string()),
-                },
+            if let Some(found) = watermarks_of(&this.inquirer, &partition)? {
+                return Ok(Some(found));
             }
+            // A partition that was added since is news to this client, until it asks for the topic.
+            let metadata = this
+                .inquirer
+                .fetch_metadata(Some(&partition.topic), REQUEST_TIMEOUT)
+                .map_err(|error| error.to_string())?;
+            let mut partitions = metadata
+                .topics()
+                .iter()
+                .flat_map(|topic| topic.partitions());
+            if !partitions.any(|found| found.id() == partition.number) {
+                return Ok(None);
+            }
+            let found = watermarks_of(&this.inquirer, &partition)?;
+            found.map(Some).ok_or_else(|| {
+                format!("{partition} is there, but its leader does not serve it yet")
+            })
         })
         .await
+    }
+
+    /// Up to where records can be read now: not those of open transactions.
+    pub async fn stable_end(self: &Arc<Self>, partition: &Partition) -> Result<i64, String> {
+        let (this, partition) = (self.clone(), partition.clone());
+        blocking(move || {
+            let found = watermarks_of(&this.reader, &partition)?;
+            let found = found.ok_or_else(|| format!("{partition} does not exist"))?;
+            Ok(found.high)
+        })
+        .await
+    }
+
+    /// The id of a topic; `None` if there is no such topic.
+    pub async fn topic_id(self: &Arc<Self>, topic: &str) -> Result<Option<TopicId>, String> {
+        let (this, topic) = (self.clone(), topic.to_owned());
+        blocking(move || {
+            let client = this.inquirer.client();
+            let found = native::describe_topic(client, &topic, REQUEST_TIMEOUT)?;
+            Ok(found.map(|topic| topic.id.map(Uuid::from_bytes)))
+        })
+        .await
+    }
+
+    /// Whether compaction may remove records of a topic; an error where the brokers do not say.
+    pub async fn is_compacted(&self, topic: &str) -> Result<bool, String> {
+        let policy = topic_setting(&self.settings, topic, "cleanup.policy").await?;
+        Ok(policy.is_some_and(|policy| policy.contains("compact")))
     }
 
     /// Begins to read a partition at an offset.
@@ -355,18 +406,14 @@ impl Kafka {
             let generation = this.generations.of(&name.topic);
             let opened_at = generation.load(Ordering::SeqCst);
             // Split before assigning, so that no record takes the way through the common queue.
-            let queue = this.reader.split_partition_queue(&name.topic, name.number);
-            let mut queue = queue.ok_or_else(|| format!("{name} cannot be named to Kafka"))?;
-            let arrived = Arc::new(Notify::new());
-            let waker = arrived.clone();
-            queue.set_nonempty_callback(move || waker.notify_one());
+            let queue = native::Queue::of(&this.reader, &name.topic, name.number);
+            let queue = queue.ok_or_else(|| format!("{name} cannot be named to Kafka"))?;
             this.reader
                 .incremental_assign(&one(&name, offset)?)
                 .map_err(|error| error.to_string())?;
             Ok(PartitionReader {
                 kafka: this.clone(),
                 queue,
-                arrived,
                 partition: name,
                 generation,
                 opened_at,
@@ -412,8 +459,7 @@ impl Kafka {
 /// One assigned partition; dropping it gives the assignment back.
 pub struct PartitionReader {
     kafka: Arc<Kafka>,
-    queue: PartitionQueue<Context>,
-    arrived: Arc<Notify>,
+    queue: native::Queue<Context>,
     partition: Partition,
     generation: Arc<AtomicU64>,
     opened_at: u64,
@@ -430,33 +476,32 @@ impl PartitionReader {
         if !self.is_same_topic() {
             return Some(take(Arrival::Gone));
         }
-        let error = match self.queue.poll(Duration::ZERO)? {
-            Ok(message) => {
-                return Some(take(Arrival::Record(Record {
-                    offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                    key: message.key(),
-                    payload: message.payload(),
-                    headers: headers(&message),
-                })));
-            }
-            Err(error) => error,
-        };
-        let arrival = match (&error, error.rdkafka_error_code()) {
-            (KafkaError::PartitionEOF(_), _) => Arrival::End,
-            (_, Some(Code::OffsetOutOfRange | Code::AutoOffsetReset)) => Arrival::OutOfRange,
-            (
+        let message = self.queue.poll()?;
+        let arrival = match message.error() {
+            None => Arrival::Record(Record {
+                offset: message.offset(),
+                timestamp_ms: message.timestamp_ms(),
+                key: message.key(),
+                payload: message.payload(),
+                headers: headers::as_json(&message.headers()),
+            }),
+            Some((Code::PartitionEOF, _)) => Arrival::End(message.offset()),
+            Some((Code::OffsetOutOfRange | Code::AutoOffsetReset, _)) => Arrival::OutOfRange,
+            Some((
+                Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::UnknownTopicId,
                 _,
-                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition),
-            ) => Arrival::Gone,
-            _ => Arrival::Trouble(error.to_string()),
+            )) => Arrival::Gone,
+            Some((_, text)) => Arrival::Trouble(text),
         };
         Some(take(arrival))
     }
 
     /// Waits until something may have arrived.
     pub async fn arrived(&self) {
-        self.arrived.notified().await;
+        self.queue.arrived().await;
     }
 }
 
@@ -474,6 +519,45 @@ impl Drop for PartitionReader {
     }
 }
 
+/// What the brokers say that a setting of a topic is.
+pub async fn topic_setting(
+    settings: &KafkaSettings,
+    topic: &str,
+    name: &str,
+) -> Result<Option<String>, String> {
+    let admin: AdminClient<DefaultClientContext> = client_config(settings)
+        .create()
+        .map_err(|error| describe_config_error(&error, settings))?;
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+    let topics = [ResourceSpecifier::Topic(topic)];
+    let asked = admin.describe_configs(&topics, &options);
+    let answers = tokio::time::timeout(2 * REQUEST_TIMEOUT, asked)
+        .await
+        .map_err(|_| "no answer about the topic's settings in time".to_owned())?
+        .map_err(|error| error.to_string())?;
+    let found = answers.into_iter().next().transpose();
+    let found = found.map_err(|code| code.to_string())?;
+    // It waits for a thread of its own to end.
+    drop(tokio::task::spawn_blocking(move || drop(admin)));
+    let value = found.and_then(|found| found.get(name).and_then(|entry| entry.value.clone()));
+    Ok(value)
+}
+
+fn watermarks_of(
+    client: &BaseConsumer<Context>,
+    partition: &Partition,
+) -> Result<Option<Watermarks>, String> {
+    match client.fetch_watermarks(&partition.topic, partition.number, REQUEST_TIMEOUT) {
+        Ok((low, high)) => Ok(Some(Watermarks { low, high })),
+        Err(error) => match error.rdkafka_error_code() {
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                Ok(None)
+            }
+            _ => Err(error.to_string()),
+        },
+    }
+}
+
 fn one(partition: &Partition, offset: i64) -> Result<TopicPartitionList, String> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
@@ -487,48 +571,6 @@ async fn blocking<R: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| error.to_string())?
-}
-
-thread_local! {
-    static PANIC_IS_EXPECTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// Whether a panic on this thread is about to be caught, and means nothing but dirty input.
-pub fn panic_is_expected() -> bool {
-    PANIC_IS_EXPECTED.get()
-}
-
-/// Headers as JSON, `[{"key": …, "value": …}]`; a value that is no text stands as "base64".
-fn headers(message: &BorrowedMessage<'_>) -> Option<String> {
-    let headers = message.headers()?;
-    // rdkafka panics on a header name that is not UTF-8; such a name is dirty input, no defect of ours.
-    let read = |index| {
-        PANIC_IS_EXPECTED.set(true);
-        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let header = headers.get(index);
-            (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
-        }));
-        PANIC_IS_EXPECTED.set(false);
-        read
-    };
-    let mut list = Vec::with_capacity(headers.count());
-    for index in 0..headers.count() {
-        let (key, value) = read(index).unwrap_or_else(|_| ("\u{FFFD}".to_owned(), None));
-        let text = value.as_deref().map(std::str::from_utf8);
-        list.push(match (value.as_deref(), text) {
-            (None, _) => serde_json::json!({"key": key, "value": null}),
-            // jsonb cannot hold U+0000.
-            (_, Some(Ok(text))) if !text.contains('\0') => {
-                serde_json::json!({"key": key, "value": text})
-            }
-            (Some(bytes), _) => serde_json::json!({"key": key, "base64": base64(bytes)}),
-        });
-    }
-    (!list.is_empty()).then(|| serde_json::Value::Array(list).to_string())
-}
-
-fn base64(bytes: &[u8]) -> String {
-    openssl::base64::encode_block(bytes)
 }
 
 /// Whether librdkafka knows the properties and their values.

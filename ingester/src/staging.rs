@@ -13,6 +13,7 @@ use ledger::identity::PayloadHash;
 use ledger::staging::{self, Dead, Event};
 use ledger::verdict::DeadReason;
 
+use crate::lease::Known;
 use crate::source::Record;
 
 const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -222,6 +223,7 @@ impl Batch {
                 let dead = Dead {
                     reason: defect.reason.as_str(),
                     message: &defect.detail,
+                    time_ms: Some(record.timestamp_ms),
                     attempts: 1,
                     event_id: defect.event_id.as_deref(),
                     source: defect.source.as_deref(),
@@ -316,6 +318,7 @@ impl Batch {
         let dead = Dead {
             reason: DeadReason::ApplyFailed.as_str(),
             message,
+            time_ms: Some(mark.timestamp_ms),
             attempts,
             event_id: head.map(|head| &*head.event_id),
             source: head.and_then(|head| head.source.as_deref()),
@@ -366,8 +369,19 @@ impl Batch {
         self.kind
     }
 
-    pub fn last_fingerprint(&self) -> Option<[u8; 16]> {
-        self.marks.last().map(|mark| self.fingerprint(mark))
+    /// Headers as JSON, of the records that have any, with their offsets.
+    pub fn headers(&self) -> (Vec<i64>, Vec<&str>) {
+        let marks = self.marks.iter();
+        marks
+            .filter_map(|mark| Some((mark.offset, mark.headers.as_deref()?)))
+            .unzip()
+    }
+
+    pub fn last_record(&self) -> Option<Known> {
+        self.marks.last().map(|mark| Known {
+            offset: mark.offset,
+            fingerprint: self.fingerprint(mark),
+        })
     }
 
     /// Whether there is anything to commit: records, or offsets known to hold none.

@@ -57,6 +57,8 @@ pub struct Led {
     /// Records that wait in Kafka, as far as Kafka has told.
     pub lag: Option<i64>,
     pub last_batch: Option<LastBatch>,
+    /// Offsets in Kafka that cannot be read before an open transaction ends, and where they begin.
+    pub behind_transaction: Option<(i64, i64)>,
     /// When the first record of the batch in the database was made, by Kafka's timestamp.
     oldest_ms: Option<i64>,
     /// Since when nothing waits, or the last commit.
@@ -73,6 +75,25 @@ pub struct LastBatch {
 }
 
 impl Led {
+    /// Says so where records wait, and what for.
+    fn look_at_waits(&mut self) {
+        if self.state != State::Running || self.lag.is_none_or(|lag| lag <= 0) {
+            return;
+        }
+        let still = self.progressed_at.elapsed();
+        if still > STANDS_STILL {
+            self.state = State::Stalled;
+            self.reason = Some(format!("nothing was committed for {} s", still.as_secs()));
+        }
+        if let Some((offsets, first)) = self.behind_transaction
+            && self.commit_offset >= first
+        {
+            self.reason = Some(format!(
+                "waits behind an open transaction: {offsets} offsets from {first} on cannot be read before it ends"
+            ));
+        }
+    }
+
     /// How long the oldest record that is not committed has waited; where it was not read yet, how long nothing was committed.
     pub fn lag_seconds(&self) -> Option<f64> {
         match (self.oldest_ms, self.lag?) {
@@ -87,6 +108,15 @@ impl Led {
 pub fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as i64)
+}
+
+/// Where a partition ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// Behind the last record that there is.
+    pub high: i64,
+    /// Behind the last one that can be read: the first of an open transaction.
+    pub stable: i64,
 }
 
 /// What librdkafka has fetched and nobody has read.
@@ -195,6 +225,7 @@ impl Status {
             commit_offset,
             lag: None,
             last_batch: None,
+            behind_transaction: None,
             oldest_ms: None,
             progressed_at: Instant::now(),
         };
@@ -299,14 +330,16 @@ impl Status {
         &self,
         brokers_are_up: bool,
         queue: Queue,
-        ends: impl Iterator<Item = (Partition, i64)>,
+        ends: impl Iterator<Item = (Partition, Ends)>,
     ) {
         let mut inner = self.inner();
         inner.brokers_are_up = Some(brokers_are_up);
         inner.queue = queue;
-        for (partition, end) in ends {
+        for (partition, ends) in ends {
             if let Some(led) = inner.led.get_mut(&partition) {
-                let lag = (end - led.commit_offset).max(0);
+                let lag = (ends.high - led.commit_offset).max(0);
+                let behind = ends.high - ends.stable;
+                led.behind_transaction = (behind > 0).then_some((behind, ends.stable));
                 if lag == 0 || led.lag == Some(0) {
                     led.progressed_at = Instant::now();
                 }
@@ -336,14 +369,7 @@ impl Status {
             .collect();
         for (partition, led) in &inner.led {
             let mut led = led.clone();
-            let waits = led.lag.is_some_and(|lag| lag > 0);
-            if led.state == State::Running && waits && led.progressed_at.elapsed() > STANDS_STILL {
-                led.state = State::Stalled;
-                led.reason = Some(format!(
-                    "nothing was committed for {} s",
-                    led.progressed_at.elapsed().as_secs()
-                ));
-            }
+            led.look_at_waits();
             partitions.insert(partition.clone(), Some(led));
         }
         Snapshot {
@@ -372,6 +398,13 @@ mod tests {
         Partition {
             topic: "t".into(),
             number,
+        }
+    }
+
+    fn ends(offset: i64) -> Ends {
+        Ends {
+            high: offset,
+            stable: offset,
         }
     }
 
@@ -420,7 +453,7 @@ mod tests {
         status.topics_have(&BTreeMap::from([("t".to_owned(), 2)]));
         status.leads(&partition(0), 5);
         assert_eq!(status.snapshot().lag(), 0);
-        let ends = [(partition(0), 9), (partition(1), 99)];
+        let ends = [(partition(0), ends(9)), (partition(1), ends(99))];
         status.kafka_tells(true, Queue::default(), ends.into_iter());
         assert_eq!(status.snapshot().lag(), 4);
         status.committed(&partition(0), 8, 3);
@@ -433,6 +466,19 @@ mod tests {
     }
 
     #[test]
+    fn an_open_transaction_is_lag_with_a_reason() {
+        let status = up();
+        status.leads(&partition(0), 5);
+        let ends = Ends { high: 9, stable: 5 };
+        status.kafka_tells(true, Queue::default(), [(partition(0), ends)].into_iter());
+        let led = status.snapshot().partitions[&partition(0)].clone();
+        let led = led.expect("led");
+        assert_eq!((led.lag, led.state), (Some(4), State::Running));
+        let reason = led.reason.expect("a reason");
+        assert!(reason.starts_with("waits behind an open transaction: 4 offsets from 5 on"));
+    }
+
+    #[test]
     fn lag_in_seconds_is_the_age_of_the_oldest_record_known() {
         let status = up();
         let lag_seconds = || {
@@ -441,7 +487,11 @@ mod tests {
         };
         status.leads(&partition(0), 5);
         assert_eq!(lag_seconds(), None, "Kafka has not told");
-        status.kafka_tells(true, Queue::default(), [(partition(0), 9)].into_iter());
+        status.kafka_tells(
+            true,
+            Queue::default(),
+            [(partition(0), ends(9))].into_iter(),
+        );
         assert!(lag_seconds() < Some(5.0), "read nothing yet");
         status.waits(&partition(0), now_ms() - 60_000);
         assert!(lag_seconds() >= Some(60.0));

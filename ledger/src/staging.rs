@@ -4,8 +4,9 @@
 //! A record is its offset (i64), a kind (u8), and
 //! - an event: identity, payload hash, event id, source, number of changes (u8), and for each
 //!   account id (i64), shard id (i32), currency, and both deltas in units of 10^-18 (i128);
-//! - a dead record: attempts (i32), and with their lengths reason, message, event id, source,
-//!   key, payload and headers.
+//! - a dead record: the time that Kafka gave it (i64, in milliseconds), attempts (i32), and with
+//!   their lengths reason, message, event id, source, key, payload and headers. Those of 0.6.0
+//!   are of another kind, without the time.
 //!
 //! Numbers are little-endian. Short texts follow their length (u8), 0 for none; long ones
 //! theirs (u32), `u32::MAX` for none.
@@ -23,7 +24,8 @@ use crate::event::Change;
 use crate::identity::{Identity, PayloadHash};
 
 const EVENT: u8 = 0;
-const DEAD: u8 = 1;
+const DEAD_WITHOUT_TIME: u8 = 1;
+const DEAD: u8 = 2;
 const NONE: u32 = u32::MAX;
 
 /// An event that could be decoded, without its changes.
@@ -46,6 +48,8 @@ pub struct Dead<'a> {
     pub reason: &'a str,
     /// What is wrong, for people.
     pub message: &'a str,
+    /// Kafka's timestamp of the record in milliseconds, where it is known.
+    pub time_ms: Option<i64>,
     /// How often it was tried.
     pub attempts: i32,
     /// As far as it could be read.
@@ -108,7 +112,13 @@ pub fn put_event(out: &mut Vec<u8>, offset: i64, event: &Event<'_>, changes: &[C
 /// Appends a dead record.
 pub fn put_dead(out: &mut Vec<u8>, offset: i64, dead: &Dead<'_>) {
     out.extend_from_slice(&offset.to_le_bytes());
-    out.push(DEAD);
+    match dead.time_ms {
+        Some(time_ms) => {
+            out.push(DEAD);
+            out.extend_from_slice(&time_ms.to_le_bytes());
+        }
+        None => out.push(DEAD_WITHOUT_TIME),
+    }
     out.extend_from_slice(&dead.attempts.to_le_bytes());
     for part in [
         Some(dead.reason.as_bytes()),
@@ -195,9 +205,13 @@ pub fn read_into<'a>(
         let offset = i64::from_le_bytes(reader.array("offset")?);
         let content = match reader.array("kind")? {
             [EVENT] => reader.event(&mut staged.changes)?,
-            [DEAD] => {
+            [kind @ (DEAD | DEAD_WITHOUT_TIME)] => {
                 dead += 1;
-                Content::Dead(Box::new(reader.dead()?))
+                let time_ms = match kind {
+                    DEAD => Some(i64::from_le_bytes(reader.array("time")?)),
+                    _ => None,
+                };
+                Content::Dead(Box::new(reader.dead(time_ms)?))
             }
             _ => return Err(reader.malformed("kind")),
         };
@@ -282,13 +296,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn dead(&mut self) -> Result<Dead<'a>, Malformed> {
+    fn dead(&mut self, time_ms: Option<i64>) -> Result<Dead<'a>, Malformed> {
         let attempts = i32::from_le_bytes(self.array("attempts")?);
         let reason = self.long_text("reason")?;
         let message = self.long_text("message")?;
         Ok(Dead {
             reason: reason.ok_or_else(|| self.malformed("reason"))?,
             message: message.ok_or_else(|| self.malformed("message"))?,
+            time_ms,
             attempts,
             event_id: self.long_text("event id")?,
             source: self.long_text("source")?,

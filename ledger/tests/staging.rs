@@ -102,6 +102,7 @@ fn staged(samples: &[Sample]) -> (Vec<u8>, Staged<'_>) {
                 let dead = Dead {
                     reason: "INVALID_EVENT",
                     message: &sample.message,
+                    time_ms: (sample.attempts % 2 == 0).then_some(i64::from(sample.attempts) << 9),
                     attempts: sample.attempts,
                     event_id,
                     source,

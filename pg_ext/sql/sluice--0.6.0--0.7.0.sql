@@ -3,6 +3,255 @@
 
 -- --- Leadership ---
 
+-- --- Topics that are recognised, and what an operator decides where they are not ---
+
+CREATE FUNCTION sluice.partition_position(topic text, partition integer)
+RETURNS TABLE (is_started boolean, last_record uuid, last_offset bigint, topic_id uuid, is_accepted boolean, halt_reason text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Every record below the committed offset has a verdict, the last one too.
+    RETURN QUERY
+    SELECT p.started_at IS NOT NULL, p.last_record,
+        CASE WHEN p.last_record IS NOT NULL AND v.last_offset >= coalesce(r.pruned_below, 0) THEN v.last_offset END,
+        p.topic_id, p.accepted_at IS NOT NULL AND p.last_record IS NULL,
+        CASE WHEN p.is_halted THEN p.paused_reason END
+    FROM ledger.partition_progress p
+    JOIN ledger.partition_leases l USING (partition_id)
+    LEFT JOIN ledger.retention r USING (partition_id)
+    CROSS JOIN LATERAL (
+        SELECT greatest(
+            (SELECT max(g.kafka_offset) FROM ledger.balance_log g WHERE g.partition_id = p.partition_id),
+            (SELECT max(e.kafka_offset) FROM ledger.verdicts e WHERE e.partition_id = p.partition_id)) AS last_offset
+    ) v
+    WHERE l.topic = partition_position.topic AND l.partition = partition_position.partition;
+END
+$$;
+COMMENT ON FUNCTION sluice.partition_position(text, integer) IS
+'What a leader needs to recognise a partition: the fingerprint and the offset of its last committed record, the topic id, whether an operator has accepted what Kafka holds, and why it is halted.';
+
+CREATE FUNCTION sluice.keep_topic_id(topic text, partition integer, fencing_token bigint, lease_id uuid, topic_id uuid)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE ledger.partition_progress p SET topic_id = keep_topic_id.topic_id
+    FROM ledger.partition_leases l
+    WHERE l.topic = keep_topic_id.topic AND l.partition = keep_topic_id.partition AND p.partition_id = l.partition_id
+        AND p.fencing_token = keep_topic_id.fencing_token AND p.lease_id = keep_topic_id.lease_id
+        AND (p.topic_id IS NULL OR p.topic_id = keep_topic_id.topic_id OR p.commit_offset = 0);
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION sluice.keep_topic_id(text, integer, bigint, uuid, uuid) IS
+'Stores the Kafka topic id of what the leader reads; false when leadership is lost. An id that is stored stays as long as anything was read.';
+
+CREATE FUNCTION sluice.halt_partition(topic text, partition integer, fencing_token bigint, lease_id uuid, reason text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF coalesce(reason, '') = '' THEN
+        RAISE EXCEPTION 'a halt needs a reason' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    UPDATE ledger.partition_progress p SET is_halted = true, paused_at = clock_timestamp(), paused_reason = reason
+    FROM ledger.partition_leases l
+    WHERE l.topic = halt_partition.topic AND l.partition = halt_partition.partition AND p.partition_id = l.partition_id
+        AND p.fencing_token = halt_partition.fencing_token AND p.lease_id = halt_partition.lease_id;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION sluice.halt_partition(text, integer, bigint, uuid, text) IS
+'Halts a partition whose topic its leader does not recognise: nothing of it is committed until sluice.accept_partition. False when leadership is lost.';
+
+CREATE FUNCTION sluice.accept_partition(topic text, partition integer, why text, next_offset bigint DEFAULT NULL)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    place record;
+BEGIN
+    IF coalesce(why, '') = '' THEN
+        RAISE EXCEPTION 'an acceptance needs a reason' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT p.partition_id, p.commit_offset, p.is_halted INTO place
+    FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+    WHERE l.topic = accept_partition.topic AND l.partition = accept_partition.partition
+    FOR UPDATE OF p;
+    IF NOT FOUND THEN
+        PERFORM sluice.known_partition(topic, partition);
+    END IF;
+    IF NOT place.is_halted THEN
+        RAISE EXCEPTION '%/% is not halted', topic, partition USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'SELECT * FROM ledger.partition_halts shows the partitions that wait for a decision.';
+    END IF;
+    IF next_offset < place.commit_offset THEN
+        RAISE EXCEPTION '%/% was read up to offset %, and offsets do not go back', topic, partition, place.commit_offset
+            USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'A topic that begins anew is read from its beginning under a name of its own.';
+    END IF;
+    IF next_offset > place.commit_offset THEN
+        INSERT INTO ledger.offset_holes (partition_id, first_offset, next_offset)
+        VALUES (place.partition_id, place.commit_offset, accept_partition.next_offset);
+    END IF;
+    PERFORM set_config('sluice.why', why, true);
+    UPDATE ledger.partition_progress p
+    SET is_halted = false, paused_at = NULL, paused_reason = NULL, accepted_at = clock_timestamp(),
+        topic_id = NULL, last_record = NULL, commit_offset = greatest(p.commit_offset, accept_partition.next_offset)
+    WHERE p.partition_id = place.partition_id;
+    PERFORM pg_notify('sluice_partition_released', topic || '/' || partition);
+    RETURN greatest(place.commit_offset, next_offset);
+END
+$$;
+COMMENT ON FUNCTION sluice.accept_partition(text, integer, text, bigint) IS
+'Ends the halt of a partition whose topic was not recognised: what Kafka holds now is what is read on, from the committed offset, or from next_offset behind it. What lies between is recorded as a hole, the decision in ledger.partition_actions. Answers where reading goes on.';
+
+CREATE FUNCTION sluice.dead_letter_headers(topic text, partition integer, max_attempts integer, max_rows integer)
+RETURNS TABLE (id bigint, headers jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT d.id, d.headers
+    FROM sluice.unpublished_dead_letters(topic, partition, max_attempts, max_rows) u
+    JOIN ledger.dead_letters d ON d.id = u.id
+    WHERE d.headers IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION sluice.dead_letter_headers(text, integer, integer, integer) IS
+'The headers of the records behind sluice.unpublished_dead_letters.';
+
+CREATE FUNCTION sluice.keep_result_headers(
+    topic text, partition integer, fencing_token bigint, lease_id uuid, kafka_offsets bigint[], headers text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- The commit of the batch that follows makes them durable with itself: the log is written in order.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO ledger.result_headers AS r (partition_id, kafka_offset, headers)
+    SELECT p.partition_id, u.kafka_offset, u.headers::jsonb
+    FROM unnest(keep_result_headers.kafka_offsets, keep_result_headers.headers) AS u (kafka_offset, headers)
+    JOIN ledger.partition_leases l ON l.topic = keep_result_headers.topic AND l.partition = keep_result_headers.partition
+    JOIN ledger.partition_progress p ON p.partition_id = l.partition_id
+    WHERE p.fencing_token = keep_result_headers.fencing_token AND p.lease_id = keep_result_headers.lease_id
+        AND u.kafka_offset >= p.commit_offset
+    ON CONFLICT (partition_id, kafka_offset) DO UPDATE SET headers = excluded.headers;
+END
+$$;
+COMMENT ON FUNCTION sluice.keep_result_headers(text, integer, bigint, uuid, bigint[], text[]) IS
+'Keeps the headers of records that are about to be committed, for their results; of nobody but the leader.';
+
+CREATE FUNCTION sluice.result_headers(topic text, partition integer, max_rows integer)
+RETURNS TABLE (kafka_offset bigint, headers jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    (SELECT r.kafka_offset, r.headers
+    FROM ledger.result_headers r JOIN ledger.partition_leases l USING (partition_id)
+    WHERE l.topic = result_headers.topic AND l.partition = result_headers.partition
+    ORDER BY r.kafka_offset LIMIT max_rows)
+    UNION
+    (SELECT d.kafka_offset, d.headers
+    FROM ledger.changed_verdicts c
+    JOIN ledger.partition_leases l USING (partition_id)
+    JOIN ledger.dead_letters d ON d.topic = l.topic AND d.partition = l.partition AND d.kafka_offset = c.kafka_offset
+    WHERE l.topic = result_headers.topic AND l.partition = result_headers.partition AND d.headers IS NOT NULL
+    ORDER BY c.id LIMIT max_rows);
+END
+$$;
+COMMENT ON FUNCTION sluice.result_headers(text, integer, integer) IS
+'The headers of the records behind sluice.unsent_results, those that have any.';
+
+CREATE FUNCTION sluice.forget_result_headers(topic text, partition integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM ledger.result_headers r
+    USING ledger.partition_leases l, ledger.results_progress p
+    WHERE l.topic = forget_result_headers.topic AND l.partition = forget_result_headers.partition
+        AND r.partition_id = l.partition_id AND p.partition_id = l.partition_id AND r.kafka_offset < p.next_offset;
+END
+$$;
+COMMENT ON FUNCTION sluice.forget_result_headers(text, integer) IS
+'Removes the headers whose results are in RESULTS_TOPIC.';
+
+CREATE OR REPLACE FUNCTION sluice.resume_partition(topic text, partition integer)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE ledger.partition_progress p
+    SET paused_at = NULL, paused_reason = NULL
+    FROM ledger.partition_leases l
+    WHERE l.topic = resume_partition.topic AND l.partition = resume_partition.partition
+        AND p.partition_id = l.partition_id AND p.paused_at IS NOT NULL AND NOT p.is_halted;
+    IF FOUND THEN
+        PERFORM pg_notify('sluice_partition_released', topic || '/' || partition);
+        RETURN true;
+    END IF;
+    PERFORM sluice.known_partition(topic, partition);
+    PERFORM FROM ledger.partition_halts h WHERE h.topic = resume_partition.topic AND h.partition = resume_partition.partition;
+    IF FOUND THEN
+        RAISE EXCEPTION '%/% is halted, not paused', topic, partition USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Look at its reason in ledger.partition_halts, then decide with `sluice accept` or sluice.accept_partition.';
+    END IF;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION sluice.resume_partition(text, integer) IS
+'Resumes a paused partition, where it stopped. False when it was not paused; a halted one is for sluice.accept_partition.';
+
+CREATE FUNCTION sluice.start_topics(topics text[], partitions integer[])
+RETURNS TABLE (topic text, partitions_at_first integer)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO ledger.topic_starts (topic, partitions)
+    SELECT DISTINCT ON (1) u.topic, u.partitions FROM unnest(start_topics.topics, start_topics.partitions) AS u (topic, partitions)
+    ORDER BY 1
+    ON CONFLICT DO NOTHING;
+    RETURN QUERY SELECT s.topic, s.partitions FROM ledger.topic_starts s WHERE s.topic = ANY (start_topics.topics);
+END
+$$;
+COMMENT ON FUNCTION sluice.start_topics(text[], integer[]) IS
+'Remembers how many partitions each topic has when Sluice first starts on it, 0 for one that does not exist, and answers what is remembered.';
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'sluice'::regnamespace AND p.proname IN (
+            'partition_position', 'keep_topic_id', 'halt_partition', 'accept_partition', 'start_topics', 'dead_letter_headers',
+            'keep_result_headers', 'result_headers', 'forget_result_headers')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION
+    sluice.partition_position(text, integer), sluice.keep_topic_id(text, integer, bigint, uuid, uuid),
+    sluice.halt_partition(text, integer, bigint, uuid, text), sluice.start_topics(text[], integer[]), sluice.dead_letter_headers(text, integer, integer, integer),
+    sluice.keep_result_headers(text, integer, bigint, uuid, bigint[], text[]), sluice.result_headers(text, integer, integer),
+    sluice.forget_result_headers(text, integer)
+TO sluice_writer;
+GRANT EXECUTE ON FUNCTION sluice.accept_partition(text, integer, text, bigint) TO sluice_admin;
+
 -- --- Batches ---
 
 -- --- Handlers of domain events ---

@@ -318,7 +318,7 @@ impl Fold {
         self.letters.keys.push(dead.key.map(<[u8]>::to_vec));
         self.letters.payloads.push(dead.payload.map(<[u8]>::to_vec));
         self.letters.headers.push(dead.headers.map(str::to_owned));
-        self.letters.record_times_ms.push(None);
+        self.letters.record_times_ms.push(dead.time_ms);
     }
 }
 

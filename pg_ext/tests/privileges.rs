@@ -16,8 +16,9 @@ const HANDLER: &str = "sluice_handler";
 const ROLES: [&str; 4] = [WRITER, READER, ADMIN, HANDLER];
 
 /// Who may call each function of schema `sluice`; `sluice_admin` is a reader, too. A new one has to be added here.
-const FUNCTIONS: [(&str, &[&str]); 49] = [
+const FUNCTIONS: [(&str, &[&str]); 58] = [
     ("absent", &[HANDLER]),
+    ("accept_partition", &[ADMIN]),
     ("acquire_partition_lock", &[WRITER]),
     ("apply_balance_batch", &[WRITER]),
     ("apply_balance_changes", &[ADMIN]),
@@ -28,10 +29,15 @@ const FUNCTIONS: [(&str, &[&str]); 49] = [
     ("correct_balances", &[]),
     ("count_prunable", &[]),
     ("dangling_references", &[WRITER, READER]),
+    ("dead_letter_headers", &[WRITER]),
     ("discard_dead_letters", &[ADMIN]),
     ("event_identity", &[]),
     ("find_dead_letters", &[]),
+    ("forget_result_headers", &[WRITER]),
+    ("halt_partition", &[WRITER]),
     ("heartbeat", &[WRITER]),
+    ("keep_result_headers", &[WRITER]),
+    ("keep_topic_id", &[WRITER]),
     ("known_partition", &[]),
     ("last_batch_steps", &[WRITER]),
     ("leave", &[WRITER]),
@@ -39,6 +45,7 @@ const FUNCTIONS: [(&str, &[&str]); 49] = [
     ("mark_results", &[WRITER]),
     ("offset_gaps", &[READER]),
     ("parked_dead_letters", &[WRITER, READER]),
+    ("partition_position", &[WRITER]),
     ("partitions_to_care_for", &[WRITER]),
     ("partitions_with_results", &[WRITER]),
     ("pause_handler", &[WRITER, ADMIN]),
@@ -56,11 +63,13 @@ const FUNCTIONS: [(&str, &[&str]); 49] = [
     ("replay_dead_letters", &[ADMIN]),
     ("replay_letters", &[]),
     ("report_partitions", &[WRITER]),
+    ("result_headers", &[WRITER]),
     ("results_at", &[]),
     ("resume_handler", &[ADMIN]),
     ("resume_partition", &[ADMIN]),
     ("retry_dead_letters", &[WRITER]),
     ("settle_handler", &[HANDLER]),
+    ("start_topics", &[WRITER]),
     ("step_down", &[ADMIN]),
     ("unpublished_dead_letters", &[WRITER]),
     ("unregister_handler", &[ADMIN]),
@@ -69,9 +78,10 @@ const FUNCTIONS: [(&str, &[&str]); 49] = [
 ];
 
 /// What the writer may read of whole tables and views; of leases and progress it may read some columns.
-const WRITER_READS: [&str; 5] = [
+const WRITER_READS: [&str; 6] = [
     "ledger.event_handlers",
     "ledger.live_instances",
+    "ledger.partition_halts",
     "ledger.partition_leader_locks",
     "ledger.partition_status",
     "ledger.schema_history",

@@ -407,6 +407,18 @@ impl Producer {
         ended.expect("a transaction ends");
     }
 
+    /// Begins a transaction that stays open until `commit`.
+    pub fn begin(&self) {
+        self.inner
+            .begin_transaction()
+            .expect("a transaction begins");
+    }
+
+    pub fn commit(&self) {
+        let committed = self.inner.commit_transaction(PATIENCE);
+        committed.expect("a transaction ends");
+    }
+
     pub fn init_transactions(&self) {
         self.inner
             .init_transactions(PATIENCE)

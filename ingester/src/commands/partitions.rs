@@ -1,4 +1,4 @@
-//! `sluice status`, `partitions`, `pause`, `resume` and `step-down`: what an operator sees of
+//! `sluice status`, `partitions`, `pause`, `resume`, `step-down` and `accept`: what an operator sees of
 //! partitions, and does with them.
 
 use std::io::IsTerminal;
@@ -81,6 +81,8 @@ const OFFSETS: &str = "
 const PAUSE: &str = "SELECT sluice.pause_partition($1, $2, $3)";
 const RESUME: &str = "SELECT set_config('sluice.why', $3, true), sluice.resume_partition($1, $2)";
 const STEP_DOWN: &str = "SELECT set_config('sluice.why', $3, true), sluice.step_down($1, $2)";
+
+const ACCEPT: &str = "SELECT sluice.accept_partition($1, $2, $3, $4)";
 
 /// All of what is known of each partition.
 pub async fn all(
@@ -166,6 +168,11 @@ pub async fn offsets(
             let refusal = kafka.refusal().unwrap_or(error);
             format!("KAFKA_BROKERS: {refusal}")
         })?;
+        // Less than the end while a transaction is open.
+        let stable = match ends {
+            Some(_) => kafka.stable_end(&partition).await.ok(),
+            None => None,
+        };
         let commit_offset = row["commit_offset"].as_i64().unwrap_or_default();
         found.push(json!({
             "partition": partition.to_string(),
@@ -173,6 +180,7 @@ pub async fn offsets(
             "pruned_below": row["pruned_below"],
             "commit_offset": commit_offset,
             "log_end_offset": ends.map(|ends| ends.high),
+            "last_stable_offset": stable,
             "waiting": ends.map(|ends| ends.high - commit_offset),
             "fencing_token": row["fencing_token"],
         }));
@@ -182,6 +190,26 @@ pub async fn offsets(
         offsets.format.output,
         "no partition has been read yet",
     )
+}
+
+/// Ends a halt: what Kafka holds now is what is read on.
+pub async fn accept(
+    database: &DatabaseArgs,
+    which: &Which,
+    offset: Option<i64>,
+    why: &str,
+) -> Result<(), String> {
+    let client = connect(database, "sluice accept").await?;
+    let Partition { topic, number } = &which.partition;
+    let row = client
+        .query_one(ACCEPT, &[topic, number, &why, &offset])
+        .await
+        .map_err(|error| failed(&error))?;
+    let partition = &which.partition;
+    write_line(&format!(
+        "{partition} goes on at offset {}",
+        row.get::<_, i64>(0)
+    ))
 }
 
 pub async fn act(

@@ -7,10 +7,11 @@
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rdkafka::bindings::rd_kafka_brokers_add;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::statistics::Statistics;
 use tracing::warn;
+
+use super::native;
 
 /// The brokers of one client.
 pub struct Brokers {
@@ -35,12 +36,10 @@ impl Brokers {
     }
 
     /// Gives a client that has no broker left its first ones back.
-    #[allow(unsafe_code)]
     pub fn name_again(&self, client: &Client<impl ClientContext>) {
         if self.none_left.swap(false, Ordering::Relaxed) {
             warn!("KAFKA_BROKERS: librdkafka has given up every broker; naming them again");
-            // SAFETY: the client outlives the call, which copies the list.
-            unsafe { rd_kafka_brokers_add(client.native_ptr(), self.list.as_ptr()) };
+            native::name_brokers(client, &self.list);
         }
     }
 }

@@ -215,6 +215,7 @@ impl Batch {
                 let dead = staging::Dead {
                     reason: code,
                     message: "a test",
+                    time_ms: None,
                     attempts: 1,
                     event_id: None,
                     source: None,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use proofs::browser::Browser;
 use proofs::ingester::Ingester;
 use proofs::scene::{STALL, Scene};
-use proofs::stack::repository;
 use proofs::wait::wait_until;
 use proofs::watch::settled;
 use proofs::workload::{Message, credit};
@@ -249,32 +248,9 @@ async fn dead_letters_a_paused_handler_and_a_halt_are_seen_and_mended() {
             (&state, "halted"),
         )
         .await;
-    // "To accept the loss, see below": the statements of the run-book, for this partition.
-    ingester.stop().await;
-    let operations = std::fs::read_to_string(repository().join("docs/operations.md"));
-    let operations = operations.expect("a run-book");
-    let (_, accept) = operations
-        .split_once("To go on at another offset")
-        .and_then(|(_, rest)| rest.split_once("```sql\n"))
-        .expect("statements");
-    let (accept, _) = accept.split_once("```").expect("an end");
-    let accept = accept
-        .replace("'balance.changed'", &format!("'{topic}'"))
-        .replace("partition = 3", "partition = 0")
-        .replace("5000", &begins.to_string());
-    client.batch_execute(&accept).await.expect("a superuser");
-    ingester.start_again();
-    wait_until("its new address", STALL, async || {
-        ingester.log().matches("address=").count() == 2
-    })
-    .await;
-    browser
-        .open(&format!("http://{}/", ingester.address().await))
-        .await;
-    let watch = Watch {
-        ingester: &ingester,
-        browser: &browser,
-    };
+    // "To accept the loss: `sluice accept … --offset` with the offset that the line names."
+    let accept = format!("SELECT sluice.accept_partition('{topic}', 0, 'ticket 4712', {begins})");
+    client.batch_execute(&accept).await.expect("an operator");
     watch
         .sees_all_is_well("sluice_partitions_led{state=\"running\"} 2")
         .await;

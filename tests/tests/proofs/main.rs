@@ -14,6 +14,7 @@ mod faults;
 mod fence;
 mod harness;
 mod health;
+mod kafka_faults;
 mod limits;
 mod metrics;
 mod mixed;

@@ -171,6 +171,7 @@ async fn what_cannot_be_meant_is_refused_in_one_line() {
         "sluice.pause_partition('t', 0, 'why')",
         "sluice.resume_partition('t', 0)",
         "sluice.step_down('t', 0)",
+        "sluice.accept_partition('t', 0, 'why')",
     ] {
         let refused = writer.batch_execute(&format!("SELECT {call}")).await;
         let code = refused
@@ -205,6 +206,7 @@ async fn the_offsets_of_kafka_and_database_stand_side_by_side() {
             "pruned_below": null,
             "commit_offset": committed,
             "log_end_offset": end,
+            "last_stable_offset": end,
             "waiting": waiting,
             "fencing_token": progress[&number].fencing_token,
         })
