@@ -152,6 +152,20 @@ async fn a_halt_of_a_running_ingester_does_not_end_when_the_new_topic_has_grown(
     ingester.stop().await;
 }
 
+/// Nothing but the id can tell: the committed offset is where the new topic begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_and_pruned_up_to_the_committed_offset_halts() {
+    let scene = Scene::new(1).await;
+    let mut ingester = read_up_to_a_marker(&scene).await;
+    ingester.stop().await;
+    created_anew(&scene).await;
+    transactions(&scene, "second", &[true; 5]);
+    scene.kafka().delete_records(&scene.topic, 0, 6).await;
+    ingester.start_again();
+    assert_halted(&scene, 6, "was created anew: its id is").await;
+    ingester.stop().await;
+}
+
 /// As for brokers without topic ids, and for rows of versions that stored none.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_topic_id_the_record_before_the_marker_tells_the_topic() {
