@@ -44,6 +44,8 @@ missing_packages() {
     return
   fi
   have redis-server || echo redis-server
+  # A pooler, for the test that it is noticed.
+  have_file /usr/sbin/pgbouncer || echo pgbouncer
   # The page is tested in a real browser, which draws no text without a font.
   { have chromium && have chromedriver; } || printf '%s\n' chromium chromium-driver
   have_file '/usr/share/fonts/truetype/*/*.ttf' || echo fonts-dejavu-core
@@ -112,9 +114,11 @@ install_packages() {
   apt update || say "apt-get update failed, trying with the package lists at hand"
   apt install --no-upgrade --no-install-recommends "$@" \
     || die "apt-get install failed: $(grep '^E:' "$log" | tail -n 1) (whole log: $log)"
-  case " $* " in
-    *' redis-server '*) if [ -d /run/systemd/system ]; then as_root systemctl -q disable redis-server; fi ;;
-  esac
+  for service in redis-server pgbouncer; do
+    case " $* " in
+      *" $service "*) if [ -d /run/systemd/system ]; then as_root systemctl -q disable $service; fi ;;
+    esac
+  done
   allow_starts
   trap - EXIT
   rm -f "$log"

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
+use ledger::contract::sqlstate::STALE;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
@@ -58,11 +59,11 @@ impl Trouble {
     fn of(error: &tokio_postgres::Error) -> Self {
         Self {
             text: describe(error),
-            // Lost leadership and paused handlers are told elsewhere.
+            // Lost leadership and paused handlers are told elsewhere. The function that retries is SQL, without the fence's mark.
             passes: matches!(
                 consequence(error),
                 Consequence::Reacquire | Consequence::Pause
-            ),
+            ) || error.code().is_some_and(|code| code.code() == STALE),
         }
     }
 }

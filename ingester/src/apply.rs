@@ -1,6 +1,7 @@
 //! One batch, one transaction: BEGIN, staging, apply, COMMIT. And what follows when one of
 //! them fails: again, in smaller parts, or not at all.
 
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
 use futures_util::SinkExt;
 use futures_util::future::try_join;
 use ledger::contract::STAGING_TABLE;
+use ledger::verdict::DeadReason;
 use tokio::sync::{Notify, Semaphore};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
@@ -16,7 +18,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::config::RetrySettings;
-use crate::error::{Consequence, back_off, chain, consequence, describe};
+use crate::error::{Consequence, back_off, chain, consequence, describe, is_ours, ordered_offset};
 use crate::group::{Call, Group};
 use crate::lease::Leadership;
 use crate::metrics::{Counts, Metrics};
@@ -49,6 +51,11 @@ const HEADER_TRIES: usize = 3;
 const KEEP_HEADERS: &str = "SELECT sluice.keep_result_headers($1, $2, $3, $4, $5, $6)";
 
 const PAUSE_HANDLER: &str = "SELECT sluice.pause_handler($1, $2)";
+const TRIP_BREAKER: &str = "SELECT sluice.trip_breaker($1, $2)";
+/// How long a topic may take to be paused; the next try of a batch does it again.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+/// Tries that may end in an error that nobody has classified, before its record is searched.
+const UNCLASSIFIED: u32 = 2;
 
 /// Why a batch is not committed.
 #[derive(Debug)]
@@ -92,6 +99,10 @@ pub struct Applier {
 struct Refusal {
     consequence: Consequence,
     text: String,
+    /// One of the records may be what the database stumbles over, whatever it calls it.
+    may_be_one: bool,
+    /// The record that is to be buried.
+    ordered: Option<i64>,
 }
 
 impl Refusal {
@@ -99,6 +110,8 @@ impl Refusal {
         Self {
             consequence: consequence(error),
             text: describe(error),
+            may_be_one: error.as_db_error().is_some() && !is_ours(error),
+            ordered: ordered_offset(error),
         }
     }
 
@@ -108,6 +121,8 @@ impl Refusal {
             error => Self {
                 consequence: Consequence::Retry,
                 text: chain(error),
+                may_be_one: false,
+                ordered: None,
             },
         }
     }
@@ -125,17 +140,32 @@ impl Applier {
         parts.push(0..batch.records());
         while let Some(part) = parts.pop() {
             let slice = batch.slice(part.clone());
-            match self.persist(&slice).await? {
+            match self.persist(&slice, Place::of(batch, &part)).await? {
                 Persisted::Committed => {}
                 Persisted::Refused(_) if part.len() > 1 => {
                     let middle = part.start + part.len() / 2;
                     parts.push(middle..part.end);
                     parts.push(part.start..middle);
                 }
+                Persisted::Ordered(offset, _) if part.len() > 1 => {
+                    let at = part.clone().find(|index| batch.offset_of(*index) == offset);
+                    let Some(at) = at else {
+                        return Err(Failure::Halt(format!(
+                            "no record at offset {offset} to be buried"
+                        )));
+                    };
+                    let around = [at + 1..part.end, at..at + 1, part.start..at];
+                    parts.extend(around.into_iter().filter(|part| !part.is_empty()));
+                }
+                Persisted::Ordered(_, text) if part.len() == 1 => {
+                    self.bury_by_order(batch, part.start, &text).await?
+                }
                 Persisted::Refused(text) if part.len() == 1 && batch.kind() == Kind::Balance => {
                     self.bury(batch, part.start, &slice, text).await?
                 }
-                Persisted::Refused(text) => return Err(Failure::Halt(text)),
+                Persisted::Refused(text) | Persisted::Ordered(_, text) => {
+                    return Err(Failure::Halt(text));
+                }
             }
         }
         fault_point!("batch.committed");
@@ -170,6 +200,17 @@ impl Applier {
         Ok(())
     }
 
+    /// The one record that an operator gives up: a dead letter, untried. `text` is what the database said of it before.
+    async fn bury_by_order(&self, batch: &Batch, index: usize, text: &str) -> Result<(), Failure> {
+        let offset = batch.offset_of(index);
+        warn!(partition = %self.partition, offset, "record becomes a dead letter, as ordered by hand");
+        let dead = batch.dead_slice(index, DeadReason::Buried, text, 1);
+        match self.persist(&dead, Place::One(offset)).await? {
+            Persisted::Committed => Ok(()),
+            Persisted::Refused(text) | Persisted::Ordered(_, text) => Err(Failure::Halt(text)),
+        }
+    }
+
     /// The one record that the database refuses: tried again some times, then a dead letter.
     async fn bury(
         &self,
@@ -183,25 +224,28 @@ impl Applier {
         for wait in self.retry.waits() {
             warn!(partition = %self.partition, offset, attempts, "record refused by the database: {text}");
             self.while_leading(tokio::time::sleep(wait)).await?;
-            match self.persist(slice).await? {
+            match self.persist(slice, Place::One(offset)).await? {
                 Persisted::Committed => return Ok(()),
                 Persisted::Refused(again) => text = again,
+                Persisted::Ordered(..) => return self.bury_by_order(batch, index, &text).await,
             }
             attempts += 1;
         }
         warn!(partition = %self.partition, offset, attempts, "record becomes a dead letter: {text}");
-        let dead = batch.dead_slice(index, &text, attempts);
-        match self.persist(&dead).await? {
+        let dead = batch.dead_slice(index, DeadReason::ApplyFailed, &text, attempts);
+        match self.persist(&dead, Place::One(offset)).await? {
             Persisted::Committed => Ok(()),
             Persisted::Refused(text) => Err(Failure::Halt(text)),
+            Persisted::Ordered(..) => self.bury_by_order(batch, index, &text).await,
         }
     }
 
     /// Tries until the slice is committed or refused for what it holds.
-    async fn persist(&self, slice: &Slice<'_>) -> Result<Persisted, Failure> {
+    async fn persist(&self, slice: &Slice<'_>, place: Place) -> Result<Persisted, Failure> {
         let mut waits = back_off();
         let mut said: Option<Instant> = None;
-        let mut at_once = 0;
+        let mut before = String::new();
+        let (mut at_once, mut unclassified) = (0, 0);
         loop {
             let refusal = match self.while_leading(self.watched(slice)).await? {
                 Ok(()) => return Ok(Persisted::Committed),
@@ -211,14 +255,24 @@ impl Applier {
             self.metrics.failed(topic, refusal.consequence);
             match refusal.consequence {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
+                Consequence::Bury => {
+                    let offset = refusal.ordered.unwrap_or(slice.from_offset);
+                    return Ok(Persisted::Ordered(offset, before));
+                }
                 Consequence::Reacquire => {
                     self.metrics.fenced();
                     return Err(Failure::Lost(refusal.text));
                 }
+                Consequence::Halt if refusal.may_be_one && matches!(place, Place::Several) => {
+                    return Ok(Persisted::Refused(refusal.text));
+                }
+                Consequence::Halt if refusal.may_be_one => {
+                    return Err(Failure::Halt(self.stands(place, &refusal.text)));
+                }
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
                 Consequence::Wait => return Err(Failure::Paused(refusal.text)),
                 Consequence::Pause => {
-                    self.pause_handler(&refusal.text).await;
+                    self.pause_topic(slice, &refusal.text).await;
                     return Err(Failure::Paused(refusal.text));
                 }
                 Consequence::RetryAtOnce if at_once < RACES => {
@@ -226,19 +280,42 @@ impl Applier {
                     self.metrics.retried(topic);
                     debug!(partition = %self.partition, "again: {}", refusal.text);
                 }
-                Consequence::RetryAtOnce | Consequence::Retry => {
+                Consequence::Unclassified
+                    if unclassified >= UNCLASSIFIED && matches!(place, Place::Several) =>
+                {
+                    return Ok(Persisted::Refused(refusal.text));
+                }
+                Consequence::RetryAtOnce | Consequence::Retry | Consequence::Unclassified => {
                     self.metrics.retried(topic);
+                    let stands = refusal.consequence == Consequence::Unclassified;
+                    unclassified += u32::from(stands);
+                    let text = match stands {
+                        true => self.stands(place, &refusal.text),
+                        false => refusal.text.clone(),
+                    };
                     self.status
-                        .is(&self.partition, State::Retrying, Some(&refusal.text));
+                        .is(&self.partition, State::Retrying, Some(&text));
                     if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
                         said = Some(Instant::now());
-                        warn!(partition = %self.partition, "batch not committed yet, trying again: {}", refusal.text);
+                        warn!(partition = %self.partition, "batch not committed yet, trying again: {text}");
                     }
+                    before = refusal.text;
                     self.while_leading(tokio::time::sleep(waits.next().unwrap_or(SLOW)))
                         .await?;
                 }
             }
         }
+    }
+
+    /// What an operator can do where one record is what the database stumbles over.
+    fn stands(&self, place: Place, text: &str) -> String {
+        let Place::One(offset) = place else {
+            return text.to_owned();
+        };
+        format!(
+            "stands at offset {offset}: {text}; mend it, or give up this one record: sluice bury {} {offset} --why …",
+            self.partition
+        )
     }
 
     /// Whatever takes longer than the lease is dropped, and with it the connection.
@@ -451,17 +528,27 @@ impl Applier {
         Ok((row, took))
     }
 
-    /// Stops the topic on all instances; a handler that is paused already stays as it is.
-    async fn pause_handler(&self, reason: &str) {
-        let paused = async {
-            let client = self.pool.get().await.map_err(|error| chain(&error))?;
-            client
-                .execute(PAUSE_HANDLER, &[&self.partition.topic, &reason])
-                .await
-                .map_err(|error| describe(&error))
+    /// Stops the topic on all instances; what is paused already stays as it is.
+    async fn pause_topic(&self, slice: &Slice<'_>, reason: &str) {
+        let statement = match slice.content {
+            Content::Balance(_) => TRIP_BREAKER,
+            Content::Domain(_) => PAUSE_HANDLER,
         };
-        if let Err(error) = paused.await {
-            debug!(partition = %self.partition, "handler not paused: {error}");
+        let paused = async {
+            let mut connection = Disposable::of(&self.pool)
+                .await
+                .map_err(|error| chain(&error))?;
+            connection
+                .client()
+                .execute(statement, &[&self.partition.topic, &reason])
+                .await
+                .map_err(|error| describe(&error))?;
+            connection.keep();
+            Ok(())
+        };
+        let paused = tokio::time::timeout(PAUSE_LIMIT, paused).await;
+        if let Err(error) = paused.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            warn!(partition = %self.partition, "topic not paused yet, trying again: {error}");
         }
     }
 }
@@ -517,6 +604,28 @@ enum Persisted {
     Committed,
     /// The database does not take these records, with its words.
     Refused(String),
+    /// An operator gives up the record at this offset; with what the database said of it before.
+    Ordered(i64, String),
+}
+
+/// How much there is to be persisted.
+#[derive(Clone, Copy)]
+enum Place {
+    /// No record: offsets that hold none.
+    Nothing,
+    /// The record at this offset.
+    One(i64),
+    Several,
+}
+
+impl Place {
+    fn of(batch: &Batch, part: &Range<usize>) -> Self {
+        match part.len() {
+            0 => Self::Nothing,
+            1 => Self::One(batch.offset_of(part.start)),
+            _ => Self::Several,
+        }
+    }
 }
 
 static INSERT: LazyLock<String> =

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use ledger::contract::{routine, sqlstate};
+use ledger::fault;
 use tokio_postgres::error::SqlState;
 
 use crate::db::TLS_NAMES;
@@ -19,6 +21,10 @@ pub enum Consequence {
     Reacquire,
     /// A record breaks the apply: find it.
     Reject,
+    /// Nobody has said what this error means: the same again, but find the record that it stands at.
+    Unclassified,
+    /// An operator has ordered to bury a record of the batch.
+    Bury,
     /// A handler breaks on too much, or is paused: somebody has to mend it.
     Pause,
     /// The partition is paused by hand: somebody has to resume it.
@@ -28,11 +34,13 @@ pub enum Consequence {
 }
 
 impl Consequence {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Retry,
         Self::RetryAtOnce,
         Self::Reacquire,
         Self::Reject,
+        Self::Unclassified,
+        Self::Bury,
         Self::Pause,
         Self::Wait,
         Self::Halt,
@@ -44,6 +52,8 @@ impl Consequence {
             Self::RetryAtOnce => "retry_at_once",
             Self::Reacquire => "reacquire",
             Self::Reject => "reject",
+            Self::Unclassified => "unclassified",
+            Self::Bury => "bury",
             Self::Pause => "pause",
             Self::Wait => "wait",
             Self::Halt => "halt",
@@ -54,26 +64,57 @@ impl Consequence {
 /// Sorts an error of tokio-postgres; what is no answer of the server is a connection that failed.
 pub fn consequence(error: &tokio_postgres::Error) -> Consequence {
     match error.as_db_error() {
-        Some(answer) => of_sqlstate(answer.code().code(), answer.constraint()),
+        Some(answer) => of_answer(answer.code().code(), answer.constraint(), answer.routine()),
         None => Consequence::Retry,
     }
 }
 
-/// Sorts a SQLSTATE.
-pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
+/// Whether the extension raised it itself: then it is no fault of a trigger, of a handler or of a record.
+pub fn is_ours(error: &tokio_postgres::Error) -> bool {
+    let routine = error.as_db_error().and_then(|answer| answer.routine());
+    matches!(routine, Some(routine::SLUICE | routine::FENCE))
+}
+
+/// The offset of the record that is to be buried.
+pub fn ordered_offset(error: &tokio_postgres::Error) -> Option<i64> {
+    let detail = error.as_db_error()?.detail()?;
+    detail.lines().next()?.trim().parse().ok()
+}
+
+/// Sorts a SQLSTATE. `routine` is where it was raised: only the extension itself speaks of leadership, pauses and orders.
+pub fn of_answer(code: &str, constraint: Option<&str>, raised_by: Option<&str>) -> Consequence {
+    let ours = match raised_by {
+        Some(routine::FENCE) if code == sqlstate::STALE => Some(Consequence::Reacquire),
+        Some(routine::SLUICE) => of_the_extension(code),
+        _ => None,
+    };
+    ours.unwrap_or_else(|| of_sqlstate(code, constraint))
+}
+
+/// What the extension means by a SQLSTATE that it raises.
+fn of_the_extension(code: &str) -> Option<Consequence> {
+    match code {
+        sqlstate::HANDLER_BROKEN => Some(Consequence::Pause),
+        sqlstate::PARTITION_PAUSED => Some(Consequence::Wait),
+        sqlstate::BURIAL_ORDERED => Some(Consequence::Bury),
+        sqlstate::STAGING_MISMATCH => Some(Consequence::Retry),
+        sqlstate::INVALID_PARAMETER | "22004" | "54000" => Some(Consequence::Halt),
+        _ => None,
+    }
+}
+
+/// What PostgreSQL, a trigger or a handler means by it. What is not listed never costs a record its life.
+fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
     match (code, &code[..2.min(code.len())]) {
         // Another partition opened the same account; now it is there to be found.
         ("23505", _) if constraint == Some("account_balances_pkey") => Consequence::RetryAtOnce,
         ("40001" | "40P01", _) => Consequence::RetryAtOnce,
-        (ledger::contract::sqlstate::STALE, _) => Consequence::Reacquire,
         // Read-only: connected to a standby during a failover.
-        ("55P03" | "25006" | "25P03" | "XX001" | "XX002", _) => Consequence::Retry,
-        (ledger::contract::sqlstate::HANDLER_BROKEN, _) => Consequence::Pause,
-        (ledger::contract::sqlstate::PARTITION_PAUSED, _) => Consequence::Wait,
-        ("22023" | "22004", _) => Consequence::Halt,
+        ("55P03" | "25006" | "25P03", _) => Consequence::Retry,
         (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
-        (_, "0A" | "28" | "3D" | "3F" | "42" | "54" | "55") => Consequence::Halt,
-        _ => Consequence::Reject,
+        (code, _) if fault::is_of_the_record(code) => Consequence::Reject,
+        (_, "0A" | "28" | "3D" | "3F" | "42") => Consequence::Halt,
+        _ => Consequence::Unclassified,
     }
 }
 
@@ -136,7 +177,7 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_its_consequence() {
-        use Consequence::{Halt, Pause, Reacquire, Reject, Retry, RetryAtOnce, Wait};
+        use Consequence::{Halt, Reject, Retry, RetryAtOnce, Unclassified};
         for (code, constraint, expected) in [
             ("08006", None, Retry),
             ("40001", None, RetryAtOnce),
@@ -149,17 +190,15 @@ mod tests {
             ("55P03", None, Retry),
             ("25006", None, Retry),
             ("25P03", None, Retry),
-            ("XX001", None, Retry),
             ("23505", Some("account_balances_pkey"), RetryAtOnce),
             ("23505", Some("someone_elses_key"), Reject),
             ("23514", None, Reject),
             ("22003", None, Reject),
+            ("22023", None, Reject),
+            ("22P05", None, Reject),
             ("P0001", None, Reject),
             ("09000", None, Reject),
-            ("XX000", None, Reject),
-            ("55000", None, Reacquire),
-            ("38000", None, Pause),
-            ("55006", None, Wait),
+            ("54000", None, Reject),
             ("42P01", None, Halt),
             ("42501", None, Halt),
             ("42883", None, Halt),
@@ -167,14 +206,59 @@ mod tests {
             ("28P01", None, Halt),
             ("3D000", None, Halt),
             ("3F000", None, Halt),
-            ("54000", None, Halt),
-            ("22023", None, Halt),
+            ("XX000", None, Unclassified),
+            ("XX001", None, Unclassified),
+            ("XX002", None, Unclassified),
+            ("26000", None, Unclassified),
+            ("72000", None, Unclassified),
+            ("25P02", None, Unclassified),
+            ("25001", None, Unclassified),
+            ("2F003", None, Unclassified),
+            ("HV000", None, Unclassified),
+            ("P0000", None, Unclassified),
+            ("ABCDE", None, Unclassified),
+            ("", None, Unclassified),
         ] {
             assert_eq!(
-                of_sqlstate(code, constraint),
+                of_answer(code, constraint, Some("exec_stmt_raise")),
                 expected,
                 "{code} {constraint:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_the_extension_alone_may_say_is_nothing_of_the_kind_from_others() {
+        use Consequence::{Bury, Halt, Pause, Reacquire, Reject, Retry, Unclassified, Wait};
+        for (code, routine, from_the_extension, from_others) in [
+            ("55000", routine::FENCE, Reacquire, Unclassified),
+            ("38000", routine::SLUICE, Pause, Unclassified),
+            ("55006", routine::SLUICE, Wait, Unclassified),
+            ("39000", routine::SLUICE, Bury, Unclassified),
+            ("XX001", routine::SLUICE, Retry, Unclassified),
+            ("22023", routine::SLUICE, Halt, Reject),
+            ("22004", routine::SLUICE, Halt, Reject),
+            ("54000", routine::SLUICE, Halt, Reject),
+            // Not the fence's, though the extension's.
+            ("55000", routine::SLUICE, Unclassified, Unclassified),
+            ("P0001", routine::SLUICE, Reject, Reject),
+        ] {
+            assert_eq!(
+                of_answer(code, None, Some(routine)),
+                from_the_extension,
+                "{code}"
+            );
+            for other in [
+                None,
+                Some("exec_stmt_raise"),
+                Some("CheckCmdReplicaIdentity"),
+            ] {
+                assert_eq!(
+                    of_answer(code, None, other),
+                    from_others,
+                    "{code} {other:?}"
+                );
+            }
         }
     }
 

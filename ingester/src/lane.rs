@@ -25,6 +25,7 @@ use crate::staging::{Batch, Kind};
 use crate::status::{State, Status, now_ms};
 use flow::{Flow, Sight};
 use start::Start;
+use ledger::contract::BREAKER;
 
 /// A halted partition is looked at again after this time: someone may have mended it.
 const RECHECK: Duration = Duration::from_secs(10);
@@ -161,6 +162,9 @@ impl Lane {
                 return was_halted.then_some(End::Drained);
             };
             let (state, reason) = match &barrier {
+                Barrier::Pause(reason) if reason.starts_with(BREAKER) => {
+                    (State::Paused, reason.clone())
+                }
                 Barrier::Pause(reason) => (State::Paused, format!("paused by hand: {reason}")),
                 Barrier::Halt(reason) => (State::Halted, reason.clone()),
             };

@@ -95,15 +95,22 @@ enum Command {
         #[arg(long)]
         why: String,
     },
-    /// Resume a paused partition, where it stopped
+    /// Resume a paused partition where it stopped, or a topic that its circuit breaker has paused
     Resume {
         #[command(flatten)]
         database: DatabaseArgs,
         #[command(flatten)]
-        which: partitions::Which,
+        resumed: partitions::Resumed,
         /// Why, for those who read the record later
         #[arg(long, default_value = "")]
         why: String,
+    },
+    /// Make one record a dead letter by hand, untried: one that the database cannot take, for no fault of the record
+    Bury {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        burial: partitions::Burial,
     },
     /// Take a partition from its leader; another instance takes over, if there is one
     StepDown {
@@ -255,9 +262,10 @@ async fn execute(command: Command) -> ExitCode {
         } => said(partitions::act(&database, &which, Action::Pause, &why).await),
         Command::Resume {
             database,
-            which,
+            resumed,
             why,
-        } => said(partitions::act(&database, &which, Action::Resume, &why).await),
+        } => said(partitions::resume(&database, &resumed, &why).await),
+        Command::Bury { database, burial } => said(partitions::bury(&database, &burial).await),
         Command::StepDown {
             database,
             which,

@@ -26,6 +26,7 @@ use crate::look::{ACTION_LIMIT, Look};
 use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::partition::Partition;
+use crate::pooler;
 use crate::report::{self, Report};
 use crate::results::Results;
 use crate::schema::{self, Misfit};
@@ -247,6 +248,9 @@ async fn connect_first(
         let opened = async {
             let session =
                 Session::open(&settings.database, settings.lease, Some(wake.clone())).await?;
+            if pooler::is_between(session.client(), &settings.database).await? {
+                return Ok((session, Err(Misfit::Wrong(pooler::ADVICE.to_owned()))));
+            }
             let fit = schema::fits(session.client()).await?;
             Ok::<_, tokio_postgres::Error>((session, fit))
         };

@@ -6,6 +6,8 @@ use std::cmp::Ordering;
 use refinery::Migration;
 use tokio_postgres::Client;
 
+use crate::objects;
+
 mod embedded {
     refinery::embed_migrations!("../migrations");
 }
@@ -99,7 +101,10 @@ pub async fn fits(client: &Client) -> Result<Result<(), Misfit>, tokio_postgres:
     }
     Ok(match level(client).await? {
         Some((level, name)) if level > newest() => Err(Misfit::Wrong(too_new(level, &name))),
-        Some((level, _)) if level == newest() => Ok(()),
+        Some((level, _)) if level == newest() => match objects::missing(client).await? {
+            missing if missing.is_empty() => Ok(()),
+            missing => Err(Misfit::Wrong(missing.join("; "))),
+        },
         level => Err(Misfit::Behind(format!(
             "the tables are at migration {} of {}: {RUN_MIGRATE}",
             level.map_or(0, |(level, _)| level),

@@ -308,15 +308,21 @@ impl Batch {
         (from, next)
     }
 
-    /// One balance event as a dead letter, because the database refused it again and again.
-    pub fn dead_slice(&self, index: usize, message: &str, attempts: i32) -> Slice<'_> {
+    /// One balance event as a dead letter, because the database refused it again and again, or an operator gave it up.
+    pub fn dead_slice(
+        &self,
+        index: usize,
+        reason: DeadReason,
+        message: &str,
+        attempts: i32,
+    ) -> Slice<'_> {
         let mark = &self.marks[index];
         let payload = self.bytes_of(&mark.payload);
         let mut changes = Vec::new();
         let head = decode_balance_event(payload, &mut changes).ok();
         let head = head.as_ref();
         let dead = Dead {
-            reason: DeadReason::ApplyFailed.as_str(),
+            reason: reason.as_str(),
             message,
             time_ms: Some(mark.timestamp_ms),
             attempts,
@@ -493,7 +499,7 @@ mod tests {
     #[test]
     fn a_buried_record_is_one_dead_row_over_the_same_offsets() {
         let batch = batch(&[3, 0, 4, 2]);
-        let dead = batch.dead_slice(1, "no", 3);
+        let dead = batch.dead_slice(1, DeadReason::ApplyFailed, "no", 3);
         assert_eq!(
             (dead.from_offset, dead.next_offset, dead.rows()),
             (12, 13, 1)

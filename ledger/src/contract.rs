@@ -22,6 +22,18 @@ pub const STAGING_TABLE: &str = "ledger.staging_balance_changes";
 /// The NOTIFY channel on which a released partition is announced, as `topic/partition`.
 pub const RELEASED_CHANNEL: &str = "sluice_partition_released";
 
+/// What an error that the extension raises itself carries as its routine. SQL cannot set that field, so that no trigger,
+/// handler or other part of PostgreSQL is taken for the extension by raising the same SQLSTATE and text.
+pub mod routine {
+    /// Any error of the extension.
+    pub const SLUICE: &str = "sluice";
+    /// A refusal of the fence.
+    pub const FENCE: &str = "sluice fence";
+}
+
+/// Begins the reason of a pause that the circuit breaker of a balance topic made.
+pub const BREAKER: &str = "circuit breaker: ";
+
 /// SQLSTATEs that the extension raises on purpose.
 pub mod sqlstate {
     /// Fencing token, lease or offset are stale: acquire anew.
@@ -32,7 +44,9 @@ pub mod sqlstate {
     pub const SERIALIZATION_FAILURE: &str = "40001";
     /// Somebody else holds the row for now.
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
-    /// A handler of domain events breaks on too much, or is paused.
+    /// A record of the batch is to be buried by hand; DETAIL is its offset: send it apart, as a dead record.
+    pub const BURIAL_ORDERED: &str = "39000";
+    /// A handler of domain events, or the apply of balances, breaks on too much, or is paused.
     pub const HANDLER_BROKEN: &str = "38000";
     /// Somebody has paused the partition.
     pub const PARTITION_PAUSED: &str = "55006";

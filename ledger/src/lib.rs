@@ -29,3 +29,5 @@ pub mod staging;
 pub mod fold;
 
 pub mod verdict;
+
+pub mod fault;

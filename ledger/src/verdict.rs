@@ -79,5 +79,7 @@ spelled! {
         HandlerFailed = "HANDLER_FAILED",
         /// An earlier record with the same key is parked.
         ParkedBehind = "PARKED_BEHIND",
+        /// An operator gave it up by hand.
+        Buried = "BURIED",
     }
 }

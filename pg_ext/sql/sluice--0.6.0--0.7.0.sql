@@ -254,6 +254,160 @@ GRANT EXECUTE ON FUNCTION sluice.accept_partition(text, integer, text, bigint) T
 
 -- --- Batches ---
 
+CREATE FUNCTION sluice.blames_record(sqlstate text)
+RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'blames_record_wrapper';
+COMMENT ON FUNCTION sluice.blames_record(text) IS
+'Whether an error with this SQLSTATE is the fault of the record that met it, which may become a dead letter for it. Any other is trouble of the database.';
+
+CREATE FUNCTION sluice.bury_record(topic text, partition integer, kafka_offset bigint, why text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    place record;
+BEGIN
+    IF coalesce(btrim(why), '') = '' THEN
+        RAISE EXCEPTION 'why is missing' USING ERRCODE = 'invalid_parameter_value', HINT = 'Say why, for those who read the record later.';
+    END IF;
+    -- Behind this lock no batch of the partition is under way: the next one sees the order.
+    SELECT p.partition_id, p.commit_offset INTO place
+    FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+    WHERE l.topic = bury_record.topic AND l.partition = bury_record.partition
+    FOR UPDATE OF p;
+    IF NOT FOUND THEN
+        PERFORM sluice.known_partition(topic, partition);
+    END IF;
+    IF (kafka_offset >= place.commit_offset) IS NOT TRUE THEN
+        RAISE EXCEPTION 'offset % of %/% is committed already: the partition stands at %', kafka_offset, topic, partition, place.commit_offset
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Its verdict is in ledger.event_verdicts.';
+    END IF;
+    INSERT INTO ledger.burials AS b (partition_id, kafka_offset, by_user, why)
+    VALUES (place.partition_id, kafka_offset, session_user, why)
+    ON CONFLICT ON CONSTRAINT burials_pkey DO UPDATE
+    SET by_user = excluded.by_user, why = excluded.why, ordered_at = excluded.ordered_at, outcome = NULL, settled_at = NULL
+    WHERE b.outcome IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE ledger.partition_progress p SET bury_from = least(p.bury_from, kafka_offset) WHERE p.partition_id = place.partition_id;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION sluice.bury_record(text, integer, bigint, text) IS
+'Orders that the record at this offset becomes a dead letter (BURIED) when its partition comes to it, untried and byte for byte, whatever it holds. For a record that the database cannot take for a reason that is not the record''s. Refuses an offset that is committed. False when it was ordered already. Waits for the batch in flight.';
+
+CREATE FUNCTION sluice.withdraw_burial(topic text, partition integer, kafka_offset bigint)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+    WHERE l.topic = withdraw_burial.topic AND l.partition = withdraw_burial.partition
+    FOR UPDATE OF p;
+    UPDATE ledger.burials b SET outcome = 'WITHDRAWN', settled_at = clock_timestamp()
+    FROM ledger.partition_leases l
+    WHERE l.topic = withdraw_burial.topic AND l.partition = withdraw_burial.partition AND b.partition_id = l.partition_id
+        AND b.kafka_offset = withdraw_burial.kafka_offset AND b.outcome IS NULL;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION sluice.withdraw_burial(text, integer, bigint) IS
+'Takes back an order of sluice.bury_record that was not carried out yet. False when there is none. Waits for the batch in flight.';
+
+CREATE FUNCTION sluice.trip_breaker(topic text, reason text)
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    one record;
+    paused integer := 0;
+BEGIN
+    FOR one IN
+        SELECT l.partition_id, l.partition FROM ledger.partition_leases l WHERE l.topic = trip_breaker.topic ORDER BY l.partition_id
+    LOOP
+        UPDATE ledger.partition_progress p
+        SET paused_at = clock_timestamp(), paused_reason = 'circuit breaker: ' || coalesce(reason, 'no reason given')
+        WHERE p.partition_id = one.partition_id AND p.paused_at IS NULL;
+        IF FOUND THEN
+            paused := paused + 1;
+            PERFORM pg_notify('sluice_partition_released', topic || '/' || one.partition);
+        END IF;
+    END LOOP;
+    RETURN paused;
+END
+$$;
+COMMENT ON FUNCTION sluice.trip_breaker(text, text) IS
+'Pauses all partitions of a balance topic of which the database refuses too much, until sluice.reset_breaker or sluice.resume_partition. How many it paused; those that are paused already stay as they are. Waits for the batches in flight.';
+
+CREATE FUNCTION sluice.reset_breaker(topic text)
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    one record;
+    resumed integer := 0;
+BEGIN
+    FOR one IN
+        SELECT l.partition FROM ledger.partition_leases l JOIN ledger.partition_progress p USING (partition_id)
+        WHERE l.topic = reset_breaker.topic AND p.paused_reason LIKE 'circuit breaker: %'
+        ORDER BY l.partition_id
+    LOOP
+        IF sluice.resume_partition(topic, one.partition) THEN
+            resumed := resumed + 1;
+        END IF;
+    END LOOP;
+    RETURN resumed;
+END
+$$;
+COMMENT ON FUNCTION sluice.reset_breaker(text) IS
+'Resumes the partitions of a topic that its circuit breaker has paused, where they stopped; those paused by hand stay paused. How many. What the database refused before does not count any more.';
+
+CREATE OR REPLACE FUNCTION sluice.resume_partition(topic text, partition integer)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE ledger.partition_progress p
+    SET paused_at = NULL, paused_reason = NULL, resumed_at = clock_timestamp()
+    FROM ledger.partition_leases l
+    WHERE l.topic = resume_partition.topic AND l.partition = resume_partition.partition
+        AND p.partition_id = l.partition_id AND p.paused_at IS NOT NULL;
+    IF FOUND THEN
+        PERFORM pg_notify('sluice_partition_released', topic || '/' || partition);
+        RETURN true;
+    END IF;
+    PERFORM sluice.known_partition(topic, partition);
+    RETURN false;
+END
+$$;
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'sluice'::regnamespace
+            AND p.proname IN ('blames_record', 'bury_record', 'withdraw_burial', 'trip_breaker', 'reset_breaker')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION sluice.blames_record(text) TO sluice_handler;
+GRANT EXECUTE ON FUNCTION sluice.trip_breaker(text, text) TO sluice_writer;
+GRANT EXECUTE ON FUNCTION
+    sluice.bury_record(text, integer, bigint, text), sluice.withdraw_burial(text, integer, bigint), sluice.reset_breaker(text)
+TO sluice_admin;
+
 -- --- Handlers of domain events ---
 
 CREATE FUNCTION sluice.settle_handler()
@@ -287,8 +441,8 @@ BEGIN
     -- Otherwise COMMIT would run it, as the role of the session.
     PERFORM sluice.settle_handler();
 EXCEPTION WHEN OTHERS THEN
-    -- An outage, a deadlock, a full disk: no fault of the events.
-    IF SQLSTATE ~ '^(08|40|53|57|58)' OR SQLSTATE IN ('25006', '55P03', 'XX001', 'XX002') THEN
+    -- Trouble of the database, a handler that lacks a table or a right: no fault of the events.
+    IF NOT sluice.blames_record(SQLSTATE) THEN
         RAISE;
     END IF;
     GET STACKED DIAGNOSTICS broke_with = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
@@ -301,3 +455,25 @@ COMMENT ON FUNCTION sluice.read_plain_instant(jsonb) IS
 -- --- Dead letters and corrections ---
 
 -- --- Retention and reports ---
+
+CREATE FUNCTION sluice.end_results(topic text)
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ended integer;
+BEGIN
+    DELETE FROM ledger.changed_verdicts c USING ledger.partition_leases l
+    WHERE l.topic = end_results.topic AND c.partition_id = l.partition_id;
+    DELETE FROM ledger.results_progress r USING ledger.partition_leases l
+    WHERE l.topic = end_results.topic AND r.partition_id = l.partition_id;
+    GET DIAGNOSTICS ended = ROW_COUNT;
+    RETURN ended;
+END
+$$;
+COMMENT ON FUNCTION sluice.end_results(text) IS
+'Says that the verdicts of a topic are not produced to RESULTS_TOPIC any more, so that sluice.prune does not wait for it. For how many partitions that ended. Where RESULTS_TOPIC is still set, all is produced once more from the beginning.';
+ALTER FUNCTION sluice.end_results(text) OWNER TO sluice_owner;
+REVOKE ALL ON FUNCTION sluice.end_results(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION sluice.end_results(text) TO sluice_admin;

@@ -338,3 +338,8 @@ fn event_identity(source: Option<&str>, event_id: Option<&str>) -> Uuid {
     let identity = Identity::of(source, given("event_id", event_id));
     Uuid::from_bytes(*identity.as_bytes())
 }
+
+#[pg_extern(immutable, parallel_safe)]
+fn blames_record(sqlstate: Option<&str>) -> bool {
+    sqlstate.is_some_and(ledger::fault::is_of_the_record)
+}

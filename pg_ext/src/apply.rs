@@ -16,9 +16,12 @@ use pgrx::Spi;
 use pgrx::spi::SpiClient;
 
 use crate::accounts::Accounts;
+use crate::breaker;
+use crate::burials::Burials;
 use crate::error::raise;
 use crate::fence::{self, Fence, Fenced, Span};
 use crate::identities::Ownership;
+use crate::leader::internal;
 use crate::memory;
 use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
 use crate::pg::capture;
@@ -56,11 +59,47 @@ pub struct Answer {
     pub counts: Counts,
 }
 
+const RECORDED: &str = "
+    SELECT l.applied + v.applied, l.rejected + v.rejected, v.duplicates, v.dead, l.error_rows
+    FROM (
+        SELECT count(*) FILTER (WHERE g.change_no = 0 AND g.reject_reason IS NULL) AS applied,
+            count(*) FILTER (WHERE g.change_no = 0 AND g.reject_reason IS NOT NULL) AS rejected,
+            count(*) FILTER (WHERE g.reject_reason IS NOT NULL) AS error_rows
+        FROM ledger.balance_log g WHERE g.partition_id = $1 AND g.kafka_offset >= $2 AND g.kafka_offset < $3
+    ) l, (
+        SELECT count(*) FILTER (WHERE e.verdict = 'APPLIED') AS applied, count(*) FILTER (WHERE e.verdict = 'REJECTED') AS rejected,
+            count(*) FILTER (WHERE e.verdict = 'DUPLICATE') AS duplicates, count(*) FILTER (WHERE e.verdict = 'DEAD') AS dead
+        FROM ledger.verdicts e WHERE e.partition_id = $1 AND e.kafka_offset >= $2 AND e.kafka_offset < $3
+    ) v";
+
 impl Answer {
-    pub fn already_committed() -> Self {
+    /// The verdicts as they are recorded; how many balance rows the batch wrote is not.
+    pub fn already_committed(
+        client: &mut SpiClient<'_>,
+        partition_id: i32,
+        span: &Span<'_>,
+    ) -> Self {
+        let args = [
+            partition_id.into(),
+            span.from_offset.into(),
+            span.next_offset.into(),
+        ];
+        let rows = client
+            .update(RECORDED, Some(1), &args)
+            .unwrap_or_else(internal);
+        let row = rows.first();
+        let count =
+            |column| -> i64 { row.get(column).unwrap_or_else(internal).unwrap_or_default() };
         Self {
             outcome: "ALREADY_COMMITTED",
-            counts: Counts::default(),
+            counts: Counts {
+                applied: count(1),
+                rejected: count(2),
+                duplicates: count(3),
+                dead: count(4),
+                error_rows: count(5),
+                ..Counts::default()
+            },
         }
     }
 
@@ -78,12 +117,16 @@ pub fn balance_batch(call: &BatchCall<'_>) -> Answer {
     let mut steps = Steps::begin();
     capture::take(|bytes| {
         Spi::connect_mut(|client| match fence::advance(client, &call.span) {
-            Fence::AlreadyCommitted => Answer::already_committed(),
-            Fence::Advanced(fenced) => {
+            Fence::AlreadyCommitted { partition_id } => {
+                Answer::already_committed(client, partition_id, &call.span)
+            }
+            Fence::Advanced(fenced, has_burials) => {
                 steps.done("fence");
                 let staged = keep_promise(bytes, call);
                 steps.done("staged bytes");
-                let counts = apply_behind_fence(client, call, &fenced, &staged, &mut steps);
+                let burials = Burials::within(client, &fenced, &call.span, has_burials);
+                let counts =
+                    apply_behind_fence(client, call, &fenced, &burials, &staged, &mut steps);
                 steps.keep();
                 Answer::applied(counts)
             }
@@ -95,12 +138,25 @@ fn apply_behind_fence(
     client: &mut SpiClient<'_>,
     call: &BatchCall<'_>,
     fenced: &Fenced,
+    burials: &Burials,
     staged: &Staged<'_>,
     steps: &mut Steps,
 ) -> Counts {
-    let offsets = staged.records.iter().map(|record| record.offset);
-    Holes::between(&call.span, offsets).write(client, fenced);
-    let (counts, verdicts, letters) = decide(client, fenced, staged, steps);
+    let offsets = || staged.records.iter().map(|record| record.offset);
+    burials.demand(
+        &call.span,
+        staged.records.iter().map(|record| {
+            let reason = match &record.content {
+                Content::Dead(dead) => Some(dead.reason),
+                Content::Event(..) => None,
+            };
+            (record.offset, reason)
+        }),
+    );
+    Holes::between(&call.span, offsets()).write(client, fenced);
+    let (counts, verdicts, mut letters) = decide(client, fenced, staged, steps);
+    burials.sign(&mut letters);
+    breaker::check(client, fenced, &call.span, &letters);
     assert_count(
         "verdicts",
         verdicts.write(fenced) as i64,
@@ -112,6 +168,7 @@ fn apply_behind_fence(
         counts.dead,
     );
     fault_point!("apply.verdicts");
+    burials.settle(client, fenced, &call.span, offsets());
     steps.done("verdicts and dead letters");
     counts
 }
@@ -192,6 +249,12 @@ fn keep_promise<'b>(bytes: &'b [u8], call: &BatchCall<'_>) -> Staged<'b> {
             format!("staged rows do not match the promise: {what}"),
         )
     };
+    if bytes.is_empty() && call.row_count > 0 {
+        refuse(
+            "nothing was captured; where this goes on, the trigger of ledger.staging_balance_changes is missing: run `sluice migrate`"
+                .to_owned(),
+        );
+    }
     let checksum = staging::checksum(bytes);
     if checksum != call.checksum {
         refuse(format!("checksum {checksum}, promised {}", call.checksum));

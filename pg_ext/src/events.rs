@@ -16,6 +16,7 @@ use pgrx::Spi;
 use pgrx::spi::SpiClient;
 
 use crate::apply::{Answer, Counts, assert_count};
+use crate::burials::Burials;
 use crate::error::raise;
 use crate::fence::{self, Fence, Fenced, Span};
 use crate::handlers::{Handler, Outcome, Task};
@@ -123,14 +124,30 @@ pub fn name_of(decoded: &Result<Event, Defect>) -> EventName {
     }
 }
 
+/// A record that an operator gives up: whatever it holds, it is not tried.
+fn buried(name: EventName, words: String) -> Defect {
+    Defect {
+        reason: DeadReason::Buried,
+        detail: words,
+        event_id: name.event_id,
+        source: name.source,
+    }
+}
+
 /// Applies a batch of the topic `span.name`.
 pub fn event_batch(span: &Span<'_>, records: &Records) -> Answer {
     span.check();
     records.check(span);
     Spi::connect_mut(|client| match fence::advance(client, span) {
-        Fence::AlreadyCommitted => Answer::already_committed(),
-        Fence::Advanced(fenced) => {
-            Answer::applied(apply_behind_fence(client, span, &fenced, records))
+        Fence::AlreadyCommitted { partition_id } => {
+            Answer::already_committed(client, partition_id, span)
+        }
+        Fence::Advanced(fenced, has_burials) => {
+            let burials = Burials::within(client, &fenced, span, has_burials);
+            let counts = apply_behind_fence(client, span, &fenced, &burials, records);
+            let offsets = records.offsets.iter().copied();
+            burials.settle(client, &fenced, span, offsets);
+            Answer::applied(counts)
         }
     })
 }
@@ -139,6 +156,7 @@ fn apply_behind_fence(
     client: &mut SpiClient<'_>,
     span: &Span<'_>,
     fenced: &Fenced,
+    burials: &Burials,
     records: &Records,
 ) -> Counts {
     Holes::between(span, records.offsets.iter().copied()).write(client, fenced);
@@ -151,10 +169,15 @@ fn apply_behind_fence(
         .payloads
         .iter()
         .zip(&records.times_ms)
-        .map(|(payload, time_ms)| {
+        .zip(&records.offsets)
+        .map(|((payload, time_ms), offset)| {
             let payload = payload.as_deref();
-            check_size(payload, max_bytes)?;
-            decode(payload, *time_ms, span.name.topic)
+            let decoded = check_size(payload, max_bytes)
+                .and_then(|()| decode(payload, *time_ms, span.name.topic));
+            match burials.words(*offset) {
+                Some(words) => Err(buried(name_of(&decoded), words)),
+                None => decoded,
+            }
         })
         .collect();
     let carried: Vec<_> = decoded

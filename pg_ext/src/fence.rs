@@ -4,7 +4,7 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
-use crate::error::raise;
+use crate::error::{raise, raise_stale};
 use crate::leader::{Leadership, PartitionName, check_name, internal};
 use crate::pg::session;
 use crate::statements;
@@ -54,9 +54,10 @@ pub struct Fenced {
 }
 
 pub enum Fence {
-    Advanced(Fenced),
-    /// The same batch was committed before; only its answer was lost.
-    AlreadyCommitted,
+    /// With whether an operator has ordered to bury records of this batch.
+    Advanced(Fenced, bool),
+    /// The same batch of this partition was committed before; only its answer was lost.
+    AlreadyCommitted { partition_id: i32 },
 }
 
 const ADVANCE: &str = "
@@ -67,15 +68,15 @@ const ADVANCE: &str = "
     FROM ledger.partition_leases l
     WHERE l.topic = $1 AND l.partition = $2 AND p.partition_id = l.partition_id
         AND p.fencing_token = $3 AND p.lease_id = $4 AND p.commit_offset = $5 AND p.paused_at IS NULL
-    RETURNING p.partition_id";
+    RETURNING p.partition_id, coalesce(p.bury_from < $6, false)";
 
 const LOOK: &str = "
-    SELECT p.fencing_token = $3 AND coalesce(p.lease_id = $4, false), p.commit_offset, p.paused_reason
+    SELECT p.fencing_token = $3 AND coalesce(p.lease_id = $4, false), p.commit_offset, p.paused_reason, p.partition_id
     FROM ledger.partition_progress p
     JOIN ledger.partition_leases l USING (partition_id)
     WHERE l.topic = $1 AND l.partition = $2";
 
-/// Advances the progress row, or raises SQLSTATE 55000.
+/// Advances the progress row, or raises SQLSTATE 55000 with the fence's own mark.
 pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
     fault_point!("fence.before");
     let args = [
@@ -90,44 +91,41 @@ pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
     ];
     let rows = statements::execute(client, ADVANCE, &args);
     if !rows.is_empty() {
-        let partition_id = rows
-            .first()
-            .get_one()
-            .unwrap_or_else(internal)
-            .unwrap_or_default();
+        let (partition_id, has_burials) = rows.first().get_two().unwrap_or_else(internal);
+        let fenced = Fenced {
+            partition_id: partition_id.unwrap_or_default(),
+        };
         fault_point!("fence.advanced");
         #[cfg(feature = "fault-points")]
         crate::fault::at_commit();
-        return Fence::Advanced(Fenced { partition_id });
+        return Fence::Advanced(fenced, has_burials.unwrap_or_default());
     }
     let rows = client
         .update(LOOK, Some(1), &args[..4])
         .unwrap_or_else(internal);
     let at = format!("{}/{}", span.name.topic, span.name.partition);
     if rows.is_empty() {
-        stale(format!("nobody has acquired {at} yet"));
+        raise_stale(format!("nobody has acquired {at} yet"));
     }
-    let (mine, commit_offset, paused) = rows
-        .first()
+    let row = rows.first();
+    let (mine, commit_offset, paused) = row
         .get_three::<bool, i64, String>()
         .unwrap_or_else(internal);
     match (mine, commit_offset) {
-        (Some(true), Some(offset)) if offset == span.next_offset => Fence::AlreadyCommitted,
+        (Some(true), Some(offset)) if offset == span.next_offset => Fence::AlreadyCommitted {
+            partition_id: row.get(4).unwrap_or_else(internal).unwrap_or_default(),
+        },
         (Some(true), Some(offset)) if offset == span.from_offset => raise(
             Code::ERRCODE_OBJECT_IN_USE,
             format!("{at} is paused: {}", paused.unwrap_or_default()),
         ),
-        (Some(true), Some(offset)) => stale(format!(
+        (Some(true), Some(offset)) => raise_stale(format!(
             "{at} stands at offset {offset}, but this batch starts at {}",
             span.from_offset
         )),
-        _ => stale(format!(
+        _ => raise_stale(format!(
             "fencing token {} of {at} is stale: leadership is lost",
             span.leadership.fencing_token
         )),
     }
-}
-
-fn stale(message: String) -> ! {
-    raise(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
 }

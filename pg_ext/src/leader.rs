@@ -62,8 +62,15 @@ const CREATE: &str = "
         ON CONFLICT (topic, partition) DO NOTHING
         RETURNING partition_id
     )
-    INSERT INTO ledger.partition_progress (partition_id, fencing_token, commit_offset)
-    SELECT partition_id, 0, 0 FROM lease";
+    INSERT INTO ledger.partition_progress (partition_id, fencing_token, commit_offset, paused_at, paused_reason)
+    SELECT lease.partition_id, 0, 0, breaker.paused_at, breaker.paused_reason
+    FROM lease LEFT JOIN (
+        -- Where the circuit breaker has paused its topic, a partition that appears now begins paused.
+        SELECT p.paused_at, p.paused_reason
+        FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+        WHERE l.topic = $1 AND p.paused_reason LIKE 'circuit breaker: %'
+        ORDER BY p.paused_at LIMIT 1
+    ) breaker ON true";
 
 const LOCK_LEASE: &str =
     "SELECT 1 FROM ledger.partition_leases WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";

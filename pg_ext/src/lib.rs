@@ -8,6 +8,8 @@ mod fault;
 mod accounts;
 mod api;
 mod apply;
+mod breaker;
+mod burials;
 mod correct;
 mod error;
 mod events;

@@ -123,7 +123,87 @@ async fn a_batch_committed_twice_is_recognised_by_its_offsets() {
     assert_eq!(again.get::<_, &str>("outcome"), "ALREADY_COMMITTED");
     assert_eq!(available(&database, 1).await.as_deref(), Some("10"));
     let ahead = Batch::default().event(5, "b", &[change(1, "10", "0")]);
-    assert_eq!(sqlstate(ahead.apply(&writer, leader, 5, 6).await), "55000");
+    let stale = ahead.apply(&writer, leader, 5, 6).await;
+    let stale = stale.expect_err("a stale offset");
+    let answer = stale.as_db_error().expect("an answer");
+    // Only the fence's own mark says that leadership is lost.
+    assert_eq!(answer.code().code(), "55000");
+    assert_eq!(answer.routine(), Some(ledger::contract::routine::FENCE));
+}
+
+#[tokio::test]
+async fn a_batch_whose_answer_was_lost_is_counted_as_it_is_recorded() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let before = Batch::default().event(0, "z", &[change(1, "1", "0")]);
+    before
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("before it");
+    let batch = Batch::default()
+        .event(1, "a", &[change(1, "10", "0"), change(2, "5", "0")])
+        .event(2, "a", &[change(1, "10", "0"), change(2, "5", "0")])
+        .event(3, "b", &[change(1, "-1", "0"), change(3, "-1", "0")])
+        .event(4, "a", &[change(1, "11", "0")])
+        .dead(5, "MALFORMED_JSON", "{");
+    let counts = |row: &tokio_postgres::Row| {
+        [
+            "events",
+            "applied",
+            "rejected",
+            "duplicates",
+            "dead",
+            "error_rows",
+            "commit_offset",
+        ]
+        .map(|name| row.get::<_, i64>(name))
+    };
+    let first = batch
+        .apply(&writer, leader, 1, 7)
+        .await
+        .expect("first time");
+    assert_eq!(counts(&first), [5, 1, 2, 1, 1, 3, 7]);
+    let again = batch
+        .apply(&writer, leader, 1, 7)
+        .await
+        .expect("second time");
+    assert_eq!(again.get::<_, &str>("outcome"), "ALREADY_COMMITTED");
+    assert_eq!(counts(&again), counts(&first));
+}
+
+#[tokio::test]
+async fn nobody_buries_a_record_without_an_order() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let event = Batch::default().event(0, "a", &[change(1, "10", "0")]);
+    let buried = Batch::default().dead(0, "BURIED", "bytes");
+    assert!(
+        message(buried.apply(&writer, leader, 0, 1).await)
+            .contains("nobody has ordered to bury the record at offset 0")
+    );
+    let admin = database.admin().await;
+    let order = "SELECT sluice.bury_record('balance.changed', 0, 0, 'a test')";
+    admin.batch_execute(order).await.expect("an order");
+    let told = event.apply(&writer, leader, 0, 1).await;
+    let told = told.expect_err("it is to come as a dead record");
+    let told = told.as_db_error().expect("an answer");
+    assert_eq!((told.code().code(), told.detail()), ("39000", Some("0")));
+    assert_eq!(told.routine(), Some(ledger::contract::routine::SLUICE));
+    buried
+        .apply(&writer, leader, 0, 1)
+        .await
+        .expect("as ordered");
+    assert_eq!(
+        verdicts(&database).await,
+        [("DEAD".to_owned(), Some("BURIED".to_owned()))]
+    );
+    // It owns no identity: the same event may come again.
+    let again = Batch::default().event(1, "a", &[change(1, "10", "0")]);
+    again.apply(&writer, leader, 1, 2).await.expect("applied");
+    assert_eq!(available(&database, 1).await.as_deref(), Some("10"));
+    database.assert_invariants().await;
 }
 
 #[tokio::test]

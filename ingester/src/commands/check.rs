@@ -8,9 +8,12 @@ use comfy_table::{ContentArrangement, Table, presets};
 use tokio_postgres::Client;
 
 use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings, RedisArgs};
+use crate::db::Database;
 use crate::error::describe;
 use crate::hint::Redis;
+use crate::objects;
 use crate::partition::Partition;
+use crate::pooler;
 use crate::schema;
 use crate::source::Kafka;
 use crate::topics::Topic;
@@ -111,6 +114,10 @@ pub async fn check(
             None
         }
     };
+    let client = match client {
+        Some(client) => sessions(client, &target, &mut findings).await,
+        None => None,
+    };
     if let Some(client) = &client
         && let Err(error) = postgres(client, &mut findings).await
     {
@@ -164,6 +171,23 @@ fn table(findings: &Findings) -> Table {
         table.add_row([&finding.what, &finding.found, word, advice]);
     }
     table
+}
+
+/// Behind a pooler that shares sessions every other answer would be chance: it is asked for nothing more.
+async fn sessions(client: Client, target: &Database, findings: &mut Findings) -> Option<Client> {
+    let looked = tokio::time::timeout(LIMIT, pooler::is_between(&client, target)).await;
+    let verdict = match looked {
+        Ok(Ok(false)) => Ok(()),
+        Ok(Ok(true)) => Err(pooler::ADVICE.to_owned()),
+        Ok(Err(error)) => Err(describe(&error)),
+        Err(_) => Err("no answer in time; see DATABASE_URL".to_owned()),
+    };
+    let (found, client) = match verdict {
+        Ok(()) => ("its own", Some(client)),
+        Err(_) => ("not its own", None),
+    };
+    findings.add("sessions", found, verdict);
+    client
 }
 
 async fn postgres(client: &Client, findings: &mut Findings) -> Result<(), tokio_postgres::Error> {
@@ -253,6 +277,16 @@ async fn privileges(
         user,
         may,
         &format!("GRANT sluice_writer TO {user}"),
+    );
+    let missing = objects::missing(client).await?;
+    findings.test(
+        "functions, triggers, columns, grants",
+        match missing.len() {
+            0 => "all there".to_owned(),
+            count => format!("{count} missing"),
+        },
+        missing.is_empty(),
+        &missing.join("; "),
     );
     let tables = "SELECT c.oid::regclass::text FROM pg_class c
         WHERE c.relnamespace = to_regnamespace('ledger') AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use crate::config::DatabaseArgs;
 use crate::db::Database;
 use crate::error::{chain, describe};
+use crate::objects;
 use crate::schema;
 
 /// Held while migrating: two at once queue up. Any number would do; this one spells "sluice".
@@ -40,7 +41,12 @@ pub async fn migrate(arguments: &DatabaseArgs) -> Result<(), String> {
     for migration in report.applied_migrations() {
         println!("applied migration {migration}");
     }
-    if report.applied_migrations().is_empty() && !extension {
+    let restored = objects::restore(&client).await;
+    let restored = restored.map_err(|error| describe(&error))?;
+    for what in &restored {
+        println!("restored {what}");
+    }
+    if report.applied_migrations().is_empty() && !extension && restored.is_empty() {
         println!(
             "up to date: extension {}, migration {}",
             schema::EXTENSION_VERSION,

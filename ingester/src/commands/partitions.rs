@@ -49,6 +49,30 @@ pub struct Which {
     partition: Partition,
 }
 
+/// Which partition, or all of a topic that its circuit breaker has paused.
+#[derive(Args)]
+pub struct Resumed {
+    /// TOPIC/NUMBER, as `sluice status` shows it; or TOPIC: all its partitions that the circuit breaker has paused
+    #[arg(value_name = "PARTITION")]
+    what: String,
+}
+
+/// Which record.
+#[derive(Args)]
+pub struct Burial {
+    #[command(flatten)]
+    which: Which,
+    /// Where the record stands in its partition
+    #[arg(value_parser = clap::value_parser!(i64).range(0..))]
+    offset: i64,
+    /// Why, for those who read the record later
+    #[arg(long, required_unless_present = "withdraw")]
+    why: Option<String>,
+    /// Take back an order that was not carried out yet
+    #[arg(long)]
+    withdraw: bool,
+}
+
 fn partition(text: &str) -> Result<Partition, String> {
     let parts = text.rsplit_once('/');
     let parsed = parts.and_then(|(topic, number)| Some((topic, number.parse().ok()?)));
@@ -80,6 +104,9 @@ const OFFSETS: &str = "
 // The reason goes where the record of such actions looks for it.
 const PAUSE: &str = "SELECT sluice.pause_partition($1, $2, $3)";
 const RESUME: &str = "SELECT set_config('sluice.why', $3, true), sluice.resume_partition($1, $2)";
+const RESET: &str = "SELECT set_config('sluice.why', $2, true), sluice.reset_breaker($1)";
+const BURY: &str = "SELECT sluice.bury_record($1, $2, $3, $4)";
+const WITHDRAW: &str = "SELECT sluice.withdraw_burial($1, $2, $3)";
 const STEP_DOWN: &str = "SELECT set_config('sluice.why', $3, true), sluice.step_down($1, $2)";
 
 const ACCEPT: &str = "SELECT sluice.accept_partition($1, $2, $3, $4)";
@@ -226,4 +253,44 @@ pub async fn act(
     let client = connect(database, command).await?;
     let said = action.take(&client, &which.partition, why).await;
     write_line(&said.map_err(|error| failed(&error))?)
+}
+
+/// Resumes a partition, or what of a topic its circuit breaker has paused.
+pub async fn resume(database: &DatabaseArgs, resumed: &Resumed, why: &str) -> Result<(), String> {
+    let topic = &resumed.what;
+    if let Ok(partition) = partition(topic) {
+        return act(database, &Which { partition }, Action::Resume, why).await;
+    }
+    let client = connect(database, "sluice resume").await?;
+    let reset = client.query_one(RESET, &[topic, &why]).await;
+    let resumed: i32 = reset.map_err(|error| failed(&error))?.get(1);
+    write_line(&match resumed {
+        0 => format!("no partition of {topic} was paused by its circuit breaker"),
+        count => format!("{topic} goes on: partitions resumed: {count}"),
+    })
+}
+
+/// Gives up one record by hand.
+pub async fn bury(database: &DatabaseArgs, burial: &Burial) -> Result<(), String> {
+    let client = connect(database, "sluice bury").await?;
+    let Burial {
+        which,
+        offset,
+        why,
+        withdraw,
+    } = burial;
+    let partition = &which.partition;
+    let (topic, number) = (&partition.topic, &partition.number);
+    let answer = match withdraw {
+        true => client.query_one(WITHDRAW, &[topic, number, offset]).await,
+        false => client.query_one(BURY, &[topic, number, offset, why]).await,
+    };
+    let done: bool = answer.map_err(|error| failed(&error))?.get(0);
+    let record = format!("the record at offset {offset} of {partition}");
+    write_line(&match (withdraw, done) {
+        (false, true) => format!("{record} becomes a dead letter when the partition comes to it"),
+        (false, false) => format!("{record} was to be buried already"),
+        (true, true) => format!("{record} is not to be buried any more"),
+        (true, false) => format!("{record} was not to be buried"),
+    })
 }

@@ -41,6 +41,12 @@ const PRUNE: &str = "
     SELECT $1::text || '/' || $2::int AS partition, $3::bigint AS log_start_offset, p.*
     FROM sluice.prune($1, $2, $3, $4::text::interval, $5, $6) p";
 
+// Where the verdicts that RESULTS_TOPIC has not got yet begin, if prune stops there.
+const UNTOLD: &str = "
+    SELECT r.next_offset FROM ledger.results_progress r
+    JOIN ledger.partition_leases l USING (partition_id) JOIN ledger.partition_progress p USING (partition_id)
+    WHERE l.topic = $1 AND l.partition = $2 AND r.next_offset < least($3, p.commit_offset)";
+
 /// Columns that add up over the chunks; of the others the last one counts.
 const COUNTS: [&str; 4] = ["records", "log_rows", "identities", "dead_letters"];
 
@@ -64,6 +70,16 @@ pub async fn prune(
         let ends = ends.map_err(|error| format!("KAFKA_BROKERS: {error}"))?;
         let ends = ends.ok_or_else(|| format!("{partition} does not exist in Kafka"))?;
         pruned.push(chunks(&client, prune, &partition, ends.low, shutdown).await?);
+        let untold = client
+            .query_opt(UNTOLD, &[&partition.topic, &partition.number, &ends.low])
+            .await;
+        if let Some(row) = untold.map_err(|error| failed(&error))? {
+            let (offset, topic) = (row.get::<_, i64>(0), &partition.topic);
+            eprintln!(
+                "{partition}: what is from offset {offset} on stays, for RESULTS_TOPIC has not got its verdicts yet; \
+                 where it is not set any more: SELECT sluice.end_results('{topic}')"
+            );
+        }
     }
     print(
         &pruned,

@@ -8,6 +8,7 @@ mod crashes;
 mod disasters;
 mod docs;
 mod domain;
+mod errors;
 mod families;
 mod fault_points;
 mod faults;

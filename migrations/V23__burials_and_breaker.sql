@@ -1,0 +1,48 @@
+SET LOCAL ROLE sluice_owner;
+
+-- The lowest offset that an operator has ordered to be buried stands in the row that the fence reads anyway.
+ALTER TABLE ledger.partition_progress
+    ADD bury_from bigint,
+    ADD resumed_at timestamptz;
+COMMENT ON COLUMN ledger.partition_progress.bury_from IS 'No record below it is to be buried by hand; NULL where none is at all. See ledger.burials.';
+COMMENT ON COLUMN ledger.partition_progress.resumed_at IS 'When a pause ended last: what the database refused before does not count for the circuit breaker.';
+
+CREATE TABLE ledger.burials (
+    partition_id integer NOT NULL,
+    kafka_offset bigint NOT NULL,
+    by_user text NOT NULL,
+    why text NOT NULL,
+    ordered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    outcome text CHECK (outcome IN ('BURIED', 'NO_RECORD', 'WITHDRAWN')),
+    settled_at timestamptz,
+    PRIMARY KEY (partition_id, kafka_offset),
+    CHECK ((outcome IS NULL) = (settled_at IS NULL))
+);
+COMMENT ON TABLE ledger.burials IS 'Records that an operator gives up by hand (sluice.bury_record): who, why, and what came of it. Kept for good.';
+COMMENT ON COLUMN ledger.burials.outcome IS 'NULL until the partition comes to the offset; NO_RECORD where it holds none.';
+
+ALTER TABLE ledger.dead_letter_actions
+    DROP CONSTRAINT dead_letter_actions_action_check,
+    ADD CONSTRAINT dead_letter_actions_action_check CHECK (action IN ('REPLAY', 'DISCARD', 'RESTORE', 'BURY'));
+
+-- What the circuit breaker has paused was not paused by hand.
+CREATE FUNCTION ledger.pause_words(reason text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN reason LIKE 'circuit breaker: %' THEN reason ELSE 'paused by hand: ' || reason END;
+COMMENT ON FUNCTION ledger.pause_words(text) IS 'The reason of a pause as ledger.partition_status shows it.';
+REVOKE ALL ON FUNCTION ledger.pause_words(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ledger.pause_words(text) TO sluice_writer, sluice_reader;
+
+DO $$
+DECLARE
+    before text := pg_catalog.pg_get_viewdef('ledger.partition_status'::regclass);
+    after text := pg_catalog.replace(before, '(''paused by hand: ''::text || l.paused_reason)', 'ledger.pause_words(l.paused_reason)');
+BEGIN
+    IF after = before THEN
+        RAISE EXCEPTION 'ledger.partition_status has no reason of a pause: %', before;
+    END IF;
+    EXECUTE 'CREATE OR REPLACE VIEW ledger.partition_status AS ' || after;
+END
+$$;
+
+RESET ROLE;

@@ -1,0 +1,140 @@
+//! Records that an operator gives up by hand: the order stands in the database, and is carried out where the
+//! partition comes to the record, in the transaction that moves the offset over it.
+
+use ledger::verdict::DeadReason;
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::spi::SpiClient;
+
+use crate::error::{raise, raise_with};
+use crate::fence::{Fenced, Span};
+use crate::leader::{internal, run};
+use crate::outcome::DeadLetters;
+
+const ORDERED: &str = "
+    SELECT b.kafka_offset, b.by_user, b.why FROM ledger.burials b
+    WHERE b.partition_id = $1 AND b.kafka_offset >= $2 AND b.kafka_offset < $3 AND b.outcome IS NULL
+    ORDER BY b.kafka_offset";
+
+// Who gave the order is on record with the letter, too.
+const SETTLE: &str = "
+    WITH settled AS (
+        UPDATE ledger.burials b
+        SET outcome = CASE WHEN b.kafka_offset = ANY ($6) THEN 'BURIED' ELSE 'NO_RECORD' END,
+            settled_at = pg_catalog.clock_timestamp()
+        WHERE b.partition_id = $1 AND b.kafka_offset >= $2 AND b.kafka_offset < $3 AND b.outcome IS NULL
+        RETURNING b.kafka_offset, b.by_user, b.why
+    )
+    INSERT INTO ledger.dead_letter_actions (dead_letter_id, action, by_user, why, verdict, reason)
+    SELECT d.id, 'BURY', s.by_user, s.why, 'DEAD', d.error_code
+    FROM settled s
+    JOIN ledger.dead_letters d ON d.topic = $4 AND d.partition = $5 AND d.kafka_offset = s.kafka_offset";
+
+const MOVE_ON: &str = "
+    UPDATE ledger.partition_progress p
+    SET bury_from = (
+        SELECT min(b.kafka_offset) FROM ledger.burials b
+        WHERE b.partition_id = $1 AND b.kafka_offset >= $2 AND b.outcome IS NULL)
+    WHERE p.partition_id = $1";
+
+struct Burial {
+    offset: i64,
+    by_user: String,
+    why: String,
+}
+
+/// The orders within one batch; almost always none.
+#[derive(Default)]
+pub struct Burials(Vec<Burial>);
+
+impl Burials {
+    /// Asks for them where the fence says that there are any.
+    pub fn within(
+        client: &mut SpiClient<'_>,
+        fenced: &Fenced,
+        span: &Span<'_>,
+        has_burials: bool,
+    ) -> Self {
+        if !has_burials {
+            return Self::default();
+        }
+        let args = [
+            fenced.partition_id.into(),
+            span.from_offset.into(),
+            span.next_offset.into(),
+        ];
+        let rows = client.update(ORDERED, None, &args).unwrap_or_else(internal);
+        let burial = |row: pgrx::spi::SpiHeapTupleData<'_>| Burial {
+            offset: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
+            by_user: row.get(2).unwrap_or_else(internal).unwrap_or_default(),
+            why: row.get(3).unwrap_or_else(internal).unwrap_or_default(),
+        };
+        Self(rows.map(burial).collect())
+    }
+
+    /// The words of the letter, where the record at this offset is to be buried.
+    pub fn words(&self, offset: i64) -> Option<String> {
+        let burial = self.0.iter().find(|burial| burial.offset == offset)?;
+        Some(format!("buried by {}: {}", burial.by_user, burial.why))
+    }
+
+    /// Of balance events the bytes are not at hand: those to be buried must come as dead records, and no others may.
+    pub fn demand<'r>(
+        &self,
+        span: &Span<'_>,
+        records: impl Iterator<Item = (i64, Option<&'r str>)>,
+    ) {
+        let at = format!("{}/{}", span.name.topic, span.name.partition);
+        for (offset, reason) in records {
+            let comes_buried = reason == Some(DeadReason::Buried.as_str());
+            match self.words(offset) {
+                Some(words) if !comes_buried => raise_with(
+                    Code::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
+                    format!("the record at offset {offset} of {at} is to be {words}"),
+                    offset.to_string(),
+                ),
+                None if comes_buried => raise(
+                    Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                    format!("nobody has ordered to bury the record at offset {offset} of {at}"),
+                ),
+                _ => {}
+            }
+        }
+    }
+
+    /// Says in the letters who buried them, and why.
+    pub fn sign(&self, letters: &mut DeadLetters) {
+        for (offset, message) in letters.offsets.iter().zip(&mut letters.messages) {
+            if let Some(words) = self.words(*offset) {
+                *message = match message.is_empty() {
+                    true => words,
+                    false => format!("{words} ({message})"),
+                };
+            }
+        }
+    }
+
+    /// Records that the orders are carried out, once the letters are written.
+    pub fn settle(
+        &self,
+        client: &mut SpiClient<'_>,
+        fenced: &Fenced,
+        span: &Span<'_>,
+        records: impl Iterator<Item = i64>,
+    ) {
+        if self.0.is_empty() {
+            return;
+        }
+        let found: Vec<i64> = records.collect();
+        let args = [
+            fenced.partition_id.into(),
+            span.from_offset.into(),
+            span.next_offset.into(),
+            span.name.topic.into(),
+            span.name.partition.into(),
+            found.into(),
+        ];
+        run(client, SETTLE, &args);
+        let args = [fenced.partition_id.into(), span.next_offset.into()];
+        run(client, MOVE_ON, &args);
+    }
+}
