@@ -1,3 +1,22 @@
+-- A session that loaded the library before it was replaced lacks what handlers call from now on, and marks no error as
+-- its own: it ends here, and its ingester connects again.
+DO $$
+DECLARE
+    old integer[] := ARRAY(
+        SELECT a.pid FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+        WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+            AND (a.application_name LIKE 'sluice/%' OR NOT r.rolsuper AND (
+                pg_catalog.pg_has_role(r.oid, 'sluice_writer', 'MEMBER') OR pg_catalog.pg_has_role(r.oid, 'sluice_admin', 'MEMBER'))));
+BEGIN
+    PERFORM pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.unnest(old) AS pid;
+    PERFORM pg_catalog.pg_stat_clear_snapshot();
+    IF EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = ANY (old)) THEN
+        RAISE EXCEPTION 'an ingester''s session does not end: %', old
+            USING HINT = 'End it, and run `sluice migrate` again.';
+    END IF;
+END
+$$;
+
 SET LOCAL ROLE sluice_owner;
 
 -- The lowest offset that an operator has ordered to be buried stands in the row that the fence reads anyway.

@@ -313,7 +313,7 @@ impl Applier {
             return text.to_owned();
         };
         format!(
-            "stands at offset {offset}: {text}; mend it, or give up this one record: sluice bury {} {offset} --why …",
+            "stands at offset {offset}: {text}; mend that, or where this record alone meets it, give it up: sluice bury {} {offset} --why …",
             self.partition
         )
     }

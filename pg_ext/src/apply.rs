@@ -249,15 +249,18 @@ fn keep_promise<'b>(bytes: &'b [u8], call: &BatchCall<'_>) -> Staged<'b> {
             format!("staged rows do not match the promise: {what}"),
         )
     };
-    if bytes.is_empty() && call.row_count > 0 {
-        refuse(
-            "nothing was captured; where this goes on, the trigger of ledger.staging_balance_changes is missing: run `sluice migrate`"
-                .to_owned(),
-        );
-    }
     let checksum = staging::checksum(bytes);
     if checksum != call.checksum {
-        refuse(format!("checksum {checksum}, promised {}", call.checksum));
+        let advice = match bytes.is_empty() {
+            true => {
+                "; where nothing is ever captured, the trigger of the staging table is missing: run `sluice migrate`"
+            }
+            false => "",
+        };
+        refuse(format!(
+            "checksum {checksum}, promised {}{advice}",
+            call.checksum
+        ));
     }
     if call.row_count > MAX_BATCH_ROWS as i64 {
         raise(

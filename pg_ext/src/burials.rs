@@ -19,15 +19,15 @@ const ORDERED: &str = "
 const SETTLE: &str = "
     WITH settled AS (
         UPDATE ledger.burials b
-        SET outcome = CASE WHEN b.kafka_offset = ANY ($6) THEN 'BURIED' ELSE 'NO_RECORD' END,
+        SET outcome = CASE WHEN b.kafka_offset = ANY ($5) THEN 'BURIED' ELSE 'NO_RECORD' END,
             settled_at = pg_catalog.clock_timestamp()
-        WHERE b.partition_id = $1 AND b.kafka_offset >= $2 AND b.kafka_offset < $3 AND b.outcome IS NULL
+        WHERE b.partition_id = $1 AND b.kafka_offset < $2 AND b.outcome IS NULL
         RETURNING b.kafka_offset, b.by_user, b.why
     )
     INSERT INTO ledger.dead_letter_actions (dead_letter_id, action, by_user, why, verdict, reason)
     SELECT d.id, 'BURY', s.by_user, s.why, 'DEAD', d.error_code
     FROM settled s
-    JOIN ledger.dead_letters d ON d.topic = $4 AND d.partition = $5 AND d.kafka_offset = s.kafka_offset";
+    JOIN ledger.dead_letters d ON d.topic = $3 AND d.partition = $4 AND d.kafka_offset = s.kafka_offset";
 
 const MOVE_ON: &str = "
     UPDATE ledger.partition_progress p
@@ -44,7 +44,10 @@ struct Burial {
 
 /// The orders within one batch; almost always none.
 #[derive(Default)]
-pub struct Burials(Vec<Burial>);
+pub struct Burials {
+    has_any: bool,
+    orders: Vec<Burial>,
+}
 
 impl Burials {
     /// Asks for them where the fence says that there are any.
@@ -68,12 +71,15 @@ impl Burials {
             by_user: row.get(2).unwrap_or_else(internal).unwrap_or_default(),
             why: row.get(3).unwrap_or_else(internal).unwrap_or_default(),
         };
-        Self(rows.map(burial).collect())
+        Self {
+            has_any: true,
+            orders: rows.map(burial).collect(),
+        }
     }
 
     /// The words of the letter, where the record at this offset is to be buried.
     pub fn words(&self, offset: i64) -> Option<String> {
-        let burial = self.0.iter().find(|burial| burial.offset == offset)?;
+        let burial = self.orders.iter().find(|burial| burial.offset == offset)?;
         Some(format!("buried by {}: {}", burial.by_user, burial.why))
     }
 
@@ -83,18 +89,21 @@ impl Burials {
         span: &Span<'_>,
         records: impl Iterator<Item = (i64, Option<&'r str>)>,
     ) {
-        let at = format!("{}/{}", span.name.topic, span.name.partition);
+        let at = || format!("{}/{}", span.name.topic, span.name.partition);
         for (offset, reason) in records {
             let comes_buried = reason == Some(DeadReason::Buried.as_str());
             match self.words(offset) {
                 Some(words) if !comes_buried => raise_with(
                     Code::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
-                    format!("the record at offset {offset} of {at} is to be {words}"),
+                    format!("the record at offset {offset} of {} is to be {words}", at()),
                     offset.to_string(),
                 ),
                 None if comes_buried => raise(
                     Code::ERRCODE_INVALID_PARAMETER_VALUE,
-                    format!("nobody has ordered to bury the record at offset {offset} of {at}"),
+                    format!(
+                        "nobody has ordered to bury the record at offset {offset} of {}",
+                        at()
+                    ),
                 ),
                 _ => {}
             }
@@ -121,13 +130,12 @@ impl Burials {
         span: &Span<'_>,
         records: impl Iterator<Item = i64>,
     ) {
-        if self.0.is_empty() {
+        if !self.has_any {
             return;
         }
         let found: Vec<i64> = records.collect();
         let args = [
             fenced.partition_id.into(),
-            span.from_offset.into(),
             span.next_offset.into(),
             span.name.topic.into(),
             span.name.partition.into(),
