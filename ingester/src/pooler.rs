@@ -9,7 +9,7 @@ use crate::db::Database;
 const LOOKS: usize = 3;
 
 /// What to change, in one line.
-pub const ADVICE: &str = "its sessions are shared: a pooler in transaction or statement mode stands between (pgbouncer, for example); \
+pub const ADVICE: &str = "sessions are shared: a pooler in transaction or statement mode stands between (pgbouncer, for example); \
      connect to PostgreSQL itself, or let the pooler use session mode";
 
 /// Whether `client` and a second connection are given each other's sessions. PostgreSQL never moves a connection to

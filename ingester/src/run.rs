@@ -249,7 +249,9 @@ async fn connect_first(
             let session =
                 Session::open(&settings.database, settings.lease, Some(wake.clone())).await?;
             if pooler::is_between(session.client(), &settings.database).await? {
-                return Ok((session, Err(Misfit::Wrong(pooler::ADVICE.to_owned()))));
+                let address = settings.database.address();
+                let shared = format!("DATABASE_URL: {address}: {}", pooler::ADVICE);
+                return Ok((session, Err(Misfit::Wrong(shared))));
             }
             let fit = schema::fits(session.client()).await?;
             Ok::<_, tokio_postgres::Error>((session, fit))

@@ -121,6 +121,17 @@ async fn a_lost_answer_to_commit_is_asked_for_again_and_never_applied_twice() {
     }
     feed.stop().await;
     assert_mixed(&scene.verify(Accounts::OfOnePartition).await);
+    // A batch whose answer was lost is in the metrics like any other.
+    let committed = scene.committed().await;
+    wait_until("each record to be counted once", STALL, async || {
+        let (_, scrape) = ingester.get("/metrics").await;
+        let counts = scrape
+            .lines()
+            .filter(|line| line.starts_with("sluice_records_total{"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<i64>().ok());
+        counts.sum::<i64>() == committed
+    })
+    .await;
     ingester.stop().await;
 }
 
