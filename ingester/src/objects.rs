@@ -26,6 +26,18 @@ const FUNCTIONS: [&str; 19] = [
     "dangling_references",
 ];
 
+/// Functions that other functions and handlers call, by the role that they run as.
+const CALLERS: [(&str, &str); 8] = [
+    ("sluice_owner", "call_handler"),
+    ("sluice_handler", "blames_record"),
+    ("sluice_handler", "read_id"),
+    ("sluice_handler", "read_text"),
+    ("sluice_handler", "read_currency"),
+    ("sluice_handler", "read_amount"),
+    ("sluice_handler", "read_plain_instant"),
+    ("sluice_handler", "absent"),
+];
+
 /// The scripts of the extension: what they create is to be there, called by the ingester or not.
 const SCRIPTS: [&str; 7] = [
     include_str!("../../pg_ext/sql/sluice--0.1.0.sql"),
@@ -135,6 +147,7 @@ const MIGRATE: &str = "run `sluice migrate`";
 /// What is missing, each with what to do about it; nothing where all is there.
 pub async fn missing(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
     let mut missing = functions(client).await?;
+    missing.extend(callers(client).await?);
     missing.extend(triggers(client).await?);
     missing.extend(columns(client).await?);
     missing.extend(rights(client).await?);
@@ -159,6 +172,22 @@ async fn functions(client: &Client) -> Result<Vec<String>, tokio_postgres::Error
         } else {
             None
         }
+    });
+    Ok(told.collect())
+}
+
+async fn callers(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    const CALLER: &str = "
+        SELECT w.role, w.name FROM unnest($1::text[], $2::text[]) w(role, name)
+        JOIN pg_proc p ON p.pronamespace = to_regnamespace('sluice') AND p.proname = w.name
+        WHERE NOT has_function_privilege(w.role, p.oid, 'EXECUTE') ORDER BY 2";
+    let (roles, names): (Vec<&str>, Vec<&str>) = CALLERS.into_iter().unzip();
+    let rows = client.query(CALLER, &[&roles, &names]).await?;
+    let told = rows.iter().map(|row| {
+        let (role, name): (&str, &str) = (row.get(0), row.get(1));
+        format!(
+            "{role} may not call sluice.{name}: GRANT EXECUTE ON FUNCTION sluice.{name} TO {role}"
+        )
     });
     Ok(told.collect())
 }

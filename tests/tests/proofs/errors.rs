@@ -615,6 +615,11 @@ async fn check_names_each_object_that_the_ingester_lacks() {
             "ALTER FUNCTION sluice.replayed_letters(text, integer, bigint[], bytea) RENAME TO replay_letters",
         ),
         (
+            "REVOKE EXECUTE ON FUNCTION sluice.blames_record(text) FROM sluice_handler",
+            "sluice_handler may not call sluice.blames_record",
+            "GRANT EXECUTE ON FUNCTION sluice.blames_record(text) TO sluice_handler",
+        ),
+        (
             "REVOKE INSERT ON ledger.staging_balance_changes FROM sluice_writer",
             "no right to INSERT ledger.staging_balance_changes.piece",
             "GRANT INSERT ON ledger.staging_balance_changes TO sluice_writer",
