@@ -76,7 +76,7 @@ fn sluice(scene: &Scene, arguments: &[&str], url: &str) -> Output {
 
 fn words(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
 /// What a table of `sluice` says, without its line breaks.
