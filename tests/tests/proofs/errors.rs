@@ -338,7 +338,8 @@ async fn a_domain_event_that_meets_trouble_of_the_database_is_buried_by_hand_too
          CREATE TRIGGER stumble BEFORE INSERT ON domain.{table} FOR EACH ROW WHEN (NEW.id = 'n40') EXECUTE FUNCTION public.stumble()"
     );
     execute(&scene, &stumble).await;
-    let mut ingester = scene.ingester_with(&[AT_ONCE, &[("EVENT_TOPICS", &notes.topic)]].concat());
+    let mut ingester =
+        scene.ingester_with(&[AT_ONCE, &[("EVENT_TOPICS", notes.topic.as_str())]].concat());
     let sent = (0..100).map(|n| notes.message(&format!("e{n}"), &format!("n{n}"), Some("text"), 0));
     scene
         .kafka()
