@@ -295,7 +295,9 @@ impl Applier {
                     };
                     self.status
                         .is(&self.partition, State::Retrying, Some(&text));
-                    if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                    // While its record is searched, the parts of one batch need no line each.
+                    let is_search = stands && matches!(place, Place::Several);
+                    if !is_search && said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
                         said = Some(Instant::now());
                         warn!(partition = %self.partition, "batch not committed yet, trying again: {text}");
                     }

@@ -99,7 +99,7 @@ async fn a_trigger_that_breaks_on_every_balance_pauses_the_topic_and_kills_no_mo
         "SELECT count(*) FROM ledger.dead_letters WHERE error_code = 'APPLY_FAILED'";
     // What counts is in the database: neither a restart nor another leader begins anew.
     for count in [30, 60] {
-        wait_until("some records to be refused", STALL, async || {
+        wait_until("some records to be refused", 3 * STALL, async || {
             database.count(REFUSED).await >= count
         })
         .await;
@@ -110,7 +110,7 @@ async fn a_trigger_that_breaks_on_every_balance_pauses_the_topic_and_kills_no_mo
         "SELECT count(*) FROM ledger.partition_leader_locks
          WHERE topic = '{topic}' AND paused_reason LIKE 'circuit breaker: the database refused 101 of the last 200 records of {topic}/0, last: house rule%'"
     );
-    wait_until("the whole topic to be paused", STALL, async || {
+    wait_until("the whole topic to be paused", 3 * STALL, async || {
         database.count(&paused).await == 2
     })
     .await;
@@ -151,7 +151,7 @@ async fn a_trigger_that_breaks_on_every_balance_pauses_the_topic_and_kills_no_mo
         done(&scene, &["resume", topic]),
         format!("{topic} goes on: partitions resumed: 3\n")
     );
-    wait_until("the topic to be paused again", STALL, async || {
+    wait_until("the topic to be paused again", 3 * STALL, async || {
         let again = format!("SELECT count(*) FROM ledger.partition_leader_locks WHERE topic = '{topic}' AND paused_reason IS NOT NULL");
         database.count(&again).await == 3
     })
