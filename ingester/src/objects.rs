@@ -27,9 +27,10 @@ const FUNCTIONS: [&str; 19] = [
 ];
 
 /// Functions that other functions and handlers call, by the role that they run as.
-const CALLERS: [(&str, &str); 8] = [
+const CALLERS: [(&str, &str); 9] = [
     ("sluice_owner", "call_handler"),
     ("sluice_handler", "blames_record"),
+    ("sluice_handler", "settle_handler"),
     ("sluice_handler", "read_id"),
     ("sluice_handler", "read_text"),
     ("sluice_handler", "read_currency"),
