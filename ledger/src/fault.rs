@@ -12,6 +12,19 @@ const LISTED: [&str; 8] = [
     "54000", // a value that is too large for an index
 ];
 
+/// And what a handler of domain events is refused because it may not do it: the handler breaks on the event.
+const REFUSED_TO_HANDLERS: [&str; 4] = [
+    "0A000", // what no function may do
+    "25001", // … or not within a transaction
+    "2D000", // COMMIT
+    "42501", // what its role may not do
+];
+
+/// The same for an error inside a handler.
+pub fn is_of_the_handled_event(sqlstate: &str) -> bool {
+    is_of_the_record(sqlstate) || REFUSED_TO_HANDLERS.contains(&sqlstate)
+}
+
 /// Whether an error with this SQLSTATE is the fault of the record that met it, so that the record may become a dead letter.
 /// Every other error is trouble of the database, and no reason to give up a record.
 pub fn is_of_the_record(sqlstate: &str) -> bool {
@@ -26,6 +39,10 @@ mod tests {
     fn what_is_not_listed_is_trouble_of_the_database() {
         for sqlstate in ["22012", "22P02", "23505", "23514", "P0001", "21000"] {
             assert!(is_of_the_record(sqlstate), "{sqlstate}");
+        }
+        for sqlstate in ["42501", "2D000"] {
+            assert!(!is_of_the_record(sqlstate), "{sqlstate}");
+            assert!(is_of_the_handled_event(sqlstate), "{sqlstate}");
         }
         for sqlstate in [
             "XX000", "26000", "72000", "25P02", "55000", "42P01", "38000", "P0000", "HV000",

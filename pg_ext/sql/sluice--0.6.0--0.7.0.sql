@@ -259,7 +259,7 @@ RETURNS boolean
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'blames_record_wrapper';
 COMMENT ON FUNCTION sluice.blames_record(text) IS
-'Whether an error with this SQLSTATE is the fault of the record that met it, which may become a dead letter for it. Any other is trouble of the database.';
+'Whether an error with this SQLSTATE inside a handler is the fault of the event that met it, or of the handler, so that the event may become a dead letter for it. Any other is trouble of the database.';
 
 CREATE FUNCTION sluice.bury_record(topic text, partition integer, kafka_offset bigint, why text)
 RETURNS boolean
@@ -441,7 +441,7 @@ BEGIN
     -- Otherwise COMMIT would run it, as the role of the session.
     PERFORM sluice.settle_handler();
 EXCEPTION WHEN OTHERS THEN
-    -- Trouble of the database, a handler that lacks a table or a right: no fault of the events.
+    -- Trouble of the database, a handler that lacks a table: no fault of the events.
     IF NOT sluice.blames_record(SQLSTATE) THEN
         RAISE;
     END IF;

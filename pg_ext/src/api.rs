@@ -341,5 +341,5 @@ fn event_identity(source: Option<&str>, event_id: Option<&str>) -> Uuid {
 
 #[pg_extern(immutable, parallel_safe)]
 fn blames_record(sqlstate: Option<&str>) -> bool {
-    sqlstate.is_some_and(ledger::fault::is_of_the_record)
+    sqlstate.is_some_and(ledger::fault::is_of_the_handled_event)
 }
