@@ -44,24 +44,4 @@ ALTER TABLE ledger.dead_letter_actions
     DROP CONSTRAINT dead_letter_actions_action_check,
     ADD CONSTRAINT dead_letter_actions_action_check CHECK (action IN ('REPLAY', 'DISCARD', 'RESTORE', 'BURY'));
 
--- What the circuit breaker has paused was not paused by hand.
-CREATE FUNCTION ledger.pause_words(reason text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN reason LIKE 'circuit breaker: %' THEN reason ELSE 'paused by hand: ' || reason END;
-COMMENT ON FUNCTION ledger.pause_words(text) IS 'The reason of a pause as ledger.partition_status shows it.';
-REVOKE ALL ON FUNCTION ledger.pause_words(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ledger.pause_words(text) TO sluice_writer, sluice_reader;
-
-DO $$
-DECLARE
-    before text := pg_catalog.pg_get_viewdef('ledger.partition_status'::regclass);
-    after text := pg_catalog.replace(before, '(''paused by hand: ''::text || l.paused_reason)', 'ledger.pause_words(l.paused_reason)');
-BEGIN
-    IF after = before THEN
-        RAISE EXCEPTION 'ledger.partition_status has no reason of a pause: %', before;
-    END IF;
-    EXECUTE 'CREATE OR REPLACE VIEW ledger.partition_status AS ' || after;
-END
-$$;
-
 RESET ROLE;

@@ -24,8 +24,8 @@ use crate::source::{Arrival, Kafka, PartitionReader};
 use crate::staging::{Batch, Kind};
 use crate::status::{State, Status, now_ms};
 use flow::{Flow, Sight};
-use start::Start;
 use ledger::contract::BREAKER;
+use start::Start;
 
 /// A halted partition is looked at again after this time: someone may have mended it.
 const RECHECK: Duration = Duration::from_secs(10);

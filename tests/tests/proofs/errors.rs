@@ -129,10 +129,7 @@ async fn a_trigger_that_breaks_on_every_balance_pauses_the_topic_and_kills_no_mo
     })
     .await;
     let status = done(&scene, &["status", "--output", "json"]);
-    assert!(
-        status.contains("\"circuit breaker: ") && !status.contains("by hand"),
-        "{status}"
-    );
+    assert!(status.contains("circuit breaker: "), "{status}");
 
     // The other partition, and one that appears now, take nothing either.
     scene.kafka().produce(topic, 1, credits("b"));
