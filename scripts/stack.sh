@@ -163,6 +163,7 @@ postgres_create() {
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$pg_home'
 max_connections = 200
+max_prepared_transactions = 10
 shared_buffers = 256MB
 max_wal_size = 4GB
 fsync = on

@@ -4,17 +4,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
 use ledger::contract::sqlstate::STALE;
 use tokio::sync::Notify;
+use tokio_postgres::types::ToSql;
 use tracing::{debug, info, warn};
 
 use crate::config::RetrySettings;
-use crate::error::{Consequence, chain, consequence, describe};
+use crate::error::Consequence;
 use crate::lease::{Held, led_among};
 use crate::metrics::Metrics;
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
+use crate::pool::{AskError, Object, Pool};
 use crate::source::headers::of_json;
 
 /// How often it is looked whether somebody freed a key by hand, or another instance left something.
@@ -56,14 +57,17 @@ struct Trouble {
 }
 
 impl Trouble {
-    fn of(error: &tokio_postgres::Error) -> Self {
+    fn of(failed: AskError) -> Self {
         Self {
-            text: describe(error),
+            text: failed.describe(),
             // Lost leadership and paused handlers are told elsewhere. The function that retries is SQL, without the fence's mark.
             passes: matches!(
-                consequence(error),
+                failed.consequence(),
                 Consequence::Reacquire | Consequence::Pause
-            ) || error.code().is_some_and(|code| code.code() == STALE),
+            ) || failed
+                .answer()
+                .and_then(tokio_postgres::Error::code)
+                .is_some_and(|code| code.code() == STALE),
         }
     }
 }
@@ -122,32 +126,26 @@ impl Aftercare {
         first.map_or(Ok(more), Err)
     }
 
-    async fn client(&self) -> Result<deadpool_postgres::Object, Trouble> {
-        self.pool.get().await.map_err(|error| Trouble {
-            text: chain(&error),
-            passes: false,
-        })
+    async fn client(&self) -> Result<Object, Trouble> {
+        let client = self.pool.get().await.map_err(AskError::of_pool);
+        client.map_err(Trouble::of)
     }
 
     async fn retry(&self, (partition, leadership): &Held) -> Result<bool, Trouble> {
         let max_attempts = self.retry.max_attempts as i32;
         let delay_ms = self.retry.delay.as_millis() as i64;
         let client = self.client().await?;
-        let row = client
-            .query_one(
-                RETRY,
-                &[
-                    &partition.topic,
-                    &partition.number,
-                    &leadership.fencing_token,
-                    &leadership.lease_id,
-                    &max_attempts,
-                    &delay_ms,
-                    &self.retry.exponential,
-                ],
-            )
-            .await
-            .map_err(|error| Trouble::of(&error))?;
+        let retry: [&(dyn ToSql + Sync); 7] = [
+            &partition.topic,
+            &partition.number,
+            &leadership.fencing_token,
+            &leadership.lease_id,
+            &max_attempts,
+            &delay_ms,
+            &self.retry.exponential,
+        ];
+        let row = client.answer(client.query_one(RETRY, &retry)).await;
+        let row = row.map_err(Trouble::of)?;
         fault_point!("letters.retried");
         let (retried, waiting): (i64, i64) = (row.get(0), row.get(1));
         self.metrics.dead_letters_retried(retried);
@@ -165,13 +163,11 @@ impl Aftercare {
         let max_attempts = self.retry.max_attempts as i32;
         let client = self.client().await?;
         let (topic, number) = (&partition.topic, &partition.number);
+        let which: [&(dyn ToSql + Sync); 5] = [topic, number, &max_attempts, &CHUNK, &CHUNK_BYTES];
         let letters = client
-            .query(
-                UNPUBLISHED,
-                &[topic, number, &max_attempts, &CHUNK, &CHUNK_BYTES],
-            )
-            .await
-            .map_err(|error| Trouble::of(&error))?;
+            .answer_over(CHUNK_BYTES as usize, client.query(UNPUBLISHED, &which))
+            .await;
+        let letters = letters.map_err(Trouble::of)?;
         if letters.is_empty() {
             return Ok(false);
         }
@@ -216,10 +212,8 @@ impl Aftercare {
         }
         fault_point!("letters.produced");
         let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
-        client
-            .execute(MARK, &[&ids])
-            .await
-            .map_err(|error| Trouble::of(&error))?;
+        let marked = client.answer(client.execute(MARK, &[&ids])).await;
+        marked.map_err(Trouble::of)?;
         fault_point!("letters.marked");
         Ok(true)
     }

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Object, Pool, PoolError, Timeouts};
+use deadpool::managed::Timeouts;
 use futures_util::SinkExt;
 use futures_util::future::try_join;
 use ledger::contract::STAGING_TABLE;
@@ -18,11 +18,12 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::config::RetrySettings;
-use crate::error::{Consequence, back_off, chain, consequence, describe, is_ours, ordered_offset};
+use crate::error::{Consequence, back_off, is_ours, ordered_offset};
 use crate::group::{Call, Group};
 use crate::lease::Leadership;
 use crate::metrics::{Counts, Metrics};
 use crate::partition::Partition;
+use crate::pool::{AskError, Connection, Object, Pool};
 use crate::staging::{Batch, Content, Kind, Rows, Slice, Staged};
 use crate::status::{LastBatch, State, Status};
 
@@ -105,25 +106,14 @@ struct Refusal {
     ordered: Option<i64>,
 }
 
-impl Refusal {
-    fn of(error: &tokio_postgres::Error) -> Self {
+impl From<AskError> for Refusal {
+    fn from(failed: AskError) -> Self {
+        let answer = failed.answer();
         Self {
-            consequence: consequence(error),
-            text: describe(error),
-            may_be_one: error.as_db_error().is_some() && !is_ours(error),
-            ordered: ordered_offset(error),
-        }
-    }
-
-    fn of_pool(error: &PoolError) -> Self {
-        match error {
-            PoolError::Backend(error) => Self::of(error),
-            error => Self {
-                consequence: Consequence::Retry,
-                text: chain(error),
-                may_be_one: false,
-                ordered: None,
-            },
+            consequence: failed.consequence(),
+            text: failed.describe(),
+            may_be_one: answer.is_some_and(|error| !is_ours(error)),
+            ordered: answer.and_then(ordered_offset),
         }
     }
 }
@@ -182,16 +172,18 @@ impl Applier {
         let (token, lease_id) = (&self.leadership.fencing_token, &self.leadership.lease_id);
         for wait in back_off().take(HEADER_TRIES) {
             let kept = async {
-                let client = self.pool.get().await.map_err(|error| chain(&error))?;
+                let client = self.pool.get().await.map_err(AskError::of_pool)?;
                 let arguments: [&(dyn ToSql + Sync); 6] =
                     [topic, number, token, lease_id, &offsets, &headers];
-                let kept = client.execute(KEEP_HEADERS, &arguments).await;
-                kept.map_err(|error| describe(&error))
+                client
+                    .answer(client.execute(KEEP_HEADERS, &arguments))
+                    .await
             };
             let kept = self.while_leading(tokio::time::timeout(SLOW, kept)).await?;
-            match kept.unwrap_or_else(|_| Err("PostgreSQL does not answer".to_owned())) {
+            match kept.unwrap_or_else(|_| Err(AskError::Silent("none in time".to_owned()))) {
                 Ok(_) => return Ok(()),
                 Err(error) => {
+                    let error = error.describe();
                     warn!(partition = %self.partition, "headers for results not kept: {error}");
                     self.while_leading(tokio::time::sleep(wait)).await?;
                 }
@@ -272,7 +264,8 @@ impl Applier {
                 Consequence::Halt => return Err(Failure::Halt(refusal.text)),
                 Consequence::Wait => return Err(Failure::Paused(refusal.text)),
                 Consequence::Pause => {
-                    self.pause_topic(slice, &refusal.text).await;
+                    self.while_leading(self.pause_topic(slice, &refusal.text))
+                        .await?;
                     return Err(Failure::Paused(refusal.text));
                 }
                 Consequence::RetryAtOnce if at_once < RACES => {
@@ -353,16 +346,11 @@ impl Applier {
         }
         let transaction = self.transaction(slice);
         tokio::pin!(transaction);
-        loop {
-            tokio::select! {
-                done = &mut transaction => return done,
-                () = tokio::time::sleep(TURN), if turn.is_some() => turn = None,
-                () = tokio::time::sleep(SLOW) => warn!(
-                    partition = %self.partition, from_offset = slice.from_offset, rows = slice.rows(),
-                    "batch is still in the database; something holds it up there"
-                ),
-            }
+        tokio::select! {
+            done = &mut transaction => return done,
+            () = tokio::time::sleep(TURN), if turn.is_some() => drop(turn),
         }
+        transaction.await
     }
 
     /// What of a slice is small enough to go with others.
@@ -390,16 +378,31 @@ impl Applier {
     }
 
     async fn transaction(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
-        let mut connection = Disposable::of(&self.pool)
-            .await
-            .map_err(|error| Refusal::of_pool(&error))?;
-        let (row, took) = self
-            .run(connection.client(), slice)
-            .await
-            .map_err(|error| Refusal::of(&error))?;
+        let mut connection = Disposable::of(&self.pool).await?;
+        let client = connection.client();
+        let (row, took) = {
+            let mut answer = pin!(client.answer_over(slice.bytes(), self.run(client, slice)));
+            loop {
+                tokio::select! {
+                    answer = &mut answer => break answer?,
+                    () = tokio::time::sleep(SLOW) => self.say_slow(slice, client.behind()),
+                }
+            }
+        };
         connection.keep();
         self.committed(slice, &row, took);
         Ok(())
+    }
+
+    fn say_slow(&self, slice: &Slice<'_>, behind: Option<String>) {
+        self.status.waits_behind(&self.partition, behind.clone());
+        let behind = behind.map_or("something holds it up there".to_owned(), |holder| {
+            format!("it waits for a lock of {holder}")
+        });
+        warn!(
+            partition = %self.partition, from_offset = slice.from_offset, rows = slice.rows(),
+            "batch is still in the database; {behind}"
+        );
     }
 
     fn committed(&self, slice: &Slice<'_>, row: &Row, took: LastBatch) {
@@ -421,7 +424,7 @@ impl Applier {
 
     async fn run(
         &self,
-        client: &Object,
+        client: &Connection,
         slice: &Slice<'_>,
     ) -> Result<(Row, LastBatch), tokio_postgres::Error> {
         let mut took = LastBatch {
@@ -537,19 +540,17 @@ impl Applier {
             Content::Domain(_) => PAUSE_HANDLER,
         };
         let paused = async {
-            let mut connection = Disposable::of(&self.pool)
-                .await
-                .map_err(|error| chain(&error))?;
-            connection
-                .client()
-                .execute(statement, &[&self.partition.topic, &reason])
-                .await
-                .map_err(|error| describe(&error))?;
+            let mut connection = Disposable::of(&self.pool).await?;
+            let arguments: [&(dyn ToSql + Sync); 2] = [&self.partition.topic, &reason];
+            let client = connection.client();
+            client.answer(client.execute(statement, &arguments)).await?;
             connection.keep();
-            Ok(())
+            Ok::<_, AskError>(())
         };
         let paused = tokio::time::timeout(PAUSE_LIMIT, paused).await;
-        if let Err(error) = paused.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+        let paused = paused.unwrap_or_else(|_| Err(AskError::Silent("none in time".to_owned())));
+        if let Err(failed) = paused {
+            let error = failed.describe();
             warn!(partition = %self.partition, "topic not paused yet, trying again: {error}");
         }
     }
@@ -570,7 +571,7 @@ pub async fn warm_up(pool: Pool, wanted: usize) {
     // Held until all are there, or the pool would hand out the same one again.
     let opened = (0..wanted.min(pool.status().max_size)).map(|_| async {
         let client = pool.timeout_get(&at_once).await.ok()?;
-        Statements::prepare(&client).await.ok()?;
+        client.answer(Statements::prepare(&client)).await.ok()?;
         Some(client)
     });
     let opened = futures_util::future::join_all(opened).await;
@@ -586,7 +587,7 @@ pub struct Statements {
 }
 
 impl Statements {
-    pub async fn prepare(client: &Object) -> Result<Self, tokio_postgres::Error> {
+    pub async fn prepare(client: &Connection) -> Result<Self, tokio_postgres::Error> {
         let (apply_balances, apply_events, insert, copy) = tokio::try_join!(
             client.prepare_cached(APPLY),
             client.prepare_cached(APPLY_EVENTS),
@@ -641,11 +642,12 @@ static COPY: LazyLock<String> =
 pub struct Disposable(Option<Object>);
 
 impl Disposable {
-    pub async fn of(pool: &Pool) -> Result<Self, PoolError> {
-        pool.get().await.map(|object| Self(Some(object)))
+    pub async fn of(pool: &Pool) -> Result<Self, AskError> {
+        let object = pool.get().await.map_err(AskError::of_pool)?;
+        Ok(Self(Some(object)))
     }
 
-    pub fn client(&self) -> &Object {
+    pub fn client(&self) -> &Connection {
         self.0.as_ref().expect("held until dropped")
     }
 

@@ -122,7 +122,7 @@ pub struct RedisArgs {
 #[derive(ClapArgs, Clone)]
 pub struct RunArgs {
     /// Connections to PostgreSQL at most
-    #[arg(long, env = "DB_POOL_SIZE", default_value_t = 20, value_parser = clap::value_parser!(u16).range(3..=1000))]
+    #[arg(long, env = "DB_POOL_SIZE", default_value_t = 20, value_parser = clap::value_parser!(u16).range(4..=1000))]
     db_pool_size: u16,
     /// Batches of 1000 records or more that PostgreSQL gets at the same time
     #[arg(long, env = "APPLY_CONCURRENCY", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -677,8 +677,7 @@ impl RunArgs {
                 .limit_events(self.max_event_bytes as usize),
             kafka: kafka.settings(environment)?,
             redis: redis.redis()?.map(|redis_at| (redis_at, redis.ttl())),
-            // Two connections are for leases.
-            pool_size: usize::from(self.db_pool_size) - 2,
+            pool_size: usize::from(self.db_pool_size) - crate::run::CONTROL_CONNECTIONS,
             apply_concurrency: usize::from(self.apply_concurrency),
             connection_timeout: database.connection_timeout(),
             gate: GateSettings {

@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime,
-};
 use openssl::ssl::SslVerifyMode;
 use percent_encoding::percent_decode_str;
 use postgres_openssl::MakeTlsConnector;
+use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{AsyncMessage, Client, Config};
 
@@ -197,12 +195,21 @@ impl Database {
     }
 
     /// A connection of its own, whose notices and notifications go to `on_message`.
+    /// Whoever calls it sets the bound: `connect_timeout` is for TCP alone.
     pub async fn connect(
         &self,
         on_message: impl Fn(AsyncMessage) + Send + 'static,
     ) -> Result<Client, tokio_postgres::Error> {
+        self.open(on_message).await.map(|(client, _)| client)
+    }
+
+    /// The same, with the task that serves it.
+    pub async fn open(
+        &self,
+        on_message: impl Fn(AsyncMessage) + Send + 'static,
+    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
         let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             // Ends with the client or with the server; the next statement says so.
             while let Some(Ok(message)) =
                 std::future::poll_fn(|context| connection.poll_message(context)).await
@@ -211,37 +218,7 @@ impl Database {
             }
         });
         client.batch_execute(&self.session).await?;
-        Ok(client)
-    }
-
-    pub fn pool(&self, size: usize, wait: Duration) -> Result<Pool, String> {
-        let manager = Manager::from_config(
-            self.config.clone(),
-            self.tls.clone(),
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
-        let session = self.session.clone();
-        let set_up = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
-            let session = session.clone();
-            Box::pin(async move {
-                client
-                    .batch_execute(&session)
-                    .await
-                    .map_err(HookError::Backend)
-            })
-        });
-        Pool::builder(manager)
-            .max_size(size)
-            // The one that was used last, whose plans and caches the processor still holds.
-            .queue_mode(QueueMode::Lifo)
-            .runtime(Runtime::Tokio1)
-            .create_timeout(Some(wait))
-            .wait_timeout(None)
-            .post_create(set_up)
-            .build()
-            .map_err(|error| error.to_string())
+        Ok((client, task))
     }
 }
 

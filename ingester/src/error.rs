@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use ledger::contract::{routine, sqlstate};
 use ledger::fault;
 use tokio_postgres::error::SqlState;
@@ -111,9 +111,11 @@ fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
         ("40001" | "40P01", _) => Consequence::RetryAtOnce,
         // Read-only: connected to a standby during a failover.
         ("55P03" | "25006" | "25P03", _) => Consequence::Retry,
+        // No such database: a swap takes it away for a moment.
+        ("3D000", _) => Consequence::Retry,
         (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
         (code, _) if fault::is_of_the_record(code) => Consequence::Reject,
-        (_, "0A" | "28" | "3D" | "3F" | "42") => Consequence::Halt,
+        (_, "0A" | "28" | "3F" | "42") => Consequence::Halt,
         _ => Consequence::Unclassified,
     }
 }
@@ -162,10 +164,15 @@ pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Waits between tries: doubling from 50 ms to 5 s, jittered so that instances do not march in step.
-pub fn back_off() -> impl Iterator<Item = Duration> {
+pub fn back_off() -> ExponentialBackoff {
+    back_off_up_to(Duration::from_secs(5))
+}
+
+/// The same with another cap.
+pub fn back_off_up_to(longest: Duration) -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
+        .with_max_delay(longest)
         .with_jitter()
         .without_max_times()
         .build()
@@ -204,7 +211,7 @@ mod tests {
             ("42883", None, Halt),
             ("0A000", None, Halt),
             ("28P01", None, Halt),
-            ("3D000", None, Halt),
+            ("3D000", None, Retry),
             ("3F000", None, Halt),
             ("XX000", None, Unclassified),
             ("XX001", None, Unclassified),

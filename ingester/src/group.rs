@@ -8,7 +8,6 @@
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Object, Pool};
 use futures_util::future::{try_join, try_join_all};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_postgres::types::ToSql;
@@ -17,17 +16,25 @@ use tracing::debug;
 use uuid::Uuid;
 
 use crate::apply::{Disposable, Statements, timed};
-use crate::error::{chain, describe};
+use crate::pool::{AskError, Connection, Pool};
 
 /// How long a common transaction waits for a lock.
 const PATIENCE_MS: u32 = 50;
+/// And for a statement of one batch: what takes longer goes alone, and holds up nobody. PostgreSQL
+/// never ends a COMMIT for it.
+const STATEMENT_MS: u32 = 1_000;
+/// How long a batch waits for the transaction before it, until it goes alone.
+const TURN: Duration = Duration::from_secs(1);
 /// Staged bytes in one transaction, beyond which the rest goes with the next.
 const BYTES: usize = 256 << 10;
 /// Batches in one transaction: `try_join_all` keeps the order of so many.
 const MEMBERS: usize = 30;
 
-static BEGIN: LazyLock<String> =
-    LazyLock::new(|| format!("BEGIN; SET LOCAL lock_timeout = {PATIENCE_MS}"));
+static BEGIN: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = {PATIENCE_MS}; SET LOCAL statement_timeout = {STATEMENT_MS}"
+    )
+});
 
 /// What is staged of a partition, and the arguments of its call.
 #[derive(Clone)]
@@ -46,7 +53,7 @@ pub struct Call {
 
 impl Call {
     /// Stages and applies, in whatever transaction there is.
-    pub async fn apply(&self, client: &Object, statements: &Statements) -> Result<Row, Error> {
+    pub async fn apply(&self, client: &Connection, statements: &Statements) -> Result<Row, Error> {
         let args: [&(dyn ToSql + Sync); 9] = [
             &self.topic,
             &self.partition,
@@ -99,7 +106,8 @@ impl Group {
         })
     }
 
-    /// Commits with whoever else waits; `None` if that failed, for whatever reason and whosever batch.
+    /// Commits with whoever else waits; `None` if that failed, for whatever reason and whosever batch,
+    /// or takes too long to begin.
     pub async fn commit(&self, call: Call) -> Option<Done> {
         let (done, mut mine) = oneshot::channel();
         let since = Instant::now();
@@ -108,6 +116,8 @@ impl Group {
             biased;
             done = &mut mine => return done.ok(),
             turn = self.turn.lock() => turn,
+            // One that is told nothing holds up nobody else. What took it along meanwhile is met at the fence.
+            () = tokio::time::sleep(TURN) => return None,
         };
         loop {
             match mine.try_recv() {
@@ -142,7 +152,13 @@ impl Group {
                     });
                 }
             }
-            Err(error) => debug!(batches = members.len(), "not committed together: {error}"),
+            Err(failed) => {
+                debug!(
+                    batches = members.len(),
+                    "not committed together: {}",
+                    failed.describe()
+                );
+            }
         }
     }
 
@@ -161,10 +177,10 @@ impl Group {
     }
 
     /// The answers and when each came, and when all was committed.
-    async fn run(&self, calls: &[&Call]) -> Result<(Vec<(Instant, Row)>, Instant), String> {
-        let mut connection = Disposable::of(&self.pool).await.map_err(|e| chain(&e))?;
+    async fn run(&self, calls: &[&Call]) -> Result<(Vec<(Instant, Row)>, Instant), AskError> {
+        let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
-        let done = async {
+        let work = async {
             let statements = Statements::prepare(client).await?;
             // All is sent before the first answer: behind an error, PostgreSQL refuses what follows and rolls back at COMMIT.
             let begin = client.batch_execute(&BEGIN);
@@ -181,7 +197,7 @@ impl Group {
             fault_point!("group.answered");
             Ok::<_, Error>((applied, committed))
         };
-        let done = done.await.map_err(|error| describe(&error))?;
+        let done = client.answer(work).await?;
         connection.keep();
         Ok(done)
     }

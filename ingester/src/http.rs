@@ -19,7 +19,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use deadpool_postgres::Pool;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -34,6 +33,7 @@ pub use self::guard::Token;
 use self::places::Places;
 use crate::look::Look;
 use crate::metrics::{self, Metrics};
+use crate::pool::Pool;
 use crate::status::{Health, Snapshot, Status};
 
 /// Connections at one time.
@@ -209,8 +209,11 @@ async fn health(State(told): State<Arc<Told>>) -> Response {
 
 /// Ready to lead; a standby is.
 async fn ready(State(told): State<Arc<Told>>) -> Response {
-    let health = told.status.snapshot().health();
-    (of_health(health), format!("{}\n", health.as_str())).into_response()
+    let snapshot = told.status.snapshot();
+    match snapshot.not_ready() {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        None => format!("{}\n", snapshot.health().as_str()).into_response(),
+    }
 }
 
 async fn prometheus(State(told): State<Arc<Told>>) -> Response {
@@ -237,7 +240,7 @@ fn describe(snapshot: &Snapshot, told: &Told) -> Value {
             "lag": led.and_then(|led| led.lag),
             "commitOffset": led.map(|led| led.commit_offset),
             "state": led.map(|led| led.state.as_str()),
-            "reason": led.and_then(|led| led.reason.clone()),
+            "reason": led.map_or_else(|| snapshot.blocked.get(partition).cloned(), |led| led.reason.clone()),
         })
     });
     let last = snapshot.last_processed.as_ref().map(|last| {
@@ -260,6 +263,7 @@ fn describe(snapshot: &Snapshot, told: &Told) -> Value {
         "redis": {"connected": snapshot.redis_is_connected},
         "lastProcessedEvent": last,
         "missingTopics": snapshot.missing_topics,
+        "cannotLead": snapshot.cannot_lead,
         "deadLetters": {"parked": told.metrics.parked()},
         "partitions": partitions.collect::<Vec<_>>(),
     })

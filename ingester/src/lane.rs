@@ -38,7 +38,8 @@ const ADVICE: &str =
 const PAUSED_RECHECK: Duration = Duration::from_secs(2);
 /// And its reason is said again after this many looks.
 const LOOKS_PER_LINE: u32 = 6;
-/// How long a batch in flight may take to finish when we are asked to stop.
+/// How long a batch in flight may take to finish once the process is to end. Handed over, a partition
+/// waits for it as long as it takes.
 const FINISH: Duration = Duration::from_secs(3);
 
 /// Everything that a lane needs.
@@ -62,6 +63,8 @@ pub struct Lane {
     pub doubts: u32,
     /// Asked to stop: finish what is in flight, then return.
     pub stop: CancellationToken,
+    /// The process is to end.
+    pub quit: CancellationToken,
 }
 
 /// Why a lane is over.
@@ -69,8 +72,14 @@ pub struct Lane {
 pub enum End {
     /// Asked to stop, and nothing is in flight: the lease can be released.
     Drained,
-    /// Leadership is lost: nothing more may be written.
-    Lost,
+    /// Leadership is lost, and why: nothing more may be written.
+    Lost(String),
+}
+
+impl End {
+    pub(super) fn not_renewed() -> Self {
+        Self::Lost("no renewal in time".to_owned())
+    }
 }
 
 /// Why reading stopped.
@@ -177,7 +186,7 @@ impl Lane {
             self.status.is(&self.partition, state, Some(&reason));
             tokio::select! {
                 biased;
-                () = self.leadership.ended() => return Some(End::Lost),
+                () = self.leadership.ended() => return Some(End::not_renewed()),
                 () = self.stop.cancelled() => return Some(End::Drained),
                 _ = self.barrier.changed() => {}
                 () = sleep(RECHECK * LOOKS_PER_LINE) => {}
@@ -189,7 +198,7 @@ impl Lane {
     async fn wait(&self, time: Duration) -> Option<End> {
         tokio::select! {
             biased;
-            () = self.leadership.ended() => Some(End::Lost),
+            () = self.leadership.ended() => Some(End::not_renewed()),
             () = self.stop.cancelled() => Some(End::Drained),
             () = sleep(time) => None,
         }
@@ -208,10 +217,7 @@ impl Lane {
 
     fn pause(&self, failure: Failure) -> Pause {
         match failure {
-            Failure::Lost(reason) => {
-                warn!(partition = %self.partition, "leadership lost: {reason}");
-                Pause::End(End::Lost)
-            }
+            Failure::Lost(reason) => Pause::End(End::Lost(reason)),
             Failure::Halt(reason) => Pause::Halt(reason),
             Failure::Paused(reason) => Pause::Paused(reason),
         }
@@ -244,27 +250,36 @@ impl Lane {
         // Whatever stopped us, what was sent may still be committed, and only then is the offset known.
         if let Some(in_flight) = flow.in_flight.take() {
             match &pause {
-                Pause::End(End::Lost) => in_flight.abort(),
+                Pause::End(End::Lost(_)) => in_flight.abort(),
                 _ => match self.finish(in_flight).await {
                     Some((batch, Ok(()))) => self.note(&batch, next_offset),
                     Some((_, Err(failure))) => return self.pause(failure),
-                    None => return Pause::End(End::Lost),
+                    None => return Pause::End(End::Drained),
                 },
             }
         }
         pause
     }
 
-    async fn finish(&self, in_flight: Flight) -> Option<(Batch, Result<(), Failure>)> {
-        let abort = in_flight.abort_handle();
-        match tokio::time::timeout(FINISH, in_flight).await {
-            Ok(Ok(done)) => Some(done),
-            _ => {
-                warn!(partition = %self.partition, "batch in flight abandoned; it is read again by whoever leads next");
-                abort.abort();
-                None
+    /// `None` where the process is to end sooner: the batch is abandoned and its session ended, and the
+    /// release that follows waits for that.
+    async fn finish(&self, mut in_flight: Flight) -> Option<(Batch, Result<(), Failure>)> {
+        let too_late = async {
+            self.quit.cancelled().await;
+            sleep(FINISH).await;
+        };
+        tokio::select! {
+            done = &mut in_flight => {
+                // A task of our own that failed has left nothing behind but what its session does.
+                return done.ok();
             }
+            () = too_late => {}
         }
+        warn!(partition = %self.partition, "batch in flight abandoned; it is read again by whoever leads next");
+        in_flight.abort();
+        // Its session is told to end before the partition is released.
+        let _ = in_flight.await;
+        None
     }
 
     fn note(&mut self, batch: &Batch, next_offset: &mut i64) {
@@ -310,10 +325,7 @@ impl Lane {
             let opens_at = flow.gate.opens_at().filter(|_| flow.in_flight.is_none());
             tokio::select! {
                 biased;
-                () = self.leadership.ended() => {
-                    warn!(partition = %self.partition, "leadership lost: no renewal in time");
-                    return Pause::End(End::Lost);
-                }
+                () = self.leadership.ended() => return Pause::End(End::not_renewed()),
                 () = self.stop.cancelled() => return Pause::End(End::Drained),
                 done = join(&mut flow.in_flight), if flow.in_flight.is_some() => {
                     flow.in_flight = None;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
 use ledger::contract::RELEASED_CHANNEL;
 use tokio::sync::mpsc;
 use tokio_postgres::types::{ToSql, Type};
@@ -15,8 +14,8 @@ use tracing::debug;
 use uuid::Uuid;
 
 use crate::db::Database;
-use crate::error::{chain, describe};
 use crate::partition::Partition;
+use crate::pool::{AskError, Pool};
 use crate::share::{Barrier, Survey};
 
 /// Proof of having acquired a partition. Only [`Session::acquire`] makes one.
@@ -62,9 +61,11 @@ pub async fn led_among(pool: &Pool, led: &[Held], statement: &str) -> Result<Vec
     if led.is_empty() {
         return Ok(Vec::new());
     }
-    let client = pool.get().await.map_err(|error| chain(&error))?;
-    let rows = client.query(statement, &[]).await;
-    let rows = rows.map_err(|error| describe(&error))?;
+    let asked = async {
+        let client = pool.get().await.map_err(AskError::of_pool)?;
+        client.answer(client.query(statement, &[])).await
+    };
+    let rows = asked.await.map_err(|failed| failed.describe())?;
     let held = rows.iter().filter_map(|row| {
         let (topic, number) = (row.get(0), row.get(1));
         let partition = Partition { topic, number };
@@ -80,10 +81,13 @@ pub struct Acquired {
     pub position: Position,
 }
 
-// Answers come in the order of the question.
+// Answers come in the order of the question. A lease whose row another transaction holds stands as it was.
 const RENEW: &str = "
-    SELECT sluice.renew_partition_lock(u.topic, u.partition, u.token, u.lease, $5 * interval '1 ms') IS NOT NULL
-    FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS u (topic, partition, token, lease, n) ORDER BY n";
+    SELECT until IS NOT NULL, until >= now() + $5 * interval '1 ms'
+    FROM (
+        SELECT n, sluice.renew_partition_lock(u.topic, u.partition, u.token, u.lease, $5 * interval '1 ms') AS until
+        FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS u (topic, partition, token, lease, n) OFFSET 0
+    ) renewed ORDER BY n";
 
 const RELEASE: &str = "
     SELECT sluice.release_partition_lock(u.topic, u.partition, u.token, u.lease)
@@ -107,6 +111,10 @@ const START_TOPICS: &str = "SELECT topic, partitions_at_first FROM sluice.start_
 const POSITION: &str = "
     SELECT is_started, last_record, last_offset, topic_id, is_accepted, halt_reason
     FROM sluice.partition_position($1, $2)";
+
+const STEPPED_DOWN: &str = "
+    SELECT l.topic, l.partition FROM ledger.partition_leader_locks l
+    WHERE l.topic = ANY ($1) AND l.stepped_down_svc_id = $2";
 
 /// What is known of a partition's past.
 #[derive(Debug, Clone)]
@@ -198,11 +206,11 @@ impl Session {
         parameters.push((&lease_ms, Type::INT8));
         let rows = self.client.query_typed(RENEW, &parameters).await?;
         fault_point!("lease.renewed");
-        for (row, (_, leadership)) in rows.iter().zip(held) {
-            if row.get(0) {
-                leadership.extend(deadline)
-            } else {
-                leadership.lose()
+        for (row, (partition, leadership)) in rows.iter().zip(held) {
+            match (row.get(0), row.get(1)) {
+                (true, Some(true)) => leadership.extend(deadline),
+                (true, _) => debug!(%partition, "not renewed: another transaction holds its lease"),
+                (false, _) => leadership.lose(),
             }
         }
         Ok(())
@@ -276,6 +284,15 @@ impl Session {
         &self,
         partition: Partition,
         service_id: &str,
+    ) -> (Partition, Result<Option<Acquired>, tokio_postgres::Error>) {
+        let acquired = self.try_acquire(partition.clone(), service_id).await;
+        (partition, acquired)
+    }
+
+    async fn try_acquire(
+        &self,
+        partition: Partition,
+        service_id: &str,
     ) -> Result<Option<Acquired>, tokio_postgres::Error> {
         let sent = Instant::now();
         let lease_ms = self.lease_ms();
@@ -328,6 +345,27 @@ impl Session {
             .await?;
         fault_point!("lease.released");
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Those of `partitions` that somebody has taken from `service_id` by hand.
+    pub async fn stepped_down(
+        &self,
+        service_id: &str,
+        partitions: &[&Partition],
+    ) -> Result<Vec<Partition>, tokio_postgres::Error> {
+        let topics: Vec<&str> = partitions.iter().map(|one| one.topic.as_str()).collect();
+        let rows = self
+            .client
+            .query_typed(
+                STEPPED_DOWN,
+                &[(&topics, Type::TEXT_ARRAY), (&service_id, Type::TEXT)],
+            )
+            .await?;
+        let named = |row: &Row| Partition {
+            topic: row.get(0),
+            number: row.get(1),
+        };
+        Ok(rows.iter().map(named).collect())
     }
 
     pub async fn leave(&self, service_id: &str) -> Result<(), tokio_postgres::Error> {

@@ -4,13 +4,13 @@
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Object, Pool};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::Client;
 
 use crate::commands::{output, partitions};
 use crate::error::{chain, describe};
+use crate::pool::{Object, Pool};
 
 /// How often at most.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -55,8 +55,9 @@ pub async fn within<T>(
     let client = connected.map_err(|error| Trouble::Away(chain(&error)))?;
     let done = tokio::time::timeout(limit, work(&client)).await;
     if done.is_err() {
-        // Nobody is to wait behind what it still works on.
+        // Nobody is to wait behind what it still works on, nor on what was opened by the same way.
         drop(Object::take(client));
+        pool.retain(|_, _| false);
     }
     done.map_or(Err(Trouble::Late), |done| done.map_err(Trouble::Refused))
 }

@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::RwLock;
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -18,8 +17,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tracing::debug;
 
-use crate::error::{Consequence, chain, describe};
+use crate::error::Consequence;
 use crate::history::History;
+use crate::pool::{AskError, Pool};
 use crate::status::{Snapshot, State};
 
 /// Prometheus' plain text, which everything that scrapes can read.
@@ -171,6 +171,7 @@ pub struct Metrics {
     leadership: Family<Change, Total>,
     renewal_failures: Total,
     fenced: Total,
+    silences: Total,
     staging: Gauge,
     matters: RwLock<Option<Matters>>,
     /// Something new waits for a person.
@@ -198,12 +199,13 @@ impl Default for Metrics {
             leadership: Family::default(),
             renewal_failures: Total::default(),
             fenced: Total::default(),
+            silences: Total::default(),
             staging: Gauge::default(),
             matters: RwLock::default(),
             more_matters: Notify::new(),
             history: History::default(),
         };
-        for change in ["acquired", "released", "lost"] {
+        for change in ["acquired", "released", "stepped_down", "lost"] {
             drop(metrics.leadership.get_or_create(&Change { change }));
         }
         metrics.registered()
@@ -251,7 +253,7 @@ impl Metrics {
         );
         registry.register(
             "leadership_changes_total",
-            "Partitions whose leadership this instance acquired, released or lost",
+            "Partitions whose leadership this instance acquired, released, stepped down from or lost",
             self.leadership.clone(),
         );
         registry.register(
@@ -263,6 +265,11 @@ impl Metrics {
             "fencing_refusals_total",
             "Writes refused because leadership was another's",
             self.fenced.clone(),
+        );
+        registry.register(
+            "database_silences_total",
+            "Connections given up because an answer of PostgreSQL did not come",
+            self.silences.clone(),
         );
         registry.register(
             "staging_bytes",
@@ -288,6 +295,10 @@ impl Metrics {
 
     pub fn released(&self) {
         self.leadership_changed("released");
+    }
+
+    pub fn stepped_down(&self) {
+        self.leadership_changed("stepped_down");
     }
 
     pub fn lost(&self) {
@@ -356,6 +367,10 @@ impl Metrics {
         self.renewal_failures.0.inc();
     }
 
+    pub fn fell_silent(&self) {
+        self.silences.0.inc();
+    }
+
     pub fn fenced(&self) {
         self.fenced.0.inc();
     }
@@ -372,7 +387,9 @@ impl Metrics {
     pub async fn look(&self, pool: Pool, dangling_after: Duration) {
         loop {
             let matters = Matters::of(&pool, dangling_after).await;
-            let matters = matters.map_err(|error| debug!("nothing known of dead letters: {error}"));
+            let matters = matters.map_err(|failed| {
+                debug!("nothing known of dead letters: {}", failed.describe());
+            });
             *self.matters.write().expect("no panic while held") = matters.ok();
             tokio::time::sleep(NEXT_LOOK).await;
             tokio::select! {
@@ -587,13 +604,11 @@ fn register_pool(registry: &mut Registry, pool: &Pool) {
 }
 
 impl Matters {
-    async fn of(pool: &Pool, dangling_after: Duration) -> Result<Self, String> {
-        let client = pool.get().await.map_err(|error| chain(&error))?;
+    async fn of(pool: &Pool, dangling_after: Duration) -> Result<Self, AskError> {
+        let client = pool.get().await.map_err(AskError::of_pool)?;
         let seconds = dangling_after.as_secs_f64();
-        let letters = client.query(PARKED, &[]).await;
-        let letters = letters.map_err(|error| describe(&error))?;
-        let dangling = client.query(DANGLING, &[&seconds]).await;
-        let dangling = dangling.map_err(|error| describe(&error))?;
+        let letters = client.answer(client.query(PARKED, &[])).await?;
+        let dangling = client.answer(client.query(DANGLING, &[&seconds])).await?;
         let letters = letters.iter().map(|row| {
             let (topic, code) = (row.get(0), row.get(1));
             (Letters { topic, code }, row.get(2))

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::error::{chain, describe};
 use crate::lease::Leadership;
 use crate::partition::Partition;
+use crate::pool::{AskError, Pool};
 use crate::source::TopicId;
 
 /// How long PostgreSQL may take to write down what was found.
@@ -119,17 +118,18 @@ async fn fenced(
     value: &(dyn ToSql + Sync),
 ) -> Result<bool, String> {
     let work = async {
-        let client = pool.get().await.map_err(|error| chain(&error))?;
+        let client = pool.get().await.map_err(AskError::of_pool)?;
         let Partition { topic, number } = partition;
         let (token, lease_id) = (&leadership.fencing_token, &leadership.lease_id);
+        let arguments: [&(dyn ToSql + Sync); 5] = [topic, number, token, lease_id, value];
         let row = client
-            .query_one(statement, &[topic, number, token, lease_id, value])
-            .await
-            .map_err(|error| describe(&error))?;
+            .answer(client.query_one(statement, &arguments))
+            .await?;
         Ok(row.get(0))
     };
     let done = tokio::time::timeout(LIMIT, work).await;
-    done.unwrap_or_else(|_| Err("PostgreSQL does not answer".to_owned()))
+    let done = done.unwrap_or_else(|_| Err(AskError::Silent("none in time".to_owned())));
+    done.map_err(|failed| failed.describe())
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
 use tokio_postgres::types::ToSql;
 use tracing::warn;
 
-use crate::error::{back_off, chain, describe};
+use crate::error::back_off;
 use crate::lease::{Held, led_among};
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
+use crate::pool::{AskError, Object, Pool};
 use crate::source::headers::of_json;
 use crate::status::Status;
 
@@ -83,7 +83,7 @@ impl Results {
 
     async fn tell(&mut self, partition: &Partition) -> Result<(), String> {
         let Partition { topic, number } = partition;
-        let client = self.pool.get().await.map_err(|error| chain(&error))?;
+        let client = self.client().await?;
         if !self.begun.contains(partition) {
             let begin = [
                 topic as &(dyn ToSql + Sync),
@@ -91,12 +91,13 @@ impl Results {
                 &0_i64,
                 &[0_i64; 0].as_slice(),
             ];
-            let marked = client.execute(MARK, &begin).await;
-            marked.map_err(|error| describe(&error))?;
+            let marked = client.answer(client.execute(MARK, &begin)).await;
+            marked.map_err(|failed| failed.describe())?;
             self.begun.insert(partition.clone());
         }
-        let rows = client.query(UNSENT, &[topic, number, &CHUNK]).await;
-        let rows = rows.map_err(|error| describe(&error))?;
+        let which: [&(dyn ToSql + Sync); 3] = [topic, number, &CHUNK];
+        let rows = client.answer(client.query(UNSENT, &which)).await;
+        let rows = rows.map_err(|failed| failed.describe())?;
         drop(client);
         fault_point!("results.read");
         // One key for all results of a partition keeps their order.
@@ -123,14 +124,19 @@ impl Results {
             .iter()
             .filter_map(|row| row.get("changed_verdict"))
             .collect();
-        let client = self.pool.get().await.map_err(|error| chain(&error))?;
-        let marked = client
-            .execute(MARK, &[topic, number, &next_offset, &changed])
-            .await;
-        marked.map_err(|error| describe(&error))?;
+        let client = self.client().await?;
+        let sent: [&(dyn ToSql + Sync); 4] = [topic, number, &next_offset, &changed];
+        let marked = client.answer(client.execute(MARK, &sent)).await;
+        marked.map_err(|failed| failed.describe())?;
         fault_point!("results.marked");
-        let forgotten = client.execute(FORGET_HEADERS, &[topic, number]).await;
-        forgotten.map_err(|error| describe(&error))?;
+        let told: [&(dyn ToSql + Sync); 2] = [topic, number];
+        let forgotten = client.answer(client.execute(FORGET_HEADERS, &told)).await;
+        forgotten.map_err(|failed| failed.describe())?;
         Ok(())
+    }
+
+    async fn client(&self) -> Result<Object, String> {
+        let client = self.pool.get().await.map_err(AskError::of_pool);
+        client.map_err(|failed| failed.describe())
     }
 }

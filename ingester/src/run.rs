@@ -2,9 +2,10 @@
 //! hands them over. Time, notifications, finished lanes and shutdown all enter here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::ExponentialBackoff;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -16,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use crate::aftercare::Aftercare;
 use crate::apply::{self, Applier};
 use crate::config::{RunSettings, StartOffset};
-use crate::error::{Consequence, back_off, consequence, describe, is_refusal};
+use crate::error::{Consequence, back_off, back_off_up_to, consequence, describe, is_refusal};
 use crate::group::Group;
 use crate::hint::Hint;
 use crate::http::{self, LastAnswer, Told};
@@ -26,7 +27,9 @@ use crate::look::{ACTION_LIMIT, Look};
 use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::partition::Partition;
+use crate::pool::{First, Manager, Pool};
 use crate::pooler;
+use crate::renewals::{self, Leases, Renewals};
 use crate::report::{self, Report};
 use crate::results::Results;
 use crate::schema::{self, Misfit};
@@ -34,6 +37,7 @@ use crate::share::{self, Barrier};
 use crate::source::{Kafka, TopicId};
 use crate::status::Status;
 use crate::topics::{self, Topic, Topics};
+use crate::watcher::Watcher;
 
 /// How often Kafka is asked for the partitions of our topics.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(2);
@@ -52,34 +56,14 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// How long a migration under way may go without the grants that come at its end.
 const MIGRATION: Duration = Duration::from_secs(60);
+/// Renewals, standby, watcher.
+pub const CONTROL_CONNECTIONS: usize = 3;
+/// Between tries to open the session for standby, at most.
+const STANDBY_WAIT: Duration = Duration::from_secs(1);
+/// A partition that some transaction keeps from having a leader is tried again after this time.
+const BLOCKED: Duration = Duration::from_secs(2);
 /// For the page: opened once somebody looks at it.
 const OPERATOR_CONNECTIONS: usize = 3;
-
-/// What is led, and a way to have it all renewed at once.
-#[derive(Default)]
-struct Leases {
-    held: Mutex<BTreeMap<Partition, Arc<Leadership>>>,
-    renew_now: Notify,
-}
-
-impl Leases {
-    fn insert(&self, (partition, leadership): Held) {
-        self.lock().insert(partition, leadership);
-    }
-
-    fn remove(&self, partition: &Partition) {
-        self.lock().remove(partition);
-    }
-
-    fn all(&self) -> Vec<Held> {
-        let held = self.lock();
-        held.iter().map(|(p, l)| (p.clone(), l.clone())).collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Partition, Arc<Leadership>>> {
-        self.held.lock().expect("no panic while held")
-    }
-}
 
 type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
 
@@ -96,8 +80,9 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let (status, metrics) = (Arc::<Status>::default(), Arc::<Metrics>::default());
     let kafka = Arc::new(Kafka::connect(&settings.kafka, status.clone())?);
     kafka.serve();
-    let pool = settings
-        .database
+    let watcher = Watcher::new(settings.database.clone(), metrics.clone());
+    let watcher = Arc::new(watcher);
+    let pool = Manager::of(&settings.database, &watcher)
         .pool(settings.pool_size, settings.connection_timeout)?;
     // Before anything that may have to be waited for: health is told from the first moment on.
     let listener = http::bind("DB_WRITER_SERVICE_PORT", settings.http).await?;
@@ -107,14 +92,15 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         None => None,
     };
     let operator = settings.operator.clone().with_statement_limit(ACTION_LIMIT);
-    let operator = operator.pool(OPERATOR_CONNECTIONS, settings.connection_timeout)?;
+    let operator = Manager::of_operator(&operator, &watcher)
+        .pool(OPERATOR_CONNECTIONS, settings.connection_timeout)?;
     let look = Arc::new(Look::new(operator.clone()));
     let told = Arc::new(Told {
         service_id: settings.service_id.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
         pool: pool.clone(),
-        pool_size: settings.pool_size + 2,
+        pool_size: settings.pool_size + CONTROL_CONNECTIONS,
         operator,
         look: look.clone(),
         admin_token: settings.admin_token.clone(),
@@ -150,15 +136,19 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         batch_size = settings.gate.batch_size,
         "sluice runs"
     );
+    watcher.precedence.is(First::Standby, true);
     let leases = Arc::<Leases>::default();
-    let mut renewals = tokio::spawn(renew(
-        settings.database.clone(),
-        settings.lease,
-        settings.renew_interval,
-        leases.clone(),
-        status.clone(),
-        metrics.clone(),
-    ));
+    let mut renewals = AbortOnDropHandle::new(tokio::spawn(renewals::run(Renewals {
+        database: settings.database.clone(),
+        lease: settings.lease,
+        interval: settings.renew_interval,
+        leases: leases.clone(),
+        watcher: watcher.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+    })));
+    let watching = watcher.clone();
+    let watching = AbortOnDropHandle::new(tokio::spawn(async move { watching.run().await }));
     let outlet = |topic: &Option<String>| {
         let topic = topic.as_ref();
         topic
@@ -204,6 +194,10 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         group: Group::new(pool.clone()),
         pool,
         standby: Some(Arc::new(standby)),
+        standby_waits: back_off_up_to(STANDBY_WAIT),
+        standby_after: None,
+        watcher,
+        blocked: HashMap::new(),
         wake,
         leases,
         lanes: HashMap::new(),
@@ -215,6 +209,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         metrics,
         report: Report::default(),
         reported_at: None,
+        quit: shutdown.clone(),
         said: HashMap::new(),
         settings,
     };
@@ -225,6 +220,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         ended = serving => Err(format!("serving HTTP has failed: {ended:?}")),
         ended = ended(results) => Err(format!("producing results has failed: {ended:?}")),
         ended = &mut renewals => Err(format!("renewing leases has failed: {ended:?}")),
+        ended = watching => Err(format!("watching for answers has failed: {ended:?}")),
     }
 }
 
@@ -290,56 +286,6 @@ async fn connect_first(
     }
 }
 
-/// Renews all leases, apart from everything else.
-async fn renew(
-    database: crate::db::Database,
-    lease: Duration,
-    interval: Duration,
-    leases: Arc<Leases>,
-    status: Arc<Status>,
-    metrics: Arc<Metrics>,
-) {
-    let mut session: Option<Session> = None;
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = leases.renew_now.notified() => {}
-        }
-        let held = leases.all();
-        if held.is_empty() {
-            continue;
-        }
-        let sent = Instant::now();
-        let work = async {
-            let open = match session.take().filter(|session| !session.is_closed()) {
-                Some(session) => session,
-                None => Session::open(&database, lease, None).await?,
-            };
-            open.renew(&held).await?;
-            Ok::<_, tokio_postgres::Error>(open)
-        };
-        // Early enough for another connection to renew before the lease is over.
-        match tokio::time::timeout(lease / 3, work).await {
-            Ok(Ok(open)) => {
-                session = Some(open);
-                status.leases_renewed(sent);
-            }
-            Ok(Err(error)) => {
-                metrics.renewal_failed();
-                warn!("leases not renewed, trying again: {}", describe(&error));
-                ticks.reset_after(interval.min(Duration::from_millis(100)));
-            }
-            Err(_) => {
-                metrics.renewal_failed();
-                warn!("leases not renewed in time, trying again on another connection");
-                ticks.reset_after(Duration::from_millis(1));
-            }
-        }
-    }
-}
-
 struct Conductor {
     settings: RunSettings,
     wanted: Topics,
@@ -352,10 +298,16 @@ struct Conductor {
     /// Marks processed events in Redis.
     hint: Option<Hint>,
     kafka: Arc<Kafka>,
-    pool: deadpool_postgres::Pool,
+    pool: Pool,
     turns: Arc<Semaphore>,
     group: Arc<Group>,
     standby: Option<Arc<Session>>,
+    /// Tries to open it again, and before when not.
+    standby_waits: ExponentialBackoff,
+    standby_after: Option<Instant>,
+    watcher: Arc<Watcher>,
+    /// Partitions that a transaction keeps from having a leader, and until when they are left alone.
+    blocked: HashMap<Partition, Instant>,
     wake: mpsc::Sender<()>,
     leases: Arc<Leases>,
     lanes: HashMap<Partition, Led>,
@@ -370,6 +322,8 @@ struct Conductor {
     metrics: Arc<Metrics>,
     report: Report,
     reported_at: Option<Instant>,
+    /// The process is to end.
+    quit: CancellationToken,
     /// When a trouble was last said.
     said: HashMap<String, Instant>,
 }
@@ -428,6 +382,13 @@ impl Conductor {
 
     /// One look around: what we should lead, what to take, what to hand over.
     async fn round(&mut self) {
+        if self.standby.is_none()
+            && self
+                .standby_after
+                .is_some_and(|after| Instant::now() < after)
+        {
+            return;
+        }
         let limit = self.settings.lease.max(Duration::from_secs(2));
         match tokio::time::timeout(limit, self.try_round()).await {
             Ok(Ok(())) => self.status.database_answered(),
@@ -454,6 +415,7 @@ impl Conductor {
     /// Leases acquired through it since the last renewal look free once it is gone: the other session takes them over.
     fn drop_standby(&mut self) {
         self.standby = None;
+        self.watcher.precedence.is(First::Standby, false);
         self.leases.renew_now.notify_one();
     }
 
@@ -462,9 +424,13 @@ impl Conductor {
             return Ok(session.clone());
         }
         self.drop_standby();
+        let wait = self.standby_waits.next().unwrap_or(STANDBY_WAIT);
+        self.standby_after = Some(Instant::now() + wait);
         let (lease, wake) = (self.settings.lease, Some(self.wake.clone()));
         let session = Arc::new(Session::open(&self.settings.database, lease, wake).await?);
         self.standby = Some(session.clone());
+        self.watcher.precedence.is(First::Standby, true);
+        self.standby_waits = back_off_up_to(STANDBY_WAIT);
         self.warm_up();
         Ok(session)
     }
@@ -486,13 +452,15 @@ impl Conductor {
         }
         let names: Vec<String> = self.topics.borrow().keys().cloned().collect();
         let survey = session.survey(&name, &names).await?;
-        if !survey.name_is_ours {
-            self.say(
-                "name",
-                format!("SERVICE_ID: another live instance is called {name:?}; give each its own"),
-            );
+        let taken = (!survey.name_is_ours).then(|| {
+            format!("SERVICE_ID: another live instance is called {name:?}; give each its own")
+        });
+        self.status.cannot_lead(taken.clone());
+        if let Some(taken) = taken {
+            self.say("name", taken);
             return Ok(());
         }
+        self.status.have_leaders(survey.leaders.keys());
         for (partition, led) in &self.lanes {
             let barrier = survey.barriers.get(partition);
             led.barrier.send_if_modified(|now| {
@@ -517,13 +485,18 @@ impl Conductor {
             info!(%partition, leading = mine.len(), "handing over");
             self.lanes[partition].stop.cancel();
         }
-        let mut attempts: FuturesUnordered<_> = plan
-            .candidates
-            .into_iter()
+        // A lease that nobody can renew is lost again at once.
+        if !self.watcher.precedence.all_are_open() {
+            return Ok(());
+        }
+        self.blocked.retain(|_, until| Instant::now() < *until);
+        let candidates = plan.candidates.into_iter();
+        let mut attempts: FuturesUnordered<_> = candidates
+            .filter(|partition| !self.blocked.contains_key(partition))
             .take(plan.wanted)
             .map(|partition| session.acquire(partition, &name))
             .collect();
-        while let Some(attempt) = attempts.next().await {
+        while let Some((partition, attempt)) = attempts.next().await {
             match attempt {
                 Ok(Some(acquired)) => self.lead(acquired),
                 Ok(None) => {}
@@ -531,7 +504,7 @@ impl Conductor {
                     if error.as_db_error().is_some()
                         && consequence(&error) == Consequence::Retry =>
                 {
-                    debug!("partition not acquired: {}", describe(&error));
+                    self.not_acquired(partition, &error);
                 }
                 Err(error) => return Err(error),
             }
@@ -548,6 +521,17 @@ impl Conductor {
         self.at_first.extend(at_first);
         self.news.clear();
         Ok(())
+    }
+
+    /// Something in the database keeps a partition without a leader; the others are not to wait for it.
+    fn not_acquired(&mut self, partition: Partition, error: &tokio_postgres::Error) {
+        let why = describe(error);
+        self.say(
+            &partition.to_string(),
+            format!("{partition} has no leader and cannot be acquired, trying again: {why}"),
+        );
+        self.status.is_blocked(&partition, why);
+        self.blocked.insert(partition, Instant::now() + BLOCKED);
     }
 
     /// Reads the topics of new handlers, and hands back those of handlers that are gone.
@@ -626,6 +610,7 @@ impl Conductor {
             barrier: led.barrier.subscribe(),
             doubts: 0,
             stop: led.stop.clone(),
+            quit: self.quit.clone(),
         };
         self.lanes.insert(partition.clone(), led);
         self.metrics.leads(&partition.topic);
@@ -633,9 +618,10 @@ impl Conductor {
         // A former leader may have left something.
         self.aftercare.notify_one();
         self.running.spawn(async move {
-            let end = tokio::spawn(lane.run()).await.unwrap_or_else(|error| {
+            let end = tokio::spawn(lane.run()).await;
+            let end = end.unwrap_or_else(|error| {
                 error!(%partition, "a lane of our own failed: {error}");
-                End::Lost
+                End::Lost("its lane failed".to_owned())
             });
             (partition, leadership, end)
         });
@@ -643,26 +629,52 @@ impl Conductor {
 
     /// Lanes that ended, `first` and any others by now: what they led is released in one statement.
     async fn finished(&mut self, first: Ended) {
-        let mut drained = Vec::new();
+        let (mut drained, mut lost) = (Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(ended) = next {
             if let Ok((partition, leadership, end)) = ended {
                 self.lanes.remove(&partition);
                 self.leases.remove(&partition);
                 self.status.leads_no_more(&partition);
-                if end == End::Lost {
-                    self.metrics.lost();
-                }
-                if end == End::Drained {
-                    drained.push((partition, leadership));
+                match end {
+                    End::Lost(reason) => lost.push((partition, reason)),
+                    End::Drained => drained.push((partition, leadership)),
                 }
             }
             next = self.running.try_join_next();
         }
+        self.say_lost(lost).await;
         if !drained.is_empty() {
+            // In the order in which leases are renewed, so that neither waits for the other in a circle.
+            drained.sort_by(|one, other| one.0.cmp(&other.0));
             self.release(&drained).await;
             // What was lost may be lost again at once: for that the next poll is soon enough.
             let _ = self.wake.try_send(());
+        }
+    }
+
+    /// What an operator took away is no accident.
+    async fn say_lost(&mut self, lost: Vec<(Partition, String)>) {
+        if lost.is_empty() {
+            return;
+        }
+        let names: Vec<&Partition> = lost.iter().map(|(partition, _)| partition).collect();
+        let stepped_down = match self.standby.clone() {
+            Some(session) => {
+                let asked = session.stepped_down(&self.settings.service_id, &names);
+                let told = tokio::time::timeout(RELEASE_LIMIT, asked).await;
+                told.ok().and_then(Result::ok).unwrap_or_default()
+            }
+            None => Vec::new(),
+        };
+        for (partition, reason) in &lost {
+            if stepped_down.contains(partition) {
+                self.metrics.stepped_down();
+                info!(%partition, "stepped down, as somebody asked by step_down");
+            } else {
+                self.metrics.lost();
+                warn!(%partition, "leadership lost: {reason}");
+            }
         }
     }
 

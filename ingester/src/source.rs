@@ -51,6 +51,13 @@ pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "2000");
 const OTHER_PROTOCOL: &str =
     "if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks";
 
+/// Defaults of all clients: how long a broker may take to answer a request or a connection. By default librdkafka
+/// waits a minute for an answer that never comes, and all partitions of that broker with it.
+const ANSWERS: [(&str, &str); 2] = [
+    ("socket.timeout.ms", "5000"),
+    ("socket.connection.setup.timeout.ms", "5000"),
+];
+
 /// Defaults of the reading client.
 const READING: [(&str, &str); 5] = [
     ("fetch.wait.max.ms", "50"),
@@ -586,6 +593,11 @@ pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (property, (_, value)) in &settings.properties {
         config.set(property, value);
+    }
+    for (property, value) in ANSWERS {
+        if !settings.properties.contains_key(property) {
+            config.set(property, value);
+        }
     }
     config
         .set("bootstrap.servers", &settings.brokers)

@@ -141,6 +141,19 @@ impl Slice<'_> {
             Content::Domain(records) => records.offsets.len() as i64,
         }
     }
+
+    /// Bytes that are sent.
+    pub fn bytes(&self) -> usize {
+        match &self.content {
+            Content::Balance(rows) => match &rows.staged {
+                Staged::Piece(piece) => piece.len(),
+                Staged::Copy(copy) => copy.len(),
+            },
+            Content::Domain(records) => {
+                records.payloads.iter().flatten().map(|one| one.len()).sum()
+            }
+        }
+    }
 }
 
 impl Batch {

@@ -59,6 +59,8 @@ pub struct Led {
     pub last_batch: Option<LastBatch>,
     /// Offsets in Kafka that cannot be read before an open transaction ends, and where they begin.
     pub behind_transaction: Option<(i64, i64)>,
+    /// Whose lock its batch waits for.
+    pub behind: Option<String>,
     /// When the first record of the batch in the database was made, by Kafka's timestamp.
     oldest_ms: Option<i64>,
     /// Since when nothing waits, or the last commit.
@@ -83,7 +85,11 @@ impl Led {
         let still = self.progressed_at.elapsed();
         if still > STANDS_STILL {
             self.state = State::Stalled;
-            self.reason = Some(format!("nothing was committed for {} s", still.as_secs()));
+            let mut reason = format!("nothing was committed for {} s", still.as_secs());
+            if let Some(holder) = &self.behind {
+                reason = format!("{reason}: its batch waits for a lock of {holder}");
+            }
+            self.reason = Some(reason);
         }
         if let Some((offsets, first)) = self.behind_transaction
             && self.commit_offset >= first
@@ -144,6 +150,10 @@ pub struct Snapshot {
     pub redis_is_connected: Option<bool>,
     /// Topics that a setting names and Kafka does not have.
     pub missing_topics: BTreeSet<String>,
+    /// Partitions without a leader that cannot be acquired, and why.
+    pub blocked: BTreeMap<Partition, String>,
+    /// Why this instance may lead nothing.
+    pub cannot_lead: Option<String>,
     pub last_processed: Option<Processed>,
     pub queue: Queue,
     /// Since the leases were renewed; `None` where nothing is led.
@@ -175,11 +185,21 @@ impl Snapshot {
             Health::Down
         } else if self.redis_is_connected == Some(false)
             || !self.missing_topics.is_empty()
+            || !self.blocked.is_empty()
+            || self.cannot_lead.is_some()
             || self.partitions.values().flatten().any(suffers)
         {
             Health::Degraded
         } else {
             Health::Ok
+        }
+    }
+
+    /// Why it is not ready to lead, if it is not; a standby is.
+    pub fn not_ready(&self) -> Option<&str> {
+        match self.health() {
+            Health::Down => Some("down"),
+            _ => self.cannot_lead.as_deref(),
         }
     }
 
@@ -202,6 +222,8 @@ struct Inner {
     kafka_answers: bool,
     redis_is_connected: Option<bool>,
     missing_topics: BTreeSet<String>,
+    blocked: BTreeMap<Partition, String>,
+    cannot_lead: Option<String>,
     last_processed: Option<Processed>,
     queue: Queue,
     leases_renewed_at: Option<Instant>,
@@ -226,6 +248,7 @@ impl Status {
             lag: None,
             last_batch: None,
             behind_transaction: None,
+            behind: None,
             oldest_ms: None,
             progressed_at: Instant::now(),
         };
@@ -233,6 +256,7 @@ impl Status {
         if inner.led.is_empty() {
             inner.leases_renewed_at = Some(Instant::now());
         }
+        inner.blocked.remove(partition);
         inner.led.insert(partition.clone(), led);
     }
 
@@ -276,9 +300,33 @@ impl Status {
             led.oldest_ms = None;
             (led.state, led.reason) = (State::Running, None);
             led.progressed_at = Instant::now();
+            led.behind = None;
         }
         drop(inner);
         self.moved.notify_one();
+    }
+
+    /// A batch is in the database for long, and waits for a lock of `holder`.
+    pub fn waits_behind(&self, partition: &Partition, holder: Option<String>) {
+        if let Some(led) = self.inner().led.get_mut(partition) {
+            led.behind = holder;
+        }
+    }
+
+    /// A partition has no leader, and cannot be acquired.
+    pub fn is_blocked(&self, partition: &Partition, why: String) {
+        self.inner().blocked.insert(partition.clone(), why);
+    }
+
+    /// Partitions that have a leader now.
+    pub fn have_leaders<'p>(&self, led: impl Iterator<Item = &'p Partition>) {
+        let mut inner = self.inner();
+        led.for_each(|partition| drop(inner.blocked.remove(partition)));
+    }
+
+    /// Why this instance may lead nothing, as long as it may not.
+    pub fn cannot_lead(&self, why: Option<String>) {
+        self.inner().cannot_lead = why;
     }
 
     pub fn batch_took(&self, partition: &Partition, batch: LastBatch) {
@@ -304,7 +352,11 @@ impl Status {
 
     /// How many partitions each topic has.
     pub fn topics_have(&self, counts: &BTreeMap<String, i32>) {
-        self.inner().counts.clone_from(counts);
+        let mut inner = self.inner();
+        inner.counts.clone_from(counts);
+        inner
+            .blocked
+            .retain(|partition, _| counts.contains_key(&partition.topic));
     }
 
     /// Whether Kafka lacks a topic that a setting names.
@@ -380,6 +432,8 @@ impl Status {
             kafka_is_connected: inner.kafka_answers && inner.brokers_are_up != Some(false),
             redis_is_connected: inner.redis_is_connected,
             missing_topics: inner.missing_topics.clone(),
+            blocked: inner.blocked.clone(),
+            cannot_lead: inner.cannot_lead.clone(),
             last_processed: inner.last_processed.clone(),
             queue: inner.queue,
             lease_age: inner

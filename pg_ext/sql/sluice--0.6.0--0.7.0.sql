@@ -3,6 +3,165 @@
 
 -- --- Leadership ---
 
+CREATE FUNCTION sluice.transaction_holder(id xid, OUT pid integer, OUT gid text, OUT age interval, OUT words text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    held record;
+BEGIN
+    SELECT l.pid, l.virtualtransaction INTO held FROM pg_locks l
+    WHERE l.locktype = 'transactionid' AND l.transactionid = id AND l.granted LIMIT 1;
+    IF NOT FOUND THEN
+        -- Several may have locked the row: then it is the number of a list of transactions.
+        BEGIN
+            SELECT l.pid, l.virtualtransaction INTO held
+            FROM pg_get_multixact_members(id) m
+            JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = m.xid AND l.granted LIMIT 1;
+        EXCEPTION WHEN OTHERS THEN
+            RETURN; -- of nobody that lives
+        END;
+    END IF;
+    IF held.virtualtransaction IS NULL THEN
+        RETURN;
+    ELSIF held.pid IS NULL THEN
+        SELECT p.gid, clock_timestamp() - p.prepared,
+            format('prepared transaction %L of %I (since %s): COMMIT PREPARED or ROLLBACK PREPARED it in database %I',
+                p.gid, p.owner, p.prepared::timestamptz(0), p.database)
+        INTO gid, age, words
+        FROM pg_prepared_xacts p
+        -- Its own transaction, or the one that a subtransaction belongs to.
+        JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.transaction
+            AND l.pid IS NULL AND l.virtualtransaction = held.virtualtransaction
+        LIMIT 1;
+    ELSE
+        SELECT a.pid, clock_timestamp() - a.xact_start,
+            format('process %s of %I (%s, %s, its transaction began at %s)', a.pid, pg_get_userbyid(a.usesysid),
+                coalesce(nullif(a.application_name, ''), 'no application_name'), a.state, a.xact_start::timestamptz(0))
+        INTO pid, age, words
+        FROM pg_stat_get_activity(held.pid) a;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sluice.transaction_holder(xid) IS
+'Who runs a transaction that is not over: a process, or a prepared transaction by its gid. For those who wait for a row that it has locked.';
+
+CREATE FUNCTION sluice.lock_holder(waiting integer)
+RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    before integer := waiting;
+    holder integer;
+BEGIN
+    -- Whoever waits itself is not the one to ask.
+    FOR step IN 1 .. 10 LOOP
+        SELECT min(b) INTO holder FROM unnest(pg_blocking_pids(before)) b;
+        EXIT WHEN holder IS NULL OR holder = 0;
+        before := holder;
+    END LOOP;
+    IF holder = 0 THEN
+        RETURN (SELECT h.words FROM pg_locks l, sluice.transaction_holder(l.transactionid) h
+            WHERE l.pid = before AND l.locktype = 'transactionid' AND NOT l.granted LIMIT 1);
+    ELSIF before = waiting THEN
+        RETURN NULL;
+    END IF;
+    RETURN (SELECT format('process %s of %I (%s, %s, its transaction began at %s)', a.pid, pg_get_userbyid(a.usesysid),
+            coalesce(nullif(a.application_name, ''), 'no application_name'), a.state, a.xact_start::timestamptz(0))
+        FROM pg_stat_get_activity(before) a);
+END
+$$;
+COMMENT ON FUNCTION sluice.lock_holder(integer) IS
+'Who keeps the session with this process id waiting for a lock, in words; NULL when nobody does.';
+
+CREATE FUNCTION sluice.partition_holder(partition_id integer)
+RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Leading takes both rows for moments only.
+    RETURN (
+        SELECT format('its %s is held by %s', f.what, h.words)
+        FROM (
+            SELECT 1 AS n, 'lease' AS what, l.xmax AS id FROM ledger.partition_leases l
+            WHERE l.partition_id = partition_holder.partition_id
+            UNION ALL
+            SELECT 2, 'progress', p.xmax FROM ledger.partition_progress p
+            WHERE p.partition_id = partition_holder.partition_id
+        ) f, sluice.transaction_holder(f.id) h
+        WHERE h.age > interval '1 s'
+        ORDER BY f.n LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION sluice.partition_holder(integer) IS
+'Which transaction has held the lease or the progress of a partition for longer than a second, in words; NULL when none does.';
+
+CREATE OR REPLACE FUNCTION sluice.step_down(topic text, partition integer)
+RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    id integer;
+    former text;
+    tries integer := 0;
+    waits boolean;
+BEGIN
+    PERFORM sluice.known_partition(topic, partition);
+    SELECT l.partition_id INTO id FROM ledger.partition_leases l
+    WHERE l.topic = step_down.topic AND l.partition = step_down.partition;
+    LOOP
+        BEGIN
+            -- The batch in flight is waited for with nothing in hand: behind the lease all renewals of its leader would wait.
+            waits := true;
+            PERFORM FROM ledger.partition_progress p WHERE p.partition_id = id FOR UPDATE;
+            waits := false;
+            SELECT l.leader_svc_id INTO former FROM ledger.partition_leases l WHERE l.partition_id = id FOR UPDATE NOWAIT;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            -- A renewal has the lease for a moment, or somebody who acquires and wants the progress: let go of it.
+            tries := tries + 1;
+            IF waits OR tries > 200 THEN
+                RAISE;
+            END IF;
+            PERFORM pg_sleep(0.005);
+        END;
+    END LOOP;
+    IF former IS NULL THEN
+        RETURN NULL;
+    END IF;
+    UPDATE ledger.partition_leases l
+    SET leader_svc_id = NULL, lease_id = NULL, lease_expires_at = NULL, session_pid = NULL,
+        stepped_down_svc_id = former, stepped_down_until = clock_timestamp() + interval '10 s'
+    WHERE l.partition_id = id;
+    UPDATE ledger.partition_progress p SET lease_id = NULL WHERE p.partition_id = id;
+    PERFORM pg_notify('sluice_partition_released', topic || '/' || partition);
+    RETURN former;
+END
+$$;
+
+COMMENT ON FUNCTION sluice.acquire_partition_lock(text, integer, text, interval) IS
+'Tries to become leader of one Kafka partition for the length of the lease. Always one row: acquired false names the present leader, true brings the fencing token, the lease and the offset of the next record to read. Succeeds if the partition is free, its lease ran out, the leader''s database session is gone, or the leader was this very service_id with the same login. Where a transaction holds the partition''s lease or progress, SQLSTATE 55P03 names it.';
+COMMENT ON FUNCTION sluice.renew_partition_lock(text, integer, bigint, uuid, interval) IS
+'Extends a lease and returns when it now ends, or NULL when leadership is lost: then stop writing and acquire anew. Never waits: where another transaction holds the lease, it stands as it was, and its end is returned.';
+COMMENT ON FUNCTION sluice.heartbeat(text, text[], interval) IS
+'Says that an instance lives and which topics it reads. A session has one name; false when another live session, or another login, has this one.';
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOREACH f IN ARRAY ARRAY['sluice.transaction_holder(xid)', 'sluice.lock_holder(integer)', 'sluice.partition_holder(integer)']::regprocedure[] LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION sluice.lock_holder(integer) TO sluice_writer;
+GRANT EXECUTE ON FUNCTION sluice.partition_holder(integer) TO sluice_writer, sluice_reader;
+
 -- --- Topics that are recognised, and what an operator decides where they are not ---
 
 CREATE FUNCTION sluice.partition_position(topic text, partition integer)

@@ -5,15 +5,22 @@ use pgrx::datum::Interval;
 
 use crate::leader::{check_text, lease_us, run};
 
-// A name is taken over only from a session that is gone or silent.
+// A name is taken over only from a session that is gone, or silent and of the same login.
 const HEARTBEAT: &str = "
     INSERT INTO ledger.ingester_instances AS i (service_id, session_pid, topics, expires_at)
     VALUES ($1, pg_catalog.pg_backend_pid(), $2, pg_catalog.clock_timestamp() + $3 * interval '1 microsecond')
     ON CONFLICT (service_id) DO UPDATE
     SET session_pid = excluded.session_pid, topics = excluded.topics, expires_at = excluded.expires_at
     WHERE i.session_pid = pg_catalog.pg_backend_pid()
-        OR i.expires_at <= pg_catalog.clock_timestamp()
+        OR (i.expires_at <= pg_catalog.clock_timestamp() AND EXISTS (
+            SELECT FROM pg_catalog.pg_stat_get_activity(i.session_pid) a
+            WHERE pg_catalog.pg_get_userbyid(a.usesysid) = SESSION_USER))
         OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(i.session_pid))";
+
+// A session counts once: nobody makes up a crowd that all shares are divided by.
+const FORGET_OTHERS: &str = "
+    DELETE FROM ledger.ingester_instances
+    WHERE session_pid = pg_catalog.pg_backend_pid() AND service_id <> $1";
 
 // Names are often made up at start: those long gone would pile up.
 const FORGET_OLD: &str = "
@@ -33,6 +40,7 @@ pub fn heartbeat(service_id: &str, topics: Vec<String>, lease: &Interval) -> boo
             HEARTBEAT,
             &[service_id.into(), topics.into(), lease_us.into()],
         ) > 0;
+        run(client, FORGET_OTHERS, &[service_id.into()]);
         run(client, FORGET_OLD, &[]);
         mine
     })

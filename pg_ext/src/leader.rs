@@ -46,10 +46,13 @@ pub struct Lock {
     pub lease_expires_at: Option<TimestampWithTimeZone>,
 }
 
+// A name alone takes nothing from another login's session.
 const FIND: &str = "
     SELECT l.partition_id,
         l.leader_svc_id IS NULL
-        OR l.leader_svc_id OPERATOR(pg_catalog.=) $3
+        OR (l.leader_svc_id OPERATOR(pg_catalog.=) $3 AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_stat_get_activity(l.session_pid) a
+            WHERE pg_catalog.pg_get_userbyid(a.usesysid) OPERATOR(pg_catalog.<>) SESSION_USER))
         OR l.lease_expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()
         OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(l.session_pid)) AS free,
         l.leader_svc_id, l.lease_expires_at
@@ -99,6 +102,17 @@ const PROGRESS: Row = Row {
     holders: PROGRESS_HOLDERS,
 };
 
+// By words and kind; a process ends when it is told to, a prepared transaction is for people to end.
+const HOLDER: &str = "
+    SELECT pg_catalog.format('its %s is held by %s', f.what, h.words), h.gid IS NOT NULL
+    FROM (
+        SELECT 1 AS n, 'lease' AS what, l.xmax AS id FROM ledger.partition_leases l WHERE l.partition_id = $1
+        UNION ALL
+        SELECT 2, 'progress', p.xmax FROM ledger.partition_progress p WHERE p.partition_id = $1
+    ) f, sluice.transaction_holder(f.id) h
+    WHERE h.gid IS NOT NULL OR (h.pid <> pg_catalog.pg_backend_pid() AND h.age > interval '2 s')
+    ORDER BY h.gid IS NULL, f.n LIMIT 1";
+
 // The token follows the clock so that it also grows over a restore of an older backup. Where the clock is behind, an
 // original and its restored copy would count alike: each goes on by chance.
 const GRANT: &str = "
@@ -122,15 +136,26 @@ const GRANT: &str = "
     WHERE l.partition_id = $1
     RETURNING progress.fencing_token, progress.lease_id, progress.commit_offset, l.leader_svc_id, l.lease_expires_at";
 
+// An instance renews all its leases in one statement: none of them may wait for a row that somebody holds.
 const RENEW: &str = "
     UPDATE ledger.partition_leases l
     SET lease_expires_at = pg_catalog.clock_timestamp() + $5 * interval '1 microsecond',
         session_pid = pg_catalog.pg_backend_pid()
+    WHERE l.partition_id = (
+        SELECT m.partition_id FROM ledger.partition_leases m
+        WHERE m.topic = $1 AND m.partition = $2 AND m.lease_id = $4
+            AND EXISTS (
+                SELECT FROM ledger.partition_progress p
+                WHERE p.partition_id = m.partition_id AND p.fencing_token = $3 AND p.lease_id = $4)
+        FOR UPDATE SKIP LOCKED)
+    RETURNING l.lease_expires_at";
+const STANDS: &str = "
+    SELECT l.lease_expires_at FROM ledger.partition_leases l
     WHERE l.topic = $1 AND l.partition = $2 AND l.lease_id = $4
+        AND l.lease_expires_at > pg_catalog.clock_timestamp()
         AND EXISTS (
             SELECT FROM ledger.partition_progress p
-            WHERE p.partition_id = l.partition_id AND p.fencing_token = $3 AND p.lease_id = $4)
-    RETURNING l.lease_expires_at";
+            WHERE p.partition_id = l.partition_id AND p.fencing_token = $3 AND p.lease_id = $4)";
 
 const RELEASE: &str = "
     WITH lease AS (
@@ -161,7 +186,14 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
                     .unwrap_or_else(|| raise(Code::ERRCODE_INTERNAL_ERROR, "no lease row"))
             }
         };
-        if !seen.free || !lock_row(client, &LEASE, seen.partition_id) {
+        if !seen.free {
+            return seen.refused();
+        }
+        if !lock_row(client, &LEASE, seen.partition_id) {
+            // Another one who acquires is no trouble.
+            if let Some(holder) = holder(client, seen.partition_id) {
+                held(name, &holder.words);
+            }
             return seen.refused();
         }
         fault_point!("acquire.lease_locked");
@@ -171,12 +203,11 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
                 .unwrap_or_default();
         };
         if !lock_row(client, &PROGRESS, seen.partition_id) {
-            raise(
-                Code::ERRCODE_LOCK_NOT_AVAILABLE,
-                format!(
-                    "another transaction holds the progress of {}/{}: try again",
-                    name.topic, name.partition
-                ),
+            let holder = holder(client, seen.partition_id);
+            let words = holder.map(|holder| holder.words);
+            held(
+                name,
+                &words.unwrap_or_else(|| "its progress is held by another transaction".to_owned()),
             );
         }
         fault_point!("acquire.progress_locked");
@@ -186,7 +217,8 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
     })
 }
 
-/// Extends the lease; `None` when leadership is lost.
+/// Extends the lease, or answers how long it lasts where another transaction holds it; `None` when
+/// leadership is lost.
 pub fn renew(
     name: PartitionName<'_>,
     mine: Leadership,
@@ -202,13 +234,16 @@ pub fn renew(
             mine.lease_id.into(),
             lease_us.into(),
         ];
-        let rows = client.update(RENEW, None, &args).unwrap_or_else(internal);
-        fault_point!("renew.done");
-        if rows.is_empty() {
-            None
-        } else {
-            rows.first().get_one().unwrap_or_else(internal)
+        for (statement, args) in [(RENEW, &args[..]), (STANDS, &args[..4])] {
+            let rows = client
+                .update(statement, None, args)
+                .unwrap_or_else(internal);
+            if !rows.is_empty() {
+                fault_point!("renew.done");
+                return rows.first().get_one().unwrap_or_else(internal);
+            }
         }
+        None
     })
 }
 
@@ -290,6 +325,9 @@ fn lock_row(client: &mut SpiClient<'_>, row: &Row, partition_id: i32) -> bool {
                         .unwrap_or_default(),
                 );
             }
+            if holder(client, partition_id).is_some_and(|holder| holder.is_prepared) {
+                return false;
+            }
             ended = true;
         }
         run(
@@ -299,6 +337,37 @@ fn lock_row(client: &mut SpiClient<'_>, row: &Row, partition_id: i32) -> bool {
         );
     }
     false
+}
+
+/// Which transaction keeps a partition from having a leader.
+struct Holder {
+    words: String,
+    is_prepared: bool,
+}
+
+/// Names it once it has lasted for longer than anybody holds these rows who leads or acquires.
+fn holder(client: &mut SpiClient<'_>, partition_id: i32) -> Option<Holder> {
+    let rows = client
+        .update(HOLDER, None, &[partition_id.into()])
+        .unwrap_or_else(internal);
+    if rows.is_empty() {
+        return None;
+    }
+    let row = rows.first();
+    Some(Holder {
+        words: row.get::<String>(1).unwrap_or_else(internal)?,
+        is_prepared: row.get::<bool>(2).unwrap_or_else(internal)?,
+    })
+}
+
+fn held(name: PartitionName<'_>, words: &str) -> ! {
+    raise(
+        Code::ERRCODE_LOCK_NOT_AVAILABLE,
+        format!(
+            "{}/{} cannot be acquired: {words}",
+            name.topic, name.partition
+        ),
+    )
 }
 
 fn grant(client: &mut SpiClient<'_>, partition_id: i32, service_id: &str, lease_us: i64) -> Lock {

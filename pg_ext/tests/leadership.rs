@@ -229,12 +229,180 @@ async fn a_renewal_that_meets_an_acquisition_has_lost() {
     expire(&database).await;
     second.batch_execute("BEGIN").await.expect("begin");
     lead(&second, 0, "b").await;
-    let (renewed, committed) = tokio::join!(renew(&first, old), async {
-        database.wait_until_blocked(1).await;
-        second.batch_execute("COMMIT").await
+    assert!(!renew(&first, old).await, "its lease has run out");
+    second.batch_execute("COMMIT").await.expect("commit");
+    assert!(!renew(&first, old).await, "it is another's");
+}
+
+#[tokio::test]
+async fn a_lease_that_somebody_holds_costs_no_other_lease_its_renewal() {
+    let database = Database::create().await;
+    let control = database.writer().await;
+    lead(&control, 0, "a").await;
+    lead(&control, 1, "a").await;
+    let admin = database.admin().await;
+    let leases = "SELECT partition, lease_expires_at::text, lease_id, fencing_token
+        FROM ledger.partition_leases JOIN ledger.partition_progress USING (partition_id, lease_id) ORDER BY partition";
+    let before = admin.query(leases, &[]).await.expect("two leases");
+    let holder = database.admin().await;
+    holder
+        .batch_execute("BEGIN; SELECT FROM ledger.partition_leases WHERE partition = 0 FOR UPDATE")
+        .await
+        .expect("a lock");
+    // As the ingester renews: all in one statement.
+    let ids: Vec<uuid::Uuid> = before.iter().map(|row| row.get(2)).collect();
+    let tokens: Vec<i64> = before.iter().map(|row| row.get(3)).collect();
+    let renew = "SELECT sluice.renew_partition_lock($1, u.n::int - 1, u.token, u.lease, interval '120 s')::text
+        FROM unnest($2::uuid[], $3::bigint[]) WITH ORDINALITY AS u (lease, token, n) ORDER BY n";
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&common::TOPIC, &ids, &tokens];
+    let renewed = control.query(renew, &arguments);
+    let renewed = tokio::time::timeout(Duration::from_secs(2), renewed).await;
+    let renewed = renewed.expect("it does not wait").expect("an answer");
+    let until = |row: &tokio_postgres::Row, at| row.get::<_, String>(at);
+    assert_eq!(until(&renewed[0], 0), until(&before[0], 1), "it stands");
+    assert!(
+        until(&renewed[1], 0) > until(&before[1], 1),
+        "it is renewed"
+    );
+    holder.batch_execute("ROLLBACK").await.expect("given back");
+}
+
+#[tokio::test]
+async fn a_step_down_that_waits_for_a_batch_does_not_hold_the_lease() {
+    let database = Database::create().await;
+    let (batch, control) = (database.writer().await, database.writer().await);
+    let mine = lead(&control, 0, "a").await;
+    batch.batch_execute("BEGIN").await.expect("begin");
+    Batch::default()
+        .call(&batch, mine, 0, 7)
+        .await
+        .expect("apply in flight");
+    let admin = database.admin().await;
+    let asked = tokio::spawn(async move {
+        let step_down = "SELECT sluice.step_down($1, 0)";
+        let former = admin.query_one(step_down, &[&common::TOPIC]).await;
+        former.expect("stepped down").get::<_, Option<String>>(0)
     });
-    committed.expect("commit");
-    assert!(!renewed);
+    database.wait_until_blocked(1).await;
+    let renewed = tokio::time::timeout(Duration::from_secs(2), renew(&control, mine)).await;
+    assert!(renewed.expect("it does not wait"));
+    batch.batch_execute("COMMIT").await.expect("commit");
+    assert_eq!(asked.await.expect("no panic").as_deref(), Some("a"));
+    assert!(!renew(&control, mine).await);
+}
+
+#[tokio::test]
+async fn a_name_takes_nothing_from_a_session_of_another_login() {
+    let database = Database::create().await;
+    let (leader, again) = (database.writer().await, database.writer().await);
+    let thief = database.member("sluice_writer").await;
+    lead(&leader, 0, "a").await;
+    let refused = acquire(&thief, 0, "a").await.expect("an answer");
+    assert!(!refused.get::<_, bool>("acquired"));
+    // Its own next incarnation need not wait.
+    lead(&again, 0, "a").await;
+    drop(leader);
+    let heartbeat = "SELECT sluice.heartbeat('a', '{t}', interval '100 ms')";
+    assert!(
+        again
+            .query_one(heartbeat, &[])
+            .await
+            .expect("an answer")
+            .get::<_, bool>(0)
+    );
+    let silent =
+        "SELECT count(*) FROM ledger.ingester_instances WHERE expires_at < clock_timestamp()";
+    let admin = database.admin().await;
+    proofs::wait::wait_until("it to be silent", Duration::from_secs(5), async || {
+        admin
+            .query_one(silent, &[])
+            .await
+            .expect("a count")
+            .get::<_, i64>(0)
+            == 1
+    })
+    .await;
+    assert!(
+        !thief
+            .query_one(heartbeat, &[])
+            .await
+            .expect("an answer")
+            .get::<_, bool>(0)
+    );
+}
+
+#[tokio::test]
+async fn one_session_counts_as_one_instance() {
+    let database = Database::create().await;
+    let client = database.writer().await;
+    for ghost in ["a", "b", "c"] {
+        let heartbeat = "SELECT sluice.heartbeat($1, '{t}', interval '1 day')";
+        client
+            .query_one(heartbeat, &[&ghost])
+            .await
+            .expect("an answer");
+    }
+    let live = "SELECT string_agg(service_id, ' ') FROM ledger.live_instances";
+    let live = database
+        .admin()
+        .await
+        .query_one(live, &[])
+        .await
+        .expect("instances");
+    assert_eq!(live.get::<_, Option<&str>>(0), Some("c"));
+}
+
+#[tokio::test]
+async fn whose_transaction_holds_a_partition_is_named() {
+    let database = Database::create().await;
+    let (first, second, admin) = (
+        database.writer().await,
+        database.writer().await,
+        database.admin().await,
+    );
+    for (partition, table) in [(0, "partition_leases"), (1, "partition_progress")] {
+        let leader = lead(&first, partition, "a").await;
+        assert!(release(&first, leader).await);
+        let gid = proofs::stack::unique("forgotten");
+        // Twice, so that the row's mark is a list of transactions and not one.
+        let share = format!(
+            "SELECT FROM ledger.{table} t WHERE t.partition_id = (SELECT partition_id FROM ledger.partition_leases WHERE partition = {partition}) FOR SHARE"
+        );
+        let other = database.admin().await;
+        other
+            .batch_execute(&format!("BEGIN; {share}"))
+            .await
+            .expect("a lock");
+        admin
+            .batch_execute(&format!("BEGIN; {share}; PREPARE TRANSACTION '{gid}'"))
+            .await
+            .expect("prepared");
+        other.batch_execute("COMMIT").await.expect("given back");
+        let began = std::time::Instant::now();
+        let refused = acquire(&second, partition, "b")
+            .await
+            .expect_err("it is held");
+        assert_eq!(refused.code().map(|code| code.code()), Some("55P03"));
+        let message = refused
+            .as_db_error()
+            .expect("an answer")
+            .message()
+            .to_owned();
+        assert!(
+            message.contains(&gid) && message.contains("ROLLBACK PREPARED"),
+            "{message}"
+        );
+        assert!(
+            began.elapsed() < Duration::from_millis(900),
+            "no use in waiting for it"
+        );
+        admin
+            .batch_execute(&format!("ROLLBACK PREPARED '{gid}'"))
+            .await
+            .expect("undone");
+        lead(&second, partition, "b").await;
+    }
 }
 
 #[tokio::test]

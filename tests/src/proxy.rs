@@ -23,8 +23,20 @@ pub enum Point {
     BeforeCommit,
 }
 
+/// What is lost of a connection that stays open, and whose peer acknowledges everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// What the server sends from now on.
+    Answers,
+    /// That, and what the client sends, the statement that is waited for included.
+    Everything,
+}
+
 #[derive(Default)]
 struct Plan {
+    /// The next connections that run a statement with this text in it lose this.
+    losing: Vec<(String, Lost)>,
+    losses: u32,
     /// How many of the next COMMITs of a batch are forwarded and their answers withheld for ever.
     cut_commit_answers: u32,
     cuts: u32,
@@ -160,6 +172,17 @@ impl Proxy {
         self.plan().commits
     }
 
+    /// The next connection that runs a statement with `text` in it loses its answers, or everything, for good:
+    /// no byte of it passes any more, and neither side hears that it ended.
+    pub fn lose(&self, text: &str, lost: Lost) {
+        self.plan().losing.push((text.to_owned(), lost));
+    }
+
+    /// How many connections have lost something so far.
+    pub fn losses(&self) -> u32 {
+        self.plan().losses
+    }
+
     /// The next connection that comes to `point` goes no further until it is released.
     pub fn hold_at(&self, point: Point) -> Hold {
         let (sender, _) = watch::channel(Stage::Armed);
@@ -179,6 +202,7 @@ impl Drop for Proxy {
 struct Connection {
     /// Rows were staged in the present transaction.
     staged: bool,
+    lost: Option<Lost>,
 }
 
 /// What happens to messages on their way.
@@ -270,7 +294,11 @@ impl Forward {
                 }
                 continue;
             }
-            if commits.is_commit(&message)
+            let is_commit = commits.is_commit(&message);
+            if self.loses(commits.running(&message)) == Some(Lost::Everything) {
+                continue;
+            }
+            if is_commit
                 && self
                     .connection
                     .lock()
@@ -292,6 +320,23 @@ impl Forward {
         }
     }
 
+    /// What this connection has lost, now that it is about to run `statement`.
+    fn loses(&self, statement: &[u8]) -> Option<Lost> {
+        let mut connection = self.connection.lock().expect("no one panics with it");
+        if connection.lost.is_none() && !statement.is_empty() {
+            let mut plan = self.way.plan.lock().expect("no one panics with it");
+            let runs = |(text, _): &(String, Lost)| {
+                let text = text.as_bytes();
+                statement.windows(text.len()).any(|part| part == text)
+            };
+            if let Some(at) = plan.losing.iter().position(runs) {
+                connection.lost = Some(plan.losing.remove(at).1);
+                plan.losses += 1;
+            }
+        }
+        connection.lost
+    }
+
     async fn hold(&self, here: Point) {
         let sender = {
             let mut plan = self.way.plan.lock().expect("no one panics with it");
@@ -311,10 +356,10 @@ impl Forward {
     }
 }
 
-/// Recognizes a COMMIT, sent as a simple query or through the extended protocol.
+/// Recognizes a COMMIT and other statements, sent as a simple query or through the extended protocol.
 #[derive(Default)]
 struct CommitSpotter {
-    statements: HashMap<Vec<u8>, bool>,
+    statements: HashMap<Vec<u8>, Vec<u8>>,
     bound: bool,
 }
 
@@ -325,20 +370,30 @@ impl CommitSpotter {
         match message[0] {
             b'Q' => is_commit(first),
             b'P' => {
-                self.statements
-                    .insert(first.to_vec(), is_commit(split_string(rest).0));
+                let text = split_string(rest).0.to_vec();
+                self.statements.insert(first.to_vec(), text);
                 false
             }
             b'B' => {
-                self.bound = self
-                    .statements
-                    .get(split_string(rest).0)
-                    .copied()
-                    .unwrap_or(false);
+                let text = self.statements.get(split_string(rest).0);
+                self.bound = text.is_some_and(|text| is_commit(text));
                 false
             }
             b'E' => self.bound,
             _ => false,
+        }
+    }
+
+    /// The statement that this message is about to run, if any.
+    fn running<'m>(&'m self, message: &'m [u8]) -> &'m [u8] {
+        let (first, rest) = split_string(&message[5..]);
+        match message[0] {
+            b'Q' => first,
+            b'B' => self
+                .statements
+                .get(split_string(rest).0)
+                .map_or(&[], Vec::as_slice),
+            _ => &[],
         }
     }
 }
@@ -391,6 +446,10 @@ impl Backward {
             };
             let message = buffer.split_to(length);
             self.way.passes().await;
+            let lost = self.connection.lock().expect("no one panics with it").lost;
+            if lost.is_some() {
+                continue;
+            }
             if self.is_commit_answer(&message) && self.cuts() {
                 return;
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings, RedisArgs};
 use crate::db::Database;
@@ -118,17 +119,25 @@ pub async fn check(
         Some(client) => sessions(client, &target, &mut findings).await,
         None => None,
     };
-    if let Some(client) = &client
-        && let Err(error) = postgres(client, &mut findings).await
-    {
-        findings.add("PostgreSQL", "a query failed", Err(describe(&error)));
+    if let Some(client) = &client {
+        let trouble = match tokio::time::timeout(LIMIT, postgres(client, &mut findings)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(describe(&error)),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(trouble) = trouble {
+            findings.add("PostgreSQL", "a query failed", Err(trouble));
+        }
     }
     match Kafka::connect(&settings, Arc::default()) {
         Err(error) => findings.add("Kafka", &settings.brokers, Err(error)),
         Ok(kafka) => {
             let wanted = crate::topics::Topics::new(&settings);
             let registered = match &client {
-                Some(client) => crate::topics::registered(client).await.unwrap_or_default(),
+                Some(client) => {
+                    let asked = tokio::time::timeout(LIMIT, crate::topics::registered(client));
+                    asked.await.ok().and_then(Result::ok).unwrap_or_default()
+                }
                 None => Vec::new(),
             };
             let kafka = Arc::new(kafka);
@@ -385,7 +394,9 @@ impl Look<'_> {
 async fn offsets(kafka: &Arc<Kafka>, topic: &str, client: &Client, findings: &mut Findings) {
     let committed = "SELECT l.partition, p.commit_offset FROM ledger.partition_progress p
         JOIN ledger.partition_leases l USING (partition_id) WHERE l.topic = $1 AND p.started_at IS NOT NULL ORDER BY 1";
-    let Ok(rows) = client.query(committed, &[&topic]).await else {
+    let which: [&(dyn ToSql + Sync); 1] = [&topic];
+    let asked = tokio::time::timeout(LIMIT, client.query(committed, &which)).await;
+    let Ok(Ok(rows)) = asked else {
         return;
     };
     let (mut behind, mut faults) = (0, Vec::new());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use crate::commands::patience::Asking;
 use crate::config::DatabaseArgs;
 use crate::db::Database;
 use crate::error::{chain, describe};
@@ -35,7 +36,7 @@ pub async fn migrate(arguments: &DatabaseArgs) -> Result<(), String> {
     let extension = extension(&client).await?;
     let mut client = client;
     let report = schema::runner()
-        .run_async(&mut client)
+        .run_async(&mut *client)
         .await
         .map_err(|error| chain(&error))?;
     for migration in report.applied_migrations() {
@@ -56,9 +57,9 @@ pub async fn migrate(arguments: &DatabaseArgs) -> Result<(), String> {
     Ok(())
 }
 
-async fn open(database: &Database, wait: Duration) -> Result<Client, String> {
+async fn open(database: &Database, wait: Duration) -> Result<Asking, String> {
     let address = database.address();
-    match tokio::time::timeout(wait * 2, database.connect(|_| ())).await {
+    match tokio::time::timeout(wait * 2, Asking::open(database)).await {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => Err(format!(
             "ADMIN_DATABASE_URL: PostgreSQL at {address}: {}",

@@ -6,6 +6,7 @@ pub mod events;
 pub mod migrate;
 pub mod output;
 pub mod partitions;
+pub mod patience;
 pub mod prune;
 
 use std::io::{ErrorKind, Write};

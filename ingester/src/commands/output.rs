@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use crate::commands::patience::Asking;
 use crate::commands::write_line;
 use crate::config::DatabaseArgs;
 use crate::error::describe;
@@ -32,16 +33,18 @@ pub enum Output {
 pub type Parameter<'a> = &'a (dyn ToSql + Sync);
 
 /// A connection for a command that people give.
-pub async fn connect(database: &DatabaseArgs, command: &str) -> Result<Client, String> {
+pub async fn connect(database: &DatabaseArgs, command: &str) -> Result<Asking, String> {
     let target = database.admin(command).map_err(|bad| bad.0)?;
-    let client = target.connect(|_| ()).await;
-    client.map_err(|error| {
-        format!(
-            "ADMIN_DATABASE_URL: PostgreSQL at {}: {}",
-            target.address(),
-            describe(&error)
-        )
-    })
+    let limit = 2 * database.connection_timeout();
+    let why = match tokio::time::timeout(limit, Asking::open(&target)).await {
+        Ok(Ok(client)) => return Ok(client),
+        Ok(Err(error)) => describe(&error),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    let address = target.address();
+    Err(format!(
+        "ADMIN_DATABASE_URL: PostgreSQL at {address}: {why}"
+    ))
 }
 
 /// Rows as JSON objects, columns in order; of two columns with one name the later one stands.

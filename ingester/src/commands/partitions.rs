@@ -183,6 +183,7 @@ pub async fn offsets(
 ) -> Result<(), String> {
     let client = connect(database, "sluice partitions").await?;
     let read = rows(&client, OFFSETS, &[&offsets.topic]).await;
+    drop(client);
     let kafka = Arc::new(Kafka::connect(kafka, Arc::default())?);
     kafka.serve();
     let mut found = Vec::new();

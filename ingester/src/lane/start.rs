@@ -54,7 +54,7 @@ impl Lane {
             .await
             {
                 Ok(true) => break,
-                Ok(false) => return Some(End::Lost),
+                Ok(false) => return Some(End::not_renewed()),
                 Err(error) => {
                     error!(partition = %self.partition, "halted, and not written down yet ({error}): {reason}");
                     if let Some(end) = self.wait(Duration::from_secs(1)).await {
@@ -66,7 +66,7 @@ impl Lane {
         // What the database holds reaches us with the next look at all partitions.
         tokio::select! {
             biased;
-            () = self.leadership.ended() => Some(End::Lost),
+            () = self.leadership.ended() => Some(End::not_renewed()),
             () = self.stop.cancelled() => Some(End::Drained),
             _ = self.barrier.changed() => None,
             // It may have been decided about before we looked: whoever leads next reads it anew.
@@ -169,7 +169,7 @@ impl Lane {
         loop {
             let asked = tokio::select! {
                 biased;
-                () = self.leadership.ended() => return Err(Pause::End(End::Lost)),
+                () = self.leadership.ended() => return Err(Pause::End(End::not_renewed())),
                 () = self.stop.cancelled() => return Err(Pause::End(End::Drained)),
                 asked = ask(self.kafka.clone(), self.partition.clone()) => asked,
             };
@@ -243,7 +243,7 @@ impl Lane {
                     self.position.topic_id = found;
                     return Ok(());
                 }
-                Ok(false) => return Err(Pause::End(End::Lost)),
+                Ok(false) => return Err(Pause::End(End::not_renewed())),
                 Err(error) => {
                     warn!(partition = %self.partition, "the topic's id is not stored yet: {error}")
                 }

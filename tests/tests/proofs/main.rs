@@ -1,6 +1,7 @@
 //! All scenarios in one program, so that there is one to link; each module is a kind of trouble.
 //! Needs the services that `scripts/with-stack.sh` starts: run `make test`.
 
+mod answers;
 mod bank;
 mod browser;
 mod conformance;
@@ -16,6 +17,7 @@ mod fence;
 mod harness;
 mod health;
 mod kafka_faults;
+mod leases;
 mod limits;
 mod metrics;
 mod mixed;
