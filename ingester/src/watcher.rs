@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Error};
 use tracing::{debug, warn};
 
 use crate::db::Database;
-use crate::error::{back_off, describe};
+use crate::error::{back_off_up_to, describe};
 use crate::metrics::Metrics;
 use crate::pool::{Backend, First, Life, Precedence, now_us};
 
@@ -25,6 +25,8 @@ const IDLE: Duration = Duration::from_millis(1_500);
 const UNSEEN: Duration = Duration::from_secs(6);
 /// How long a look may take, and connecting for it.
 const ANSWER: Duration = Duration::from_millis(1_500);
+/// Between tries to connect, at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 // Same role, so its sessions tell all. Where `track_activities` is off, what it waits for is told still.
@@ -99,29 +101,34 @@ impl Watcher {
     pub async fn run(&self) {
         let mut eye: Option<Eye> = None;
         let mut trouble = Trouble::default();
-        let mut waits = back_off();
+        let mut waits = back_off_up_to(LONGEST_WAIT);
         loop {
-            tokio::select! {
-                () = self.something_to_end.notified() => {}
-                () = tokio::time::sleep(LOOK) => {}
-            }
             if eye.as_ref().is_some_and(|eye| eye.client.is_closed()) {
                 eye = None;
                 self.precedence.is(First::Watcher, false);
             }
-            match tokio::time::timeout(ANSWER, self.open_and_look(&mut eye)).await {
+            let looked = tokio::time::timeout(ANSWER, self.open_and_look(&mut eye)).await;
+            let wait = match looked {
                 Ok(Ok(())) => {
                     trouble = Trouble::default();
-                    waits = back_off();
-                    continue;
+                    waits = back_off_up_to(LONGEST_WAIT);
+                    LOOK
                 }
-                Ok(Err(error)) => trouble.say(&describe(&error)),
-                Err(_) => trouble.say("no answer in time"),
+                failed => {
+                    trouble.say(&match failed {
+                        Ok(Err(error)) => describe(&error),
+                        _ => "no answer in time".to_owned(),
+                    });
+                    eye = None;
+                    self.precedence.is(First::Watcher, false);
+                    self.give_up_unseen();
+                    waits.next().unwrap_or(LONGEST_WAIT)
+                }
+            };
+            tokio::select! {
+                () = self.something_to_end.notified(), if eye.is_some() => {}
+                () = tokio::time::sleep(wait) => {}
             }
-            eye = None;
-            self.precedence.is(First::Watcher, false);
-            self.give_up_unseen();
-            tokio::time::sleep(waits.next().map_or(LOOK, |wait| wait.min(LOOK))).await;
         }
     }
 
