@@ -415,7 +415,8 @@ GRANT EXECUTE ON FUNCTION sluice.accept_partition(text, integer, text, bigint) T
 
 CREATE FUNCTION sluice.blames_record(sqlstate text)
 RETURNS boolean
-LANGUAGE c IMMUTABLE PARALLEL SAFE
+LANGUAGE c IMMUTABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'blames_record_wrapper';
 COMMENT ON FUNCTION sluice.blames_record(text) IS
 'Whether an error with this SQLSTATE inside a handler is the fault of the event that met it, or of the handler, so that the event may become a dead letter for it. Any other is trouble of the database.';
