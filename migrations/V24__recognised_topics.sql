@@ -40,7 +40,7 @@ COMMENT ON TABLE ledger.result_headers IS 'Kafka headers of records whose result
 
 ALTER TABLE ledger.partition_actions DROP CONSTRAINT partition_actions_action_check;
 ALTER TABLE ledger.partition_actions ADD CONSTRAINT partition_actions_action_check CHECK (action ~ '^[A-Z_]+$');
-COMMENT ON TABLE ledger.partition_actions IS 'Who paused, resumed or accepted which partition, or took it from its leader, when and why; and which partitions halted.';
+COMMENT ON TABLE ledger.partition_actions IS 'Who paused, resumed, accepted or pruned which partition, or took it from its leader, when and why; and which partitions halted.';
 COMMENT ON COLUMN ledger.partition_actions.why IS 'The reason of a pause, a halt or an acceptance; otherwise what the setting sluice.why of the session said.';
 
 CREATE OR REPLACE FUNCTION ledger.record_partition_action() RETURNS trigger

@@ -37,6 +37,7 @@ pub mod share;
 pub mod source;
 pub mod staging;
 pub mod status;
+pub mod terminal;
 pub mod tls;
 pub mod topics;
 pub mod watcher;

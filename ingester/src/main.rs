@@ -12,6 +12,7 @@ use sluice::config::{
     DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, refuse_secrets_in, with_secret_files,
     with_secrets_apart, without_empty_variables,
 };
+use sluice::terminal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -351,7 +352,7 @@ fn log(args: &LogArgs) -> Result<(), String> {
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| terminal::Log)
         // It would say on standard error that standard error takes no more, and abort: a full disk under a log is no
         // reason to stop.
         .log_internal_errors(false)
@@ -376,7 +377,7 @@ fn said(result: Result<(), String>) -> ExitCode {
 }
 
 fn fail(status: u8, line: &str) -> ExitCode {
-    eprintln!("sluice: {line}");
+    terminal::tell(&format!("sluice: {line}"));
     ExitCode::from(status)
 }
 

@@ -614,6 +614,347 @@ COMMENT ON FUNCTION sluice.read_plain_instant(jsonb) IS
 
 -- --- Dead letters and corrections ---
 
+DROP FUNCTION sluice.replay_letters(text, integer, bigint[], bytea);
+CREATE FUNCTION sluice.replay_letters(ids bigint[], payload bytea)
+RETURNS TABLE (id bigint, topic text, partition integer, kafka_offset bigint, verdict text, reason text, message text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'replay_letters_wrapper';
+COMMENT ON FUNCTION sluice.replay_letters(bigint[], bytea) IS
+'Tries those of these dead letters that are parked, under their locks; sluice.replay_dead_letters is the one to call.';
+
+DROP FUNCTION sluice.find_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, integer);
+CREATE FUNCTION sluice.find_dead_letters(
+    action text, ids bigint[], topic text, error_code text, key bytea, since timestamptz, until timestamptz, max_rows integer)
+RETURNS SETOF sluice.replayed
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    wanted text := CASE action WHEN 'RESTORE' THEN 'DISCARDED' ELSE 'PARKED' END;
+    found sluice.replayed[];
+BEGIN
+    IF num_nonnulls(ids, topic, error_code, key, since, until) = 0 THEN
+        RAISE EXCEPTION 'which dead letters?' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give ids, topic, error_code, key, since or until; since => ''-infinity'' means all.';
+    END IF;
+    found := ARRAY(
+        SELECT (d.id, d.topic, d.partition, d.kafka_offset, 'DEAD', d.error_code, d.error_message)::sluice.replayed
+        FROM ledger.dead_letters d
+        WHERE d.status = wanted
+            AND (find_dead_letters.ids IS NULL OR d.id = ANY (find_dead_letters.ids))
+            AND (find_dead_letters.topic IS NULL OR d.topic = find_dead_letters.topic)
+            AND (find_dead_letters.error_code IS NULL OR d.error_code = find_dead_letters.error_code)
+            AND (find_dead_letters.key IS NULL OR d.key = find_dead_letters.key)
+            AND (find_dead_letters.since IS NULL OR d.first_failed_at >= find_dead_letters.since)
+            AND (find_dead_letters.until IS NULL OR d.first_failed_at < find_dead_letters.until)
+            -- A record that failed this often is replayed only by its id: that ends loops.
+            AND (find_dead_letters.ids IS NOT NULL OR d.attempts < 20 OR action <> 'REPLAY')
+            -- A letter is only ever tried by the handler of its type.
+            AND (action <> 'REPLAY' OR NOT d.is_domain OR EXISTS (SELECT FROM ledger.event_handlers h WHERE h.event_type = d.topic))
+        -- As everybody locks.
+        ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset
+        LIMIT max_rows);
+    RETURN QUERY SELECT * FROM unnest(found);
+    -- Those that were meant and are left out, with the reason.
+    RETURN QUERY
+    SELECT l.* FROM (
+        SELECT DISTINCT i.id FROM unnest(ids) AS i (id) WHERE i.id IS NOT NULL
+        UNION
+        SELECT d.id FROM ledger.dead_letters d
+        WHERE find_dead_letters.ids IS NULL AND action = 'REPLAY' AND d.status = wanted
+            AND (find_dead_letters.topic IS NULL OR d.topic = find_dead_letters.topic)
+            AND (find_dead_letters.error_code IS NULL OR d.error_code = find_dead_letters.error_code)
+            AND (find_dead_letters.key IS NULL OR d.key = find_dead_letters.key)
+            AND (find_dead_letters.since IS NULL OR d.first_failed_at >= find_dead_letters.since)
+            AND (find_dead_letters.until IS NULL OR d.first_failed_at < find_dead_letters.until)
+            AND (d.attempts >= 20 OR d.is_domain AND NOT EXISTS (SELECT FROM ledger.event_handlers h WHERE h.event_type = d.topic))
+        EXCEPT
+        SELECT f.id FROM unnest(found) f
+    ) meant
+    CROSS JOIN LATERAL sluice.why_left_out(action, meant.id, ids IS NOT NULL, topic, error_code, key, since, until) l
+    ORDER BY l.id
+    LIMIT CASE WHEN ids IS NULL THEN max_rows END;
+END
+$$;
+COMMENT ON FUNCTION sluice.find_dead_letters(text, bigint[], text, text, bytea, timestamptz, timestamptz, integer) IS
+'The dead letters that a REPLAY, DISCARD or RESTORE means, in the order of their partitions; then those that are left out of it, without a verdict and with the reason.';
+
+CREATE FUNCTION sluice.why_left_out(
+    action text, id bigint, by_id boolean, topic text, error_code text, key bytea, since timestamptz, until timestamptz)
+RETURNS SETOF sluice.replayed
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    letter ledger.dead_letters;
+    answer sluice.replayed;
+    wanted text := CASE action WHEN 'RESTORE' THEN 'DISCARDED' ELSE 'PARKED' END;
+BEGIN
+    SELECT * INTO letter FROM ledger.dead_letters d WHERE d.id = why_left_out.id;
+    answer.id := why_left_out.id;
+    answer.topic := letter.topic;
+    answer.partition := letter.partition;
+    answer.kafka_offset := letter.kafka_offset;
+    IF letter.id IS NULL THEN
+        answer.reason := 'NO_SUCH_LETTER';
+        answer.message := 'Left out: there is no dead letter of this id.';
+    ELSIF letter.status <> wanted THEN
+        answer.reason := 'NOT_' || wanted;
+        answer.message := format('Left out: it is %s since %s%s', letter.status, letter.updated_at::timestamptz(0),
+            CASE letter.status WHEN 'DISCARDED' THEN ', and sluice.restore_dead_letters parks it again.' ELSE '.' END);
+    ELSIF letter.topic IS DISTINCT FROM coalesce(why_left_out.topic, letter.topic)
+        OR letter.error_code IS DISTINCT FROM coalesce(why_left_out.error_code, letter.error_code)
+        OR letter.key IS DISTINCT FROM coalesce(why_left_out.key, letter.key)
+        OR letter.first_failed_at < since OR letter.first_failed_at >= until
+    THEN
+        answer.reason := 'OTHER_FILTER';
+        answer.message := 'Left out: another filter excludes it.';
+    ELSIF action = 'REPLAY' AND letter.is_domain AND NOT EXISTS (SELECT FROM ledger.event_handlers h WHERE h.event_type = letter.topic) THEN
+        answer.reason := 'NO_HANDLER';
+        answer.message := format('Left out: %s has no handler. A letter is only ever tried by the handler of its type: register it with sluice.register_handler.',
+            letter.topic);
+    ELSIF action = 'REPLAY' AND NOT by_id AND letter.attempts >= 20 THEN
+        answer.reason := 'TOO_MANY_ATTEMPTS';
+        answer.message := format('Left out: it was tried %s times already. Name it by its id to try it again.', letter.attempts);
+    ELSE
+        answer.reason := 'MAX_ROWS';
+        answer.message := 'Left out: there are more letters than max_rows.';
+    END IF;
+    RETURN NEXT answer;
+END
+$$;
+COMMENT ON FUNCTION sluice.why_left_out(text, bigint, boolean, text, text, bytea, timestamptz, timestamptz) IS
+'Why sluice.find_dead_letters leaves a letter out, as a row without a verdict.';
+
+CREATE OR REPLACE FUNCTION sluice.replay_dead_letters(
+    ids bigint[] DEFAULT NULL, topic text DEFAULT NULL, error_code text DEFAULT NULL, key bytea DEFAULT NULL,
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, payload bytea DEFAULT NULL,
+    why text DEFAULT NULL, max_rows integer DEFAULT 1000, dry_run boolean DEFAULT true)
+RETURNS SETOF sluice.replayed
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found sluice.replayed[];
+    chosen bigint[];
+    outcomes sluice.replayed[];
+BEGIN
+    IF payload IS NOT NULL AND cardinality(ids) IS DISTINCT FROM 1 THEN
+        RAISE EXCEPTION 'a corrected payload is for one dead letter' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give its id: ids => ARRAY[42].';
+    END IF;
+    found := ARRAY(SELECT f FROM sluice.find_dead_letters('REPLAY', ids, topic, error_code, key, since, until, max_rows) f);
+    chosen := ARRAY(SELECT f.id FROM unnest(found) f WHERE f.verdict IS NOT NULL);
+    -- Whoever acquires a partition waits for an operator's session that is at work behind this mark, and ends no such.
+    PERFORM pg_try_advisory_xact_lock_shared(1936487784, l.partition_id)
+    FROM ledger.partition_leases l
+    WHERE (l.topic, l.partition) IN (SELECT f.topic, f.partition FROM unnest(found) f WHERE f.verdict IS NOT NULL);
+    BEGIN
+        outcomes := ARRAY(
+            SELECT (r.id, r.topic, r.partition, r.kafka_offset, r.verdict, r.reason, r.message)::sluice.replayed
+            FROM sluice.replay_letters(chosen, payload) r);
+        IF dry_run IS DISTINCT FROM false THEN
+            RAISE EXCEPTION USING ERRCODE = 'S0DRY';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'S0DRY' THEN
+        NULL; -- all is as before, but for what was found out
+    END;
+    IF NOT dry_run THEN
+        INSERT INTO ledger.dead_letter_actions (dead_letter_id, action, by_user, why, verdict, reason, payload)
+        SELECT o.id, 'REPLAY', session_user, replay_dead_letters.why, o.verdict, o.reason, replay_dead_letters.payload
+        FROM unnest(outcomes) o;
+    END IF;
+    RETURN QUERY SELECT * FROM unnest(outcomes);
+    -- Somebody else was faster.
+    RETURN QUERY SELECT l.*
+    FROM unnest(chosen) AS c (id)
+    CROSS JOIN LATERAL sluice.why_left_out('REPLAY', c.id, true, NULL, NULL, NULL, NULL, NULL) l
+    WHERE c.id NOT IN (SELECT o.id FROM unnest(outcomes) o);
+    RETURN QUERY SELECT * FROM unnest(found) f WHERE f.verdict IS NULL;
+END
+$$;
+COMMENT ON FUNCTION sluice.replay_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, bytea, text, integer, boolean) IS
+'Tries parked dead letters again: fence, identities and fold or handler as the first time. By default a dry run that says what each would become; dry_run => false does it. payload corrects a single one, and is kept where it fails again. A letter that is left out is answered without a verdict and with the reason. Every replay is recorded in ledger.dead_letter_actions.';
+
+CREATE FUNCTION sluice.settle_dead_letters(
+    action text, ids bigint[], topic text, error_code text, key bytea, since timestamptz, until timestamptz,
+    why text, max_rows integer, dry_run boolean)
+RETURNS SETOF sluice.replayed
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    letter sluice.replayed;
+    seen ledger.dead_letters;
+    wanted text := CASE action WHEN 'RESTORE' THEN 'DISCARDED' ELSE 'PARKED' END;
+BEGIN
+    FOR letter IN SELECT * FROM sluice.find_dead_letters(action, ids, topic, error_code, key, since, until, max_rows) LOOP
+        IF letter.verdict IS NOT NULL THEN
+            -- What counts is what stands there under the lock.
+            SELECT * INTO seen FROM ledger.dead_letters d WHERE d.id = letter.id FOR UPDATE;
+            IF seen.status IS DISTINCT FROM wanted THEN
+                SELECT * INTO letter FROM sluice.why_left_out(action, letter.id, true, NULL, NULL, NULL, NULL, NULL);
+            ELSE
+                letter.reason := seen.error_code;
+                letter.message := seen.error_message;
+                IF NOT dry_run THEN
+                    UPDATE ledger.dead_letters d
+                    SET status = CASE action WHEN 'DISCARD' THEN 'DISCARDED' ELSE 'PARKED' END, updated_at = clock_timestamp()
+                    WHERE d.id = letter.id;
+                    INSERT INTO ledger.dead_letter_actions (dead_letter_id, action, by_user, why, verdict, reason)
+                    VALUES (letter.id, action, session_user, settle_dead_letters.why, letter.verdict, letter.reason);
+                END IF;
+            END IF;
+        END IF;
+        RETURN NEXT letter;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sluice.settle_dead_letters(text, bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean) IS
+'What sluice.discard_dead_letters and sluice.restore_dead_letters do; they are the ones to call.';
+
+CREATE OR REPLACE FUNCTION sluice.discard_dead_letters(
+    ids bigint[] DEFAULT NULL, topic text DEFAULT NULL, error_code text DEFAULT NULL, key bytea DEFAULT NULL,
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    why text DEFAULT NULL, max_rows integer DEFAULT 1000, dry_run boolean DEFAULT true)
+RETURNS SETOF sluice.replayed
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM sluice.settle_dead_letters('DISCARD', ids, topic, error_code, key, since, until, why, max_rows, dry_run);
+END
+$$;
+COMMENT ON FUNCTION sluice.discard_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean) IS
+'Gives up parked dead letters: they stay on record, with their verdict, and are not replayed until sluice.restore_dead_letters. By default a dry run; dry_run => false does it. A letter that is left out is answered without a verdict and with the reason.';
+
+CREATE FUNCTION sluice.restore_dead_letters(
+    ids bigint[] DEFAULT NULL, topic text DEFAULT NULL, error_code text DEFAULT NULL, key bytea DEFAULT NULL,
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    why text DEFAULT NULL, max_rows integer DEFAULT 1000, dry_run boolean DEFAULT true)
+RETURNS SETOF sluice.replayed
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM sluice.settle_dead_letters('RESTORE', ids, topic, error_code, key, since, until, why, max_rows, dry_run);
+END
+$$;
+COMMENT ON FUNCTION sluice.restore_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean) IS
+'Parks discarded dead letters again, to be replayed. Where keys are parked, later records of its key wait behind it from now on; those that have followed since stay applied. By default a dry run; dry_run => false does it. A letter that is left out is answered without a verdict and with the reason.';
+
+CREATE OR REPLACE FUNCTION sluice.retry_dead_letters(
+    topic text, partition integer, fencing_token bigint, lease_id uuid,
+    max_attempts integer, delay_ms bigint, exponential boolean)
+RETURNS TABLE (retried bigint, waiting bigint)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    due bigint[];
+BEGIN
+    PERFORM FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+    WHERE l.topic = retry_dead_letters.topic AND l.partition = retry_dead_letters.partition
+        AND p.fencing_token = retry_dead_letters.fencing_token AND p.lease_id = retry_dead_letters.lease_id
+    FOR UPDATE OF p;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'fencing token % of %/% is stale: leadership is lost', fencing_token, topic, partition
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    -- Behind the progress row no replay is under way: what is found is what the last one left. A letter that somebody
+    -- has locked is theirs; the partition does not wait for them.
+    due := ARRAY(
+        SELECT d.id FROM ledger.dead_letters d
+        WHERE d.topic = retry_dead_letters.topic AND d.partition = retry_dead_letters.partition AND d.status = 'PARKED' AND d.is_domain
+            AND CASE d.error_code
+                WHEN 'HANDLER_FAILED' THEN d.attempts < max_attempts AND clock_timestamp() >= d.updated_at
+                    + delay_ms * CASE WHEN exponential THEN 2 ^ least(d.attempts - 1, 16) ELSE 1 END * interval '1 ms'
+                -- Those that waited for it follow together, in order.
+                WHEN 'PARKED_BEHIND' THEN NOT EXISTS (
+                    SELECT FROM ledger.dead_letters e
+                    WHERE e.topic = d.topic AND e.partition = d.partition AND e.key = d.key AND e.status = 'PARKED'
+                        AND e.error_code <> 'PARKED_BEHIND' AND e.kafka_offset < d.kafka_offset)
+            END
+        ORDER BY d.kafka_offset LIMIT 500 FOR UPDATE SKIP LOCKED);
+    retried := 0;
+    IF cardinality(due) > 0 THEN
+        SELECT count(*) INTO retried FROM sluice.replay_letters(due, NULL);
+    END IF;
+    SELECT count(*) INTO waiting FROM ledger.dead_letters d
+    WHERE d.topic = retry_dead_letters.topic AND d.partition = retry_dead_letters.partition
+        AND d.status = 'PARKED' AND d.error_code = 'HANDLER_FAILED' AND d.attempts < max_attempts;
+    RETURN NEXT;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION sluice.unpublished_dead_letters(topic text, partition integer, max_attempts integer, max_rows integer)
+RETURNS TABLE (
+    id bigint, kafka_offset bigint, event_id text, key bytea, payload bytea,
+    error_code text, error_message text, attempts integer, first_failed_ms bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- In order: nothing overtakes a record that may still be handled. What was given up is dead for good.
+    RETURN QUERY
+    SELECT d.id, d.kafka_offset, d.event_id, d.key, d.payload, d.error_code, d.error_message, d.attempts,
+        (extract(epoch FROM d.first_failed_at) * 1000)::bigint
+    FROM ledger.dead_letters d
+    WHERE d.topic = unpublished_dead_letters.topic AND d.partition = unpublished_dead_letters.partition
+        AND d.status <> 'REPLAYED' AND d.published_at IS NULL
+        AND NOT EXISTS (
+            SELECT FROM ledger.dead_letters e
+            WHERE e.topic = d.topic AND e.partition = d.partition AND e.kafka_offset <= d.kafka_offset
+                AND e.status = 'PARKED' AND e.published_at IS NULL
+                AND e.error_code = 'HANDLER_FAILED' AND e.attempts < max_attempts)
+    ORDER BY d.kafka_offset LIMIT max_rows;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION sluice.mark_published(ids bigint[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- As everybody locks.
+    PERFORM FROM ledger.dead_letters d WHERE d.id = ANY (ids)
+    ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset FOR UPDATE;
+    UPDATE ledger.dead_letters d SET published_at = clock_timestamp() WHERE d.id = ANY (ids) AND d.published_at IS NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION sluice.partitions_to_care_for()
+RETURNS TABLE (topic text, partition integer)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT DISTINCT d.topic, d.partition FROM ledger.dead_letters d
+    WHERE d.status = 'PARKED' AND d.error_code IN ('HANDLER_FAILED', 'PARKED_BEHIND')
+        OR d.status <> 'REPLAYED' AND d.published_at IS NULL;
+END
+$$;
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'sluice'::regnamespace AND p.proname IN (
+            'replay_letters', 'find_dead_letters', 'why_left_out', 'settle_dead_letters', 'restore_dead_letters')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION
+    sluice.restore_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean)
+TO sluice_admin;
+
 -- --- Retention and reports ---
 
 CREATE FUNCTION sluice.end_results(topic text)
@@ -637,3 +978,202 @@ COMMENT ON FUNCTION sluice.end_results(text) IS
 ALTER FUNCTION sluice.end_results(text) OWNER TO sluice_owner;
 REVOKE ALL ON FUNCTION sluice.end_results(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sluice.end_results(text) TO sluice_admin;
+
+ALTER TYPE sluice.pruned ADD ATTRIBUTE kept_by_hand bigint;
+COMMENT ON TYPE sluice.pruned IS 'What sluice.prune has removed, or would remove. pruned_below is the first offset that is left; open_dead_letters below it are kept, and kept_by_hand of those on which somebody acted by hand; more says that there is more to remove.';
+
+CREATE OR REPLACE FUNCTION sluice.prune(
+    topic text, partition integer, log_start_offset bigint, older_than interval DEFAULT '30 days',
+    max_records integer DEFAULT 5000, dry_run boolean DEFAULT true)
+RETURNS sluice.pruned
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    cutoff timestamptz := clock_timestamp() - older_than;
+    place record;
+    since bigint;
+    horizon bigint;
+    answer sluice.pruned;
+BEGIN
+    IF (log_start_offset >= 0 AND older_than >= interval '0' AND max_records > 0 AND dry_run IS NOT NULL) IS NOT TRUE THEN
+        RAISE EXCEPTION 'log_start_offset and older_than must not be negative, max_records must be positive'
+            USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'log_start_offset is where the partition begins in Kafka; the command `sluice prune` asks Kafka itself.';
+    END IF;
+    IF topic = 'manual corrections' THEN
+        RAISE EXCEPTION 'manual corrections are kept' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT p.partition_id, p.commit_offset, r.next_offset AS told_below INTO place
+    FROM ledger.partition_leases l
+    JOIN ledger.partition_progress p USING (partition_id)
+    LEFT JOIN ledger.results_progress r USING (partition_id)
+    WHERE l.topic = prune.topic AND l.partition = prune.partition;
+    IF NOT FOUND THEN
+        PERFORM sluice.known_partition(topic, partition);
+    END IF;
+    IF NOT dry_run THEN
+        -- One at a time; whoever comes second goes on where the first one stopped.
+        INSERT INTO ledger.retention (partition_id, pruned_below, pruned_at, pruned_by)
+        VALUES (place.partition_id, 0, clock_timestamp(), session_user)
+        ON CONFLICT (partition_id) DO UPDATE SET pruned_at = excluded.pruned_at, pruned_by = excluded.pruned_by;
+    END IF;
+    since := coalesce((SELECT r.pruned_below FROM ledger.retention r WHERE r.partition_id = place.partition_id), 0);
+    -- Never what Kafka may deliver again, nor a verdict that RESULTS_TOPIC is still to tell.
+    horizon := greatest(since, least(log_start_offset, place.commit_offset, place.told_below));
+    IF dry_run THEN
+        RETURN sluice.count_prunable(topic, partition, place.partition_id, since, horizon, cutoff);
+    END IF;
+    answer := sluice.prune_records(topic, partition, place.partition_id, since, horizon, cutoff, max_records);
+    INSERT INTO ledger.partition_actions (topic, partition, action, by_user, why, arguments)
+    VALUES (prune.topic, prune.partition, 'PRUNE', session_user, nullif(current_setting('sluice.why', true), ''),
+        jsonb_build_object('log_start_offset', log_start_offset, 'older_than', older_than::text, 'max_records', max_records)
+        || to_jsonb(answer));
+    RETURN answer;
+END
+$$;
+COMMENT ON FUNCTION sluice.prune(text, integer, bigint, interval, integer, boolean) IS
+'Removes what is known of the records of a partition that Kafka does not hold any more (below log_start_offset, where the partition begins there) and that are older than older_than: their log, verdicts, identities and closed dead letters. By default a dry run that says what would go; dry_run => false removes at most max_records in this transaction and says in more whether to call it again. Never beyond the committed offset. What the removed changes add up to stays in ledger.balance_checkpoints; open dead letters stay whole, and so does for ledger.record_keeping.keep_by_hand (400 days) whatever somebody did to a dead letter by hand, with all that it wrote. Each call but a dry run is recorded in ledger.partition_actions with its arguments. An event that is sent again after its identity is gone is a new event.';
+
+CREATE OR REPLACE FUNCTION sluice.count_prunable(
+    topic text, partition integer, partition_id integer, since bigint, horizon bigint, cutoff timestamptz)
+RETURNS sluice.pruned
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    answer sluice.pruned;
+BEGIN
+    answer.pruned_below := horizon;
+    answer.more := false;
+    SELECT least(answer.pruned_below, min(y.kafka_offset)) INTO answer.pruned_below FROM (
+        SELECT g.kafka_offset, g.created_at FROM ledger.balance_log g WHERE g.partition_id = count_prunable.partition_id
+        UNION ALL
+        SELECT v.kafka_offset, v.created_at FROM ledger.verdicts v WHERE v.partition_id = count_prunable.partition_id
+    ) y
+    WHERE y.kafka_offset >= since AND y.kafka_offset < horizon AND y.created_at > cutoff;
+    SELECT count(*) FILTER (WHERE NOT k.by_hand), count(*) FILTER (WHERE k.by_hand),
+        count(*) FILTER (WHERE k.id IS NULL AND (d.kafka_offset >= since OR d.updated_at <= cutoff))
+    INTO answer.open_dead_letters, answer.kept_by_hand, answer.dead_letters
+    FROM ledger.dead_letters d LEFT JOIN ledger.kept_dead_letters k USING (id)
+    WHERE d.topic = count_prunable.topic AND d.partition = count_prunable.partition AND d.kafka_offset < answer.pruned_below;
+    WITH gone AS (
+        SELECT g.kafka_offset, g.created_at, true AS is_logged, g.change_no = 0 AS is_record,
+            g.change_no = 0 AND g.reject_reason IS DISTINCT FROM 'EVENT_ID_CONFLICT' AS is_owner
+        FROM ledger.balance_log g
+        WHERE g.partition_id = count_prunable.partition_id AND NOT EXISTS (
+            SELECT FROM ledger.kept_dead_letters k
+            WHERE k.topic = count_prunable.topic AND k.partition = count_prunable.partition AND k.kafka_offset = g.kafka_offset)
+        UNION ALL
+        SELECT v.kafka_offset, v.created_at, false, true, v.verdict = 'APPLIED' OR coalesce(d.owns_identity, false)
+        FROM ledger.verdicts v
+        LEFT JOIN ledger.dead_letters d ON d.topic = count_prunable.topic AND d.partition = count_prunable.partition
+            AND d.kafka_offset = v.kafka_offset
+        WHERE v.partition_id = count_prunable.partition_id
+            AND NOT EXISTS (SELECT FROM ledger.kept_dead_letters k WHERE k.id = d.id)
+    )
+    SELECT count(*) FILTER (WHERE g.is_record), count(*) FILTER (WHERE g.is_logged), count(*) FILTER (WHERE g.is_owner)
+    INTO answer.records, answer.log_rows, answer.identities
+    FROM gone g
+    WHERE g.kafka_offset < answer.pruned_below AND (g.kafka_offset >= since OR g.created_at <= cutoff);
+    RETURN answer;
+END
+$$;
+CREATE OR REPLACE FUNCTION sluice.prune_records(
+    topic text, partition integer, partition_id integer, since bigint, horizon bigint, cutoff timestamptz, max_records integer)
+RETURNS sluice.pruned
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    answer sluice.pruned;
+    young bigint; -- the first record that is not old enough
+    surplus bigint; -- the first that is one too many
+    offsets bigint[];
+    kept bigint[];
+    claimed uuid[];
+BEGIN
+    WITH next AS (
+        SELECT u.kafka_offset, u.created_at, row_number() OVER (ORDER BY u.kafka_offset) AS nth
+        FROM (
+            (SELECT g.kafka_offset, g.created_at FROM ledger.balance_log g
+            WHERE g.partition_id = prune_records.partition_id AND g.change_no = 0
+                AND g.kafka_offset >= since AND g.kafka_offset < horizon
+            ORDER BY g.kafka_offset LIMIT max_records + 1)
+            UNION ALL
+            (SELECT v.kafka_offset, v.created_at FROM ledger.verdicts v
+            WHERE v.partition_id = prune_records.partition_id AND v.kafka_offset >= since AND v.kafka_offset < horizon
+            ORDER BY v.kafka_offset LIMIT max_records + 1)
+        ) u
+    )
+    SELECT min(n.kafka_offset) FILTER (WHERE n.created_at > cutoff), min(n.kafka_offset) FILTER (WHERE n.nth > max_records),
+        array_agg(n.kafka_offset)
+    INTO young, surplus, offsets FROM next n;
+    answer.pruned_below := least(young, surplus, horizon);
+    answer.more := coalesce(surplus < coalesce(young, horizon), false);
+    -- A kept dead letter keeps its verdict and its identity. One that was closed since goes after the rest, and
+    -- what a replay has changed once RESULTS_TOPIC has it.
+    offsets := ARRAY(
+        SELECT o FROM unnest(offsets) o WHERE o < answer.pruned_below
+        UNION ALL
+        (SELECT d.kafka_offset FROM ledger.dead_letters d
+        WHERE d.topic = prune_records.topic AND d.partition = prune_records.partition AND d.kafka_offset < since
+            AND d.updated_at <= cutoff AND NOT EXISTS (SELECT FROM ledger.kept_dead_letters k WHERE k.id = d.id)
+        ORDER BY d.kafka_offset LIMIT max_records)
+        EXCEPT ALL
+        SELECT c.kafka_offset FROM ledger.changed_verdicts c JOIN ledger.results_progress r USING (partition_id)
+        WHERE c.partition_id = prune_records.partition_id);
+    -- Under their locks, for somebody may restore or replay one at this moment.
+    PERFORM FROM ledger.dead_letters d
+    WHERE d.topic = prune_records.topic AND d.partition = prune_records.partition AND d.kafka_offset = ANY (offsets)
+    ORDER BY d.kafka_offset FOR UPDATE;
+    kept := ARRAY(
+        SELECT k.kafka_offset FROM ledger.kept_dead_letters k
+        WHERE k.topic = prune_records.topic AND k.partition = prune_records.partition AND k.kafka_offset = ANY (offsets));
+    offsets := ARRAY(SELECT unnest(offsets) EXCEPT ALL SELECT unnest(kept));
+
+    WITH gone AS (
+        DELETE FROM ledger.balance_log g WHERE g.partition_id = prune_records.partition_id AND g.kafka_offset = ANY (offsets)
+        RETURNING g.*
+    ), carried AS (
+        -- In the order of keys, as everybody locks.
+        INSERT INTO ledger.balance_checkpoints AS c (account_id, shard_id, currency_code, available, frozen, pruned_until)
+        SELECT g.account_id, g.shard_id, g.currency_code, sum(g.available_delta), sum(g.frozen_delta), max(g.created_at)
+        FROM gone g
+        WHERE g.reject_reason IS NULL
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ON CONFLICT (account_id, shard_id, currency_code) DO UPDATE
+        SET available = c.available + excluded.available, frozen = c.frozen + excluded.frozen,
+            pruned_until = greatest(c.pruned_until, excluded.pruned_until)
+    ), unlogged AS (
+        DELETE FROM ledger.verdicts v WHERE v.partition_id = prune_records.partition_id AND v.kafka_offset = ANY (offsets)
+        RETURNING v.*
+    ), events AS (
+        SELECT g.source, g.event_id, g.reject_reason IS DISTINCT FROM 'EVENT_ID_CONFLICT' AS is_owner FROM gone g WHERE g.change_no = 0
+        UNION ALL
+        SELECT v.source, v.event_id, v.verdict = 'APPLIED' OR EXISTS (
+            SELECT FROM ledger.dead_letters d
+            WHERE d.topic = prune_records.topic AND d.partition = prune_records.partition AND d.kafka_offset = v.kafka_offset
+                AND d.owns_identity)
+        FROM unlogged v
+    )
+    SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM gone),
+        ARRAY(SELECT sluice.event_identity(e.source, e.event_id) FROM events e WHERE e.is_owner ORDER BY 1)
+    INTO answer.records, answer.log_rows, claimed;
+    DELETE FROM ledger.event_identities i WHERE i.identity = ANY (claimed);
+    GET DIAGNOSTICS answer.identities = ROW_COUNT;
+    DELETE FROM ledger.dead_letter_actions a USING ledger.dead_letters d
+    WHERE d.topic = prune_records.topic AND d.partition = prune_records.partition AND d.kafka_offset = ANY (offsets)
+        AND a.dead_letter_id = d.id;
+    DELETE FROM ledger.dead_letters d
+    WHERE d.topic = prune_records.topic AND d.partition = prune_records.partition AND d.kafka_offset = ANY (offsets);
+    GET DIAGNOSTICS answer.dead_letters = ROW_COUNT;
+    DELETE FROM ledger.changed_verdicts c WHERE c.partition_id = prune_records.partition_id AND c.kafka_offset = ANY (offsets);
+    DELETE FROM ledger.offset_holes h WHERE h.partition_id = prune_records.partition_id AND h.next_offset <= answer.pruned_below;
+    UPDATE ledger.retention r SET pruned_below = answer.pruned_below WHERE r.partition_id = prune_records.partition_id;
+    SELECT count(*) FILTER (WHERE NOT k.by_hand), count(*) FILTER (WHERE k.by_hand)
+    INTO answer.open_dead_letters, answer.kept_by_hand FROM ledger.kept_dead_letters k
+    WHERE k.topic = prune_records.topic AND k.partition = prune_records.partition AND k.kafka_offset < answer.pruned_below;
+    RETURN answer;
+END
+$$;

@@ -134,6 +134,7 @@ fn apply_balance_batch(
             from_offset: given("from_offset", from_offset),
             next_offset: given("next_offset", next_offset),
             last_record,
+            is_domain: false,
         },
         row_count: given("row_count", row_count),
         checksum: given("checksum", checksum),
@@ -216,6 +217,7 @@ fn apply_event_batch(
         from_offset: given("from_offset", from_offset),
         next_offset: given("next_offset", next_offset),
         last_record,
+        is_domain: true,
     };
     let records = kafka_offsets.as_ref().map_or(0, Vec::len);
     let carried = carried(keys.as_ref()) + carried(payloads.as_ref());
@@ -240,29 +242,27 @@ fn last_batch_steps()
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn replay_letters(
-    topic: Option<&str>,
-    partition: Option<i32>,
     ids: Option<Vec<Option<i64>>>,
     payload: Option<&[u8]>,
 ) -> TableIterator<
     'static,
     (
         name!(id, i64),
+        name!(topic, String),
+        name!(partition, i32),
         name!(kafka_offset, i64),
         name!(verdict, String),
         name!(reason, Option<String>),
         name!(message, Option<String>),
     ),
 > {
-    let name = PartitionName {
-        topic: given("topic", topic),
-        partition: given("partition", partition),
-    };
     let ids: Vec<i64> = given("ids", ids).into_iter().flatten().collect();
-    let replayed = replay::replay(name, &ids, payload);
+    let replayed = replay::replay(&ids, payload);
     TableIterator::new(replayed.into_iter().map(|record| {
         (
             record.id,
+            record.topic,
+            record.partition,
             record.offset,
             record.verdict,
             record.reason,

@@ -164,7 +164,7 @@ fn apply_behind_fence(
     );
     assert_count(
         "dead letters",
-        letters.write(client, call.span.name) as i64,
+        letters.write(client, call.span.name, call.span.is_domain) as i64,
         counts.dead,
     );
     fault_point!("apply.verdicts");
@@ -191,11 +191,7 @@ fn decide(
     let mut accounts = Accounts::lock(staged, &ownership);
     fault_point!("apply.locked");
     steps.done("balances found and locked");
-    let mut fold = Fold {
-        counts: Counts::default(),
-        verdicts: Verdicts::default(),
-        letters: DeadLetters::default(),
-    };
+    let mut fold = Fold::default();
     let created_at = session::now();
     let mut log = Log::open(fenced.partition_id, created_at);
     let logged = fold.run(staged, &ownership, &mut accounts, &mut log);
@@ -211,6 +207,7 @@ fn decide(
 }
 
 /// A balance event that does not come from staging.
+#[derive(Clone)]
 pub struct Decodable {
     pub offset: i64,
     pub event_id: String,
@@ -220,11 +217,18 @@ pub struct Decodable {
     pub changes: Vec<Change>,
 }
 
-/// Applies events that were dead letters until now; answers the verdicts of duplicates among them.
-pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decodable]) -> Verdicts {
+/// Balance events of one partition, in offset order, that were dead letters until now.
+pub struct Anew {
+    pub fenced: Fenced,
+    pub events: Vec<Decodable>,
+}
+
+/// Applies events of several partitions by what `ownership` says of each, one after the other: all balances are
+/// locked in key order before the first of them, as every batch locks.
+pub fn decide_anew(client: &mut SpiClient<'_>, parts: &[Anew], mut ownership: Ownership) {
     fence::check_isolation();
     let mut staged = Staged::default();
-    for event in events {
+    for event in parts.iter().flat_map(|part| &part.events) {
         let first = staged.changes.len();
         staged.changes.extend_from_slice(&event.changes);
         let content = staging::Event {
@@ -238,7 +242,19 @@ pub fn decide_anew(client: &mut SpiClient<'_>, fenced: &Fenced, events: &[Decoda
             content: Content::Event(content, first..staged.changes.len()),
         });
     }
-    decide(client, fenced, &staged, &mut Steps::begin()).1
+    let mut accounts = Accounts::lock(&staged, &ownership);
+    let created_at = session::now();
+    let mut records = std::mem::take(&mut staged.records).into_iter();
+    for part in parts {
+        staged.records = records.by_ref().take(part.events.len()).collect();
+        let mut fold = Fold::default();
+        let mut log = Log::open(part.fenced.partition_id, created_at);
+        let mine = ownership.split(part.events.len());
+        let logged = fold.run(&staged, &mine, &mut accounts, &mut log);
+        assert_count("log rows", log.close() as i64, logged);
+        assert_count("events", fold.counts.events(), part.events.len() as i64);
+    }
+    accounts.write(client, session::unix_millis(created_at));
 }
 
 /// Reads what was staged; an emptied or torn staging can never pass for a smaller batch.
@@ -287,6 +303,7 @@ fn keep_promise<'b>(bytes: &'b [u8], call: &BatchCall<'_>) -> Staged<'b> {
 }
 
 /// The walk over the records in offset order, and what it finds.
+#[derive(Default)]
 struct Fold {
     counts: Counts,
     verdicts: Verdicts,
@@ -385,6 +402,8 @@ impl Fold {
         self.letters.payloads.push(dead.payload.map(<[u8]>::to_vec));
         self.letters.headers.push(dead.headers.map(str::to_owned));
         self.letters.record_times_ms.push(dead.time_ms);
+        // Whatever the reason, the ingester sent no identity to be claimed.
+        self.letters.own_identity.push(false);
     }
 }
 

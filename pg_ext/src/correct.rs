@@ -8,9 +8,10 @@ use ledger::identity::PayloadHash;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
 
-use crate::apply::{self, Decodable};
+use crate::apply::{self, Anew, Decodable};
 use crate::error::raise;
 use crate::fence::Fenced;
+use crate::identities::Ownership;
 use crate::leader::{internal, run};
 
 /// Not the name of a Kafka topic that anybody would create: it has a blank.
@@ -21,8 +22,8 @@ const OPEN: &str = "
         INSERT INTO ledger.partition_leases (topic, partition) VALUES ($1, 0)
         ON CONFLICT (topic, partition) DO NOTHING
         RETURNING partition_id)
-    INSERT INTO ledger.partition_progress (partition_id, fencing_token, commit_offset, started_at)
-    SELECT partition_id, 0, 0, pg_catalog.clock_timestamp() FROM lease";
+    INSERT INTO ledger.partition_progress (partition_id, fencing_token, commit_offset, started_at, is_domain)
+    SELECT partition_id, 0, 0, pg_catalog.clock_timestamp(), false FROM lease";
 
 const NEXT: &str = "
     UPDATE ledger.partition_progress p SET commit_offset = p.commit_offset + 1
@@ -61,7 +62,12 @@ pub fn correct(payload: &str, why: &str) -> (i32, i64) {
         };
         fault_point!("correct.numbered");
         // A fresh event id is never a duplicate.
-        apply::decide_anew(client, &Fenced { partition_id }, &[event]);
+        let ownership = Ownership::claim(&[Some((event.identity, event.payload_hash))]);
+        let part = Anew {
+            fenced: Fenced { partition_id },
+            events: vec![event],
+        };
+        apply::decide_anew(client, &[part], ownership);
         fault_point!("correct.decided");
         let args = [
             partition_id.into(),

@@ -297,6 +297,11 @@ impl Writer<'_> {
         letters
             .record_times_ms
             .push(Some(self.records.times_ms[record]));
+        // It was decoded, and claimed its identity, before its handler or its key came into it.
+        letters.own_identity.push(matches!(
+            reason,
+            DeadReason::HandlerFailed | DeadReason::ParkedBehind
+        ));
     }
 
     fn write(self, client: &mut SpiClient<'_>, span: &Span<'_>, fenced: &Fenced) -> Counts {
@@ -306,7 +311,7 @@ impl Writer<'_> {
         assert_count("verdicts", self.verdicts.write(fenced) as i64, records);
         assert_count(
             "dead letters",
-            self.letters.write(client, span.name) as i64,
+            self.letters.write(client, span.name, span.is_domain) as i64,
             counts.dead,
         );
         counts

@@ -16,6 +16,8 @@ pub struct Span<'a> {
     pub from_offset: i64,
     pub next_offset: i64,
     pub last_record: Option<Uuid>,
+    /// Whether these are domain events; a partition is read as one kind for good.
+    pub is_domain: bool,
 }
 
 impl Span<'_> {
@@ -64,14 +66,16 @@ const ADVANCE: &str = "
     UPDATE ledger.partition_progress p
     SET commit_offset = $6,
         last_record = coalesce($7, p.last_record),
-        started_at = coalesce(p.started_at, pg_catalog.clock_timestamp())
+        started_at = coalesce(p.started_at, pg_catalog.clock_timestamp()),
+        is_domain = $8
     FROM ledger.partition_leases l
     WHERE l.topic = $1 AND l.partition = $2 AND p.partition_id = l.partition_id
         AND p.fencing_token = $3 AND p.lease_id = $4 AND p.commit_offset = $5 AND p.paused_at IS NULL
+        AND coalesce(p.is_domain, $8) = $8
     RETURNING p.partition_id, coalesce(p.bury_from < $6, false)";
 
 const LOOK: &str = "
-    SELECT p.fencing_token = $3 AND coalesce(p.lease_id = $4, false), p.commit_offset, p.paused_reason, p.partition_id
+    SELECT p.fencing_token = $3 AND coalesce(p.lease_id = $4, false), p.commit_offset, p.paused_reason, p.is_domain, p.partition_id
     FROM ledger.partition_progress p
     JOIN ledger.partition_leases l USING (partition_id)
     WHERE l.topic = $1 AND l.partition = $2";
@@ -88,6 +92,7 @@ pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
         span.next_offset.into(),
         span.last_record
             .map_or_else(pgrx::datum::DatumWithOid::null::<Uuid>, Into::into),
+        span.is_domain.into(),
     ];
     let rows = statements::execute(client, ADVANCE, &args);
     if !rows.is_empty() {
@@ -111,9 +116,14 @@ pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
     let (mine, commit_offset, paused) = row
         .get_three::<bool, i64, String>()
         .unwrap_or_else(internal);
+    let is_domain: Option<bool> = row.get(4).unwrap_or_else(internal);
+    match (mine, is_domain) {
+        (Some(true), Some(is_domain)) if is_domain != span.is_domain => other_kind(&at, is_domain),
+        _ => {}
+    }
     match (mine, commit_offset) {
         (Some(true), Some(offset)) if offset == span.next_offset => Fence::AlreadyCommitted {
-            partition_id: row.get(4).unwrap_or_else(internal).unwrap_or_default(),
+            partition_id: row.get(5).unwrap_or_else(internal).unwrap_or_default(),
         },
         (Some(true), Some(offset)) if offset == span.from_offset => raise(
             Code::ERRCODE_OBJECT_IN_USE,
@@ -128,4 +138,22 @@ pub fn advance(client: &mut SpiClient<'_>, span: &Span<'_>) -> Fence {
             span.leadership.fencing_token
         )),
     }
+}
+
+/// Halts: money must not become the business of a handler, nor the other way round.
+fn other_kind(at: &str, is_domain: bool) -> ! {
+    let (was, advice) = if is_domain {
+        ("domain events", "take its topic out of BALANCE_TOPICS")
+    } else {
+        (
+            "balance events",
+            "take its topic out of EVENT_TOPICS, and unregister its handler",
+        )
+    };
+    raise(
+        Code::ERRCODE_WRONG_OBJECT_TYPE,
+        format!(
+            "{at} was read as {was} from its first batch on, and is never read as the other kind: {advice}"
+        ),
+    )
 }

@@ -129,7 +129,7 @@ impl Handler {
         let mut outcomes = HashMap::new();
         let mut queue = news.to_vec();
         if self.parks_key {
-            let parked = parked_keys(client, name, task, records, news);
+            let parked = parked_keys(client, name, task, records, decoded, news);
             park(&mut queue, 0, records, &mut outcomes, |key, offset| {
                 parked.get(key).is_some_and(|first| *first < offset)
             });
@@ -326,12 +326,14 @@ fn park(
     });
 }
 
-/// Of each key the first record that is parked, but for those that are replayed now.
+/// Of each key the first dead record: one that is parked, but for those that are replayed now, or one among these
+/// records that cannot be decoded.
 fn parked_keys(
     client: &mut SpiClient<'_>,
     name: PartitionName<'_>,
     task: &Task<'_>,
     records: &Records,
+    decoded: &[Result<Event, Defect>],
     news: &[usize],
 ) -> HashMap<Vec<u8>, i64> {
     let replayed = match task {
@@ -349,15 +351,25 @@ fn parked_keys(
         keys.into(),
         replayed.into(),
     ];
-    client
+    let parked = client
         .update(PARKED_KEYS, None, &args)
-        .unwrap_or_else(internal)
+        .unwrap_or_else(internal);
+    let mut first: HashMap<Vec<u8>, i64> = parked
         .filter_map(|row| {
             row.get::<Vec<u8>>(1)
                 .unwrap_or_else(internal)
                 .zip(row.get(2).unwrap_or_else(internal))
         })
-        .collect()
+        .collect();
+    let dead = decoded.iter().enumerate();
+    for (record, _) in dead.filter(|(_, decoded)| decoded.is_err()) {
+        if let Some(key) = &records.keys[record] {
+            let offset = records.offsets[record];
+            let earliest = first.entry(key.clone()).or_insert(offset);
+            *earliest = offset.min(*earliest);
+        }
+    }
+    first
 }
 
 /// Offsets on which the handler broke, within the window.

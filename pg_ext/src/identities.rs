@@ -23,6 +23,21 @@ impl Ownership {
         }))
     }
 
+    /// Takes off the first records.
+    pub fn split(&mut self, records: usize) -> Self {
+        let rest = self.0.split_off(records);
+        Self(std::mem::replace(&mut self.0, rest))
+    }
+
+    pub fn into_claims(self) -> Vec<Option<Claim>> {
+        self.0
+    }
+
+    /// What a replay knows of each record.
+    pub fn known(claims: Vec<Option<Claim>>) -> Self {
+        Self(claims)
+    }
+
     pub fn of(&self, record: usize) -> Claim {
         self.0[record].expect("only asked for decodable records")
     }

@@ -18,6 +18,7 @@ mod handlers;
 mod identities;
 mod instances;
 mod leader;
+mod letters;
 mod memory;
 mod outcome;
 mod pg;

@@ -10,11 +10,13 @@ use crate::statements::run;
 
 const DEAD_LETTERS: &str = "
     INSERT INTO ledger.dead_letters
-        (topic, partition, kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers, record_time_ms)
+        (topic, partition, kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers, record_time_ms,
+        is_domain, owns_identity)
     SELECT $1, $2, u.kafka_offset, u.event_id, u.error_code, u.error_message, u.attempts, u.key, u.payload, u.headers::jsonb,
-        u.record_time_ms
-    FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::bytea[], $9::bytea[], $10::text[], $11::bigint[])
-        AS u (kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers, record_time_ms)";
+        u.record_time_ms, $12, u.owns_identity
+    FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::bytea[], $9::bytea[], $10::text[], $11::bigint[],
+            $13::boolean[])
+        AS u (kafka_offset, event_id, error_code, error_message, attempts, key, payload, headers, record_time_ms, owns_identity)";
 
 const HOLES: &str = "
     INSERT INTO ledger.offset_holes (partition_id, first_offset, next_offset)
@@ -68,10 +70,18 @@ pub struct DeadLetters {
     pub payloads: Vec<Option<Vec<u8>>>,
     pub headers: Vec<Option<String>>,
     pub record_times_ms: Vec<Option<i64>>,
+    /// Whether the dead record owns its event's identity all the same.
+    pub own_identity: Vec<bool>,
 }
 
 impl DeadLetters {
-    pub fn write(self, client: &mut SpiClient<'_>, name: PartitionName<'_>) -> usize {
+    /// All of one kind, as their partition is.
+    pub fn write(
+        self,
+        client: &mut SpiClient<'_>,
+        name: PartitionName<'_>,
+        is_domain: bool,
+    ) -> usize {
         if self.offsets.is_empty() {
             return 0;
         }
@@ -87,6 +97,8 @@ impl DeadLetters {
             self.payloads.into(),
             self.headers.into(),
             self.record_times_ms.into(),
+            is_domain.into(),
+            self.own_identity.into(),
         ];
         run(client, DEAD_LETTERS, &args)
     }

@@ -69,11 +69,13 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("replay_letters", &[]),
     ("report_partitions", &[WRITER]),
     ("reset_breaker", &[ADMIN]),
+    ("restore_dead_letters", &[ADMIN]),
     ("result_headers", &[WRITER]),
     ("results_at", &[]),
     ("resume_handler", &[ADMIN]),
     ("resume_partition", &[ADMIN]),
     ("retry_dead_letters", &[WRITER]),
+    ("settle_dead_letters", &[]),
     ("settle_handler", &[HANDLER]),
     ("start_topics", &[WRITER]),
     ("step_down", &[ADMIN]),
@@ -84,6 +86,7 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("unsent_results", &[WRITER]),
     ("verify_balances", &[READER]),
     ("withdraw_burial", &[ADMIN]),
+    ("why_left_out", &[]),
 ];
 
 /// What the writer may read of whole tables and views; of leases and progress it may read some columns.

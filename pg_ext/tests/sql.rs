@@ -430,6 +430,12 @@ async fn pruning_keeps_what_is_open_young_or_still_to_be_told() {
         prune("8, dry_run => false").await.expect("young"),
         "8 0 0 0 0 0 f"
     );
+    // Nor before 400 days, for both were done by hand.
+    assert_eq!(
+        prune(&format!("8, {real}")).await.expect("by hand"),
+        "8 0 0 0 0 0 f"
+    );
+    age("UPDATE ledger.record_keeping SET keep_by_hand = '0'").await;
     assert_eq!(
         prune(&format!("8, {real}")).await.expect("untold"),
         "8 1 0 0 1 0 f"
@@ -485,4 +491,78 @@ async fn only_admins_prune_and_only_what_can_be_meant() {
     let admins = "SELECT string_agg(p.proname, ' ') FROM pg_proc p
         WHERE p.proname IN ('prune', 'prune_records', 'count_prunable', 'event_identity') AND has_function_privilege('sluice_admin', p.oid, 'EXECUTE')";
     assert_eq!(text(&admin, admins).await.as_deref(), Some("prune"));
+}
+
+#[tokio::test]
+async fn an_admin_who_credits_himself_by_a_corrected_replay_cannot_prune_the_traces() {
+    let database = Database::create().await;
+    let (writer, server) = (database.writer().await, database.admin().await);
+    let leader = lead(&writer, 0, "a").await;
+    let batch = Batch::default()
+        .event(0, "a", &[change(1, "10", "0")])
+        .dead(1, "MALFORMED_JSON", "{")
+        .event(2, "b", &[change(1, "1", "0")]);
+    batch.apply(&writer, leader, 0, 3).await.expect("applied");
+    let admin = database.member("sluice_admin").await;
+    let credit = r#"{"eventId":"mine","eventType":"balance.changed","data":{"accountId":666,"changes":[{"currencyCode":"USD","availableDelta":"1000000"}]}}"#;
+    let replay = "SELECT verdict FROM sluice.replay_dead_letters(ids => ARRAY(SELECT id FROM ledger.dead_letters), payload => $1, dry_run => false)";
+    let replayed = admin.query_one(replay, &[&credit.as_bytes()]).await;
+    assert_eq!(replayed.expect("replayed").get::<_, &str>(0), "APPLIED");
+    let forged = "SELECT concat_ws(' ', records, log_rows, identities, dead_letters, kept_by_hand) FROM sluice.prune('balance.changed', 0, 9000000, '0', dry_run => $1)";
+    for dry_run in [true, false, false] {
+        let pruned = admin.query_one(forged, &[&dry_run]).await.expect("pruned");
+        let expected = ["2 2 2 0 1", "0 0 0 0 1"];
+        let told: &str = pruned.get(0);
+        assert!(expected.contains(&told), "{told}");
+    }
+    for (what, query) in [
+        (
+            "the action",
+            "SELECT by_user FROM ledger.dead_letter_actions WHERE payload IS NOT NULL",
+        ),
+        (
+            "the letter",
+            "SELECT status FROM ledger.dead_letters WHERE kafka_offset = 1",
+        ),
+        (
+            "the log",
+            "SELECT event_id FROM ledger.balance_log WHERE account_id = 666",
+        ),
+        (
+            "the history",
+            "SELECT event_id FROM ledger.account_history WHERE account_id = 666",
+        ),
+        (
+            "the identity",
+            "SELECT identity::text FROM ledger.event_identities WHERE identity = sluice.event_identity(NULL, 'mine')",
+        ),
+    ] {
+        assert!(text(&server, query).await.is_some(), "{what} is gone");
+    }
+    let recorded = "SELECT string_agg(concat_ws(' ', a.arguments->>'log_start_offset', a.arguments->>'older_than', a.arguments->>'records',
+            a.by_user LIKE 'member%'), ', ' ORDER BY a.id) FROM ledger.partition_actions a WHERE a.action = 'PRUNE'";
+    assert_eq!(
+        text(&server, recorded).await.as_deref(),
+        Some("9000000 00:00:00 2 t, 9000000 00:00:00 0 t")
+    );
+    // Nor can he shorten how long that is kept.
+    for attempt in [
+        "UPDATE ledger.record_keeping SET keep_by_hand = '0'",
+        "UPDATE ledger.dead_letter_actions SET acted_at = '2020-01-01'",
+        "DELETE FROM ledger.partition_actions",
+    ] {
+        assert_eq!(
+            sqlstate(admin.execute(attempt, &[]).await),
+            "42501",
+            "{attempt}"
+        );
+    }
+    database.assert_invariants().await;
+    // After 400 days it may go as everything else does.
+    let age = "UPDATE ledger.dead_letter_actions SET acted_at = acted_at - interval '401 days';
+        UPDATE ledger.dead_letters SET updated_at = updated_at - interval '401 days'";
+    server.batch_execute(age).await.expect("aged");
+    let pruned = admin.query_one(forged, &[&false]).await.expect("pruned");
+    assert_eq!(pruned.get::<_, &str>(0), "1 1 1 1 0");
+    database.assert_invariants().await;
 }

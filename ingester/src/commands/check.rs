@@ -17,6 +17,7 @@ use crate::partition::Partition;
 use crate::pooler;
 use crate::schema;
 use crate::source::Kafka;
+use crate::terminal::clean;
 use crate::topics::Topic;
 
 const LIMIT: Duration = Duration::from_secs(8);
@@ -160,7 +161,7 @@ pub async fn check(
         None => findings.test("Redis", "not set: the hint is off", true, ""),
         Some(redis) => ping(redis, &mut findings).await,
     }
-    println!("{}", table(&findings));
+    println!("{}", clean(&table(&findings).to_string()));
     let fails = |finding: &Finding| matches!(finding.verdict, Verdict::Fails(_));
     Ok(!findings.0.iter().any(fails))
 }

@@ -1,6 +1,6 @@
-//! `sluice dlq`: the dead letters, for people: look, replay, discard, export.
+//! `sluice dlq`: the dead letters, for people: look, replay, discard, restore, export.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::output::{self, Format, Output, Parameter, cell, connect, failed, new_table};
 use crate::commands::write_line;
 use crate::config::DatabaseArgs;
+use crate::terminal::{clean, tell};
 
 /// Letters of one transaction: what a stopped replay finishes, and a killed one loses.
 pub const CHUNK: usize = 500;
@@ -36,7 +37,7 @@ pub enum Dlq {
     /// One dead letter, with its payload and what was done with it
     Show {
         id: i64,
-        /// The payload only, byte for byte: to be corrected in a file
+        /// The payload that is tried next only, byte for byte unless a terminal shows it: to be corrected in a file
         #[arg(long, conflicts_with = "output")]
         payload: bool,
         #[command(flatten)]
@@ -76,6 +77,17 @@ pub enum Dlq {
         #[command(flatten)]
         format: Format,
     },
+    /// Park discarded ones again, to be replayed; a dry run unless --apply is given
+    Restore {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        most: Most,
+        #[command(flatten)]
+        action: Action,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Everything about them, payloads in base64, one JSON object a line
     Export {
         #[command(flatten)]
@@ -91,7 +103,10 @@ pub enum Dlq {
 impl Dlq {
     /// Whether it ends between two transactions when it is asked to stop; anything else may end at once.
     pub fn works_in_chunks(&self) -> bool {
-        matches!(self, Self::Replay { .. } | Self::Discard { .. })
+        matches!(
+            self,
+            Self::Replay { .. } | Self::Discard { .. } | Self::Restore { .. }
+        )
     }
 }
 
@@ -152,7 +167,7 @@ pub struct Action {
 const WHERE: &str = "
     ($1::bigint[] IS NULL OR d.id = ANY ($1)) AND ($2::text IS NULL OR d.topic = $2)
     AND ($3::text IS NULL OR d.topic = $3
-        OR $3 = 'balance.changed' AND NOT EXISTS (SELECT FROM ledger.event_handlers h WHERE h.event_type = d.topic))
+        OR $3 = 'balance.changed' AND NOT d.is_domain)
     AND ($4::text IS NULL OR d.error_code = $4)
     AND ($5::text IS NULL OR d.key = CASE left($5, 2) WHEN '\\x' THEN $5::text::bytea ELSE convert_to($5, 'UTF8') END)
     AND ($6::text IS NULL OR d.status = $6)
@@ -161,12 +176,16 @@ const WHERE: &str = "
 
 // Of two columns with one name the later one stands. encode() breaks lines.
 const EVERYTHING: &str = "
-    d.*, translate(encode(d.payload, 'base64'), E'\\n', '') AS payload";
+    d.*, translate(encode(d.payload, 'base64'), E'\\n', '') AS payload,
+    translate(encode(d.retry_payload, 'base64'), E'\\n', '') AS retry_payload";
 
 const REPLAY: &str = "
     SELECT * FROM sluice.replay_dead_letters(ids => $1, why => $2, dry_run => $3, payload => $4, max_rows => 2147483647)";
 const DISCARD: &str = "
     SELECT * FROM sluice.discard_dead_letters(ids => $1, why => $2, dry_run => $3, max_rows => 2147483647)";
+
+const RESTORE: &str = "
+    SELECT * FROM sluice.restore_dead_letters(ids => $1, why => $2, dry_run => $3, max_rows => 2147483647)";
 
 /// What a statement with `WHERE` and a `LIMIT $9` is given.
 pub struct Query<'f> {
@@ -212,10 +231,21 @@ pub enum Deed<'p> {
     /// With a corrected payload, if there is one: then for one letter.
     Replay(Option<&'p [u8]>),
     Discard,
+    /// Park discarded ones again.
+    Restore,
 }
 
 impl Deed<'_> {
-    /// In one transaction; answers what became of each letter that was parked, or would become of it.
+    /// The status of the letters that it is for.
+    fn wanted(&self) -> &'static str {
+        match self {
+            Self::Replay(_) | Self::Discard => "PARKED",
+            Self::Restore => "DISCARDED",
+        }
+    }
+
+    /// In one transaction; answers what became of each letter, or would become of it. One that is left out has no
+    /// verdict, and the reason.
     pub async fn act(
         &self,
         client: &Client,
@@ -226,6 +256,7 @@ impl Deed<'_> {
         match self {
             Self::Replay(payload) => rows(client, REPLAY, &[&ids, &why, &dry_run, payload]).await,
             Self::Discard => rows(client, DISCARD, &[&ids, &why, &dry_run]).await,
+            Self::Restore => rows(client, RESTORE, &[&ids, &why, &dry_run]).await,
         }
     }
 }
@@ -331,12 +362,21 @@ pub async fn dlq(
             most,
             action,
             format,
+        }
+        | Dlq::Restore {
+            filter,
+            most,
+            action,
+            format,
         } => {
             let work = Work {
                 filter,
                 limit: most.limit,
                 action,
-                deed: Deed::Discard,
+                deed: match command {
+                    Dlq::Restore { .. } => Deed::Restore,
+                    _ => Deed::Discard,
+                },
                 output: format.output,
             };
             work.act(&client, shutdown).await
@@ -344,7 +384,7 @@ pub async fn dlq(
     }
 }
 
-/// A replay or a discard.
+/// A replay, a discard or a restore.
 struct Work<'c> {
     filter: &'c Filter,
     limit: i64,
@@ -365,6 +405,13 @@ impl Work<'_> {
         let chosen = self.choose(client).await?;
         let ids = &chosen.ids;
         if matches!(self.deed, Deed::Replay(Some(_))) && ids.len() != 1 {
+            if let Some(message) = chosen
+                .left_out
+                .first()
+                .and_then(|row| row["message"].as_str())
+            {
+                return Err(message.to_owned());
+            }
             let count = ids.len();
             return Err(format!(
                 "--payload corrects one parked letter, and {count} match: name it with --id"
@@ -393,15 +440,16 @@ impl Work<'_> {
             bar.inc(chunk.len() as u64);
         }
         bar.finish_and_clear();
+        outcomes.extend(chosen.left_out.iter().cloned());
         match failure {
-            Some(error) if outcomes.is_empty() => return Err(error),
+            Some(error) if outcomes.iter().all(is_left_out) => return Err(error),
             _ if outcomes.is_empty() && self.output == Output::Table => {}
             _ => print(&outcomes, self.output)?,
         }
         let summary = self.summary(&outcomes, &chosen, stopped);
         match failure {
             None => {
-                eprintln!("{summary}");
+                tell(&summary);
                 Ok(())
             }
             Some(error) => Err(format!("{summary}; it failed there: {error}")),
@@ -411,11 +459,11 @@ impl Work<'_> {
     async fn choose(&self, client: &Client) -> Result<Chosen, String> {
         let query = Query {
             filter: self.filter,
-            status: Some("PARKED"),
+            status: Some(self.deed.wanted()),
             limit: Some(self.limit),
         };
         // Discarding is what ends a letter that fails for ever.
-        let may_be_worn_out = self.filter.id.is_some() || matches!(self.deed, Deed::Discard);
+        let may_be_worn_out = self.filter.id.is_some() || !matches!(self.deed, Deed::Replay(_));
         let is_left_out = format!("(NOT {may_be_worn_out} AND d.attempts >= {ATTEMPTS})");
         let parked = format!(
             "SELECT d.id FROM ledger.dead_letters d WHERE {WHERE} AND NOT {is_left_out}
@@ -428,46 +476,62 @@ impl Work<'_> {
         );
         let counts = query.rows(client, &counts).await?;
         let count = |name: &str| counts.first().and_then(|row| row[name].as_u64());
+        let ids: Vec<i64> = ids.iter().filter_map(|row| row["id"].as_i64()).collect();
         Ok(Chosen {
-            ids: ids.iter().filter_map(|row| row["id"].as_i64()).collect(),
+            left_out: self.left_out(client, &ids).await?,
+            ids,
             matching: count("matching").unwrap_or_default() as usize,
             worn_out: count("worn_out").unwrap_or_default() as usize,
         })
     }
 
+    /// Those of `--id` that are not chosen, each with the reason.
+    async fn left_out(&self, client: &Client, chosen: &[i64]) -> Result<Vec<Value>, String> {
+        if self.filter.id.is_none() {
+            return Ok(Vec::new());
+        }
+        let wanted = self.deed.wanted();
+        let query = Query {
+            filter: self.filter,
+            status: None,
+            limit: None,
+        };
+        let left_out = format!(
+            "SELECT i.id, d.topic, d.partition, d.kafka_offset, NULL AS verdict,
+                CASE WHEN d.id IS NULL THEN 'NO_SUCH_LETTER' WHEN d.status <> '{wanted}' THEN 'NOT_{wanted}'
+                    WHEN {WHERE} THEN 'MAX_ROWS' ELSE 'OTHER_FILTER' END AS reason,
+                CASE WHEN d.id IS NULL THEN 'Left out: there is no dead letter of this id.'
+                    WHEN d.status <> '{wanted}' THEN format('Left out: it is %s since %s.', d.status, d.updated_at::timestamptz(0))
+                    WHEN {WHERE} THEN 'Left out: it is beyond --limit.' ELSE 'Left out: another filter excludes it.' END AS message
+             FROM (SELECT DISTINCT unnest($1::bigint[]) AS id) i LEFT JOIN ledger.dead_letters d ON d.id = i.id
+             ORDER BY i.id LIMIT $9"
+        );
+        let mut left_out = query.rows(client, &left_out).await?;
+        left_out.retain(|row| row["id"].as_i64().is_some_and(|id| !chosen.contains(&id)));
+        Ok(left_out)
+    }
+
     /// One line about what was done and what was not.
     fn summary(&self, outcomes: &[Value], chosen: &Chosen, stopped: bool) -> String {
-        let (done, all) = (outcomes.len(), chosen.ids.len());
-        let mut verdicts: Vec<(&str, usize)> = Vec::new();
-        for verdict in outcomes.iter().filter_map(|row| row["verdict"].as_str()) {
-            match verdicts.iter_mut().find(|(known, _)| *known == verdict) {
-                Some((_, count)) => *count += 1,
-                None => verdicts.push((verdict, 1)),
-            }
-        }
+        let all = chosen.ids.len();
+        let done = outcomes.iter().filter(|row| !is_left_out(row)).count();
+        let left_out = counts(outcomes.iter().filter(|row| is_left_out(row)), "reason");
+        let verdicts = counts(outcomes.iter(), "verdict");
         let verb = match (self.action.apply, &self.deed) {
             (false, _) => "",
             (true, Deed::Replay(_)) => " replayed",
             (true, Deed::Discard) => " discarded",
+            (true, Deed::Restore) => " restored",
         };
-        let counts = verdicts.iter();
-        let counts: Vec<String> = counts
-            .map(|(verdict, count)| format!("{count} {verdict}"))
-            .collect();
         let mut parts = vec![match (all, &self.deed) {
-            (0, _) => "no parked letter matches".to_owned(),
+            (0, deed) => format!("no {} letter matches", deed.wanted().to_lowercase()),
             (_, Deed::Replay(_)) if done > 0 => {
-                format!("{done} of {all} letters{verb}: {}", counts.join(", "))
+                format!("{done} of {all} letters{verb}: {verdicts}")
             }
             _ => format!("{done} of {all} letters{verb}"),
         }];
-        if let Some(ids) = &self.filter.id
-            && ids.len() > chosen.matching
-        {
-            let others = ids.len() - chosen.matching;
-            parts.push(format!(
-                "{others} of --id left out: not there, not parked, or another filter says no"
-            ));
+        if !left_out.is_empty() {
+            parts.push(format!("left out: {left_out}"));
         }
         if stopped {
             parts.push("stopped, the same command goes on with the rest".to_owned());
@@ -489,13 +553,35 @@ impl Work<'_> {
     }
 }
 
-/// Parked letters that a command is about.
+/// Letters that a command is about.
 struct Chosen {
     ids: Vec<i64>,
+    /// Those of `--id` that it is not about.
+    left_out: Vec<Value>,
     /// Without the limit.
     matching: usize,
     /// Failed too often to be meant by a filter.
     worn_out: usize,
+}
+
+fn is_left_out(outcome: &Value) -> bool {
+    outcome["verdict"].is_null()
+}
+
+/// How often each value stands in a column: `2 APPLIED, 1 DEAD`.
+fn counts<'v>(rows: impl Iterator<Item = &'v Value>, column: &str) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for value in rows.filter_map(|row| row[column].as_str()) {
+        match counts.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((value, 1)),
+        }
+    }
+    let counts = counts.iter();
+    let counts: Vec<String> = counts
+        .map(|(value, count)| format!("{count} {value}"))
+        .collect();
+    counts.join(", ")
 }
 
 async fn list(client: &Client, query: &Query<'_>, output: Output) -> Result<(), String> {
@@ -509,7 +595,7 @@ async fn list(client: &Client, query: &Query<'_>, output: Output) -> Result<(), 
         let count = query.rows(client, &count).await?;
         match count.first().and_then(|row| row["all"].as_i64()) {
             Some(all) if all > limit => {
-                eprintln!("the latest {limit} of {all}; --limit shows more");
+                tell(&format!("the latest {limit} of {all}; --limit shows more"));
             }
             _ => {}
         }
@@ -534,7 +620,7 @@ async fn export(client: &Client, query: &Query<'_>) -> Result<(), String> {
         write_line(&letter.to_string())?;
         count += 1;
     }
-    eprintln!("{count} letters");
+    tell(&format!("{count} letters"));
     Ok(())
 }
 
@@ -568,10 +654,15 @@ async fn existing(client: &Client, id: i64) -> Result<Map<String, Value>, String
 
 async fn show_payload(client: &Client, id: i64) -> Result<(), String> {
     let letter = existing(client, id).await?;
-    let Some(base64) = letter["payload"].as_str() else {
+    // What is tried next is what is to be corrected further.
+    let payloads = ["retry_payload", "payload"].map(|name| letter[name].as_str());
+    let Some(base64) = payloads.into_iter().flatten().next() else {
         return Err(format!("dead letter {id} has no payload"));
     };
     let bytes = openssl::base64::decode_block(base64).map_err(|error| error.to_string())?;
+    if std::io::stdout().is_terminal() {
+        return write_line(&String::from_utf8_lossy(&bytes));
+    }
     let written = std::io::stdout().write_all(&bytes);
     written.map_err(|error| error.to_string())
 }
@@ -591,10 +682,10 @@ async fn show(client: &Client, id: i64, output: Output) -> Result<(), String> {
     let mut table = new_table();
     for (name, value) in &letter {
         let text = match name.as_str() {
-            "payload" => readable(value),
+            "payload" | "retry_payload" => readable(value),
             _ => cell(value),
         };
-        table.add_row([name.clone(), text]);
+        table.add_row([name.clone(), clean(&text).into_owned()]);
     }
     write_line(&table.trim_fmt())?;
     if actions.is_empty() {
@@ -642,7 +733,7 @@ fn readable(value: &Value) -> String {
     };
     let bytes = openssl::base64::decode_block(base64).unwrap_or_default();
     match String::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text,
+        Ok(text) => text,
         _ => format!("base64 {base64}"),
     }
 }

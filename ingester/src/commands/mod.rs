@@ -11,9 +11,11 @@ pub mod prune;
 
 use std::io::{ErrorKind, Write};
 
-/// A line to stdout; a reader that has enough, as `head`, is no failure.
+use crate::terminal::clean;
+
+/// A line to stdout, cleaned of what a terminal would obey; a reader that has enough, as `head`, is no failure.
 pub fn write_line(text: &str) -> Result<(), String> {
-    match writeln!(std::io::stdout(), "{text}") {
+    match writeln!(std::io::stdout(), "{}", clean(text)) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
         _ => Ok(()),
     }

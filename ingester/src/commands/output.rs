@@ -12,6 +12,7 @@ use crate::commands::patience::Asking;
 use crate::commands::write_line;
 use crate::config::DatabaseArgs;
 use crate::error::describe;
+use crate::terminal::{clean, tell};
 
 /// Longer texts are cut in tables.
 const CELL: usize = 100;
@@ -73,7 +74,7 @@ pub fn print(rows: &[Value], output: Output, nothing: &str) -> Result<(), String
         Output::Jsonl => rows.iter().try_for_each(|row| write_line(&row.to_string())),
         Output::Table => {
             let Some(Value::Object(first)) = rows.first() else {
-                eprintln!("{nothing}");
+                tell(nothing);
                 return Ok(());
             };
             let mut table = new_table();
@@ -130,6 +131,7 @@ fn time(text: &str) -> Option<String> {
 
 /// On one line, and not too long for a table.
 pub fn short(text: &str) -> String {
+    let text = clean(text);
     let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut short: String = chars.by_ref().take(CELL).collect();
     if chars.next().is_some() {

@@ -40,6 +40,7 @@ pub fn routes() -> Router<Arc<Told>> {
         .route("/api/dead-letters/{id}", get(letter))
         .route("/api/dead-letters/replay", post(replay))
         .route("/api/dead-letters/discard", post(discard))
+        .route("/api/dead-letters/restore", post(restore))
         .route("/api/partitions/{topic}/{number}/{action}", post(partition))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
 }
@@ -205,7 +206,7 @@ async fn partition(
     Ok(Json(json!({"said": done.map_err(not_done)?})))
 }
 
-/// Dead letters to be replayed or discarded; in a dry run nobody has to say who and why.
+/// Dead letters to be replayed, discarded or restored; in a dry run nobody has to say who and why.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Letters {
@@ -242,11 +243,26 @@ async fn discard(
     letters: GivenLetters,
 ) -> Answer {
     let Json(letters) = letters.map_err(unreadable)?;
-    if letters.payload.is_some() {
-        let text = "payload: what is discarded is not corrected".to_owned();
-        return Err(Refusal(StatusCode::BAD_REQUEST, text));
-    }
+    uncorrected(&letters)?;
     act(&told, peer, "discard", &Deed::Discard, &letters).await
+}
+
+async fn restore(
+    State(told): State<Arc<Told>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    letters: GivenLetters,
+) -> Answer {
+    let Json(letters) = letters.map_err(unreadable)?;
+    uncorrected(&letters)?;
+    act(&told, peer, "restore", &Deed::Restore, &letters).await
+}
+
+fn uncorrected(letters: &Letters) -> Result<(), Refusal> {
+    if letters.payload.is_none() {
+        return Ok(());
+    }
+    let text = "payload: only what is replayed is corrected".to_owned();
+    Err(Refusal(StatusCode::BAD_REQUEST, text))
 }
 
 async fn act(
@@ -275,7 +291,10 @@ async fn act(
     let done = done.await;
     if let Some(why) = &why {
         let outcome = match &done {
-            Ok(letters) => format!("{} letters", letters.len()),
+            Ok(letters) => {
+                let done = letters.iter().filter(|letter| !letter["verdict"].is_null());
+                format!("{} of {} letters", done.count(), letters.len())
+            }
             Err(trouble) => trouble.describe(),
         };
         info!(action, ?ids, why, peer = %peer.ip(), outcome, "an operator acts");

@@ -1,8 +1,8 @@
-// Dead letters: look, replay after a dry run, discard.
+// Dead letters: look, replay after a dry run, discard, restore.
 import { $, cell, element, number, onSubmit, openDialog, rows, say, time } from "./dom.js";
 import { ask, by, unlocked } from "./api.js";
 
-const WORDS = { replay: ["Replay", "replayed"], discard: ["Discard", "discarded"] };
+const WORDS = { replay: ["Replay", "replayed"], discard: ["Discard", "discarded"], restore: ["Restore", "restored"] };
 const plural = (count) => `${count} dead letter${count === 1 ? "" : "s"}`;
 const place = (letter) => `${letter.topic}/${letter.partition} @ ${letter.offset ?? letter.kafka_offset}`;
 
@@ -110,7 +110,7 @@ async function open(id) {
   $("letter-facts").replaceChildren();
   $("letter-actions").replaceChildren();
   say($("payload"), "");
-  $("letter-replay").disabled = $("letter-discard").disabled = true;
+  $("letter-replay").disabled = $("letter-discard").disabled = $("letter-restore").disabled = true;
   let letter;
   try {
     letter = await ask(`/api/dead-letters/${id}`);
@@ -130,9 +130,11 @@ async function open(id) {
     "First failed": time(letter.first_failed_at),
   };
   $("letter-facts").append(...Object.entries(facts).flatMap(([fact, value]) => [element("dt", {}, fact), element("dd", {}, value)]));
-  const text = textOf(letter.payload);
-  say($("payload-title"), payloadTitle(letter.payload, text));
-  say($("payload"), text ?? letter.payload ?? "");
+  // What was corrected and failed again is what is tried next.
+  const next = letter.retry_payload ?? letter.payload;
+  const text = textOf(next);
+  say($("payload-title"), payloadTitle(next, text) + (letter.retry_payload === null ? "" : ", as it was corrected"));
+  say($("payload"), text ?? next ?? "");
   const actions = letter.actions.map((done) => {
     const became = done.reason ? `${done.verdict} ${done.reason}` : done.verdict;
     return element("li", {}, `${time(done.acted_at)}: ${done.action} by ${done.by_user}, ${done.why ?? "no reason given"}: ${became}`);
@@ -140,7 +142,8 @@ async function open(id) {
   $("letter-actions").append(...(actions.length ? actions : [element("li", {}, "Nothing yet.")]));
   const isParked = letter.status === "PARKED";
   $("letter-replay").disabled = $("letter-discard").disabled = !isParked;
-  for (const action of ["replay", "discard"]) {
+  $("letter-restore").disabled = letter.status !== "DISCARDED";
+  for (const action of Object.keys(WORDS)) {
     $(`letter-${action}`).onclick = () => {
       dialog.close();
       act(action, [id], text ?? "");
@@ -189,8 +192,8 @@ async function act(action, ids, original) {
     tried = corrected().payload;
     try {
       const { outcomes } = await ask(`/api/dead-letters/${action}`, { ids, ...corrected() });
-      tell(action, outcomes, ids.length);
-      isPossible = outcomes.length > 0;
+      tell(action, outcomes);
+      isPossible = outcomes.some(isDone);
       tellWhetherPossible();
     } catch (problem) {
       say($("outcome-summary"), "");
@@ -202,27 +205,33 @@ async function act(action, ids, original) {
   onSubmit(dialog, async () => {
     const asked = { ids, dry_run: false, by: by(), why: $("deed-why").value, ...corrected() };
     const { outcomes } = await ask(`/api/dead-letters/${action}`, asked);
-    say($("done"), `${outcomes.length} of ${plural(ids.length)} ${past}: ${counts(outcomes)}`);
+    say($("done"), `${outcomes.filter(isDone).length} of ${plural(ids.length)} ${past}: ${counts(outcomes)}`);
     chosen.clear();
     await refreshLetters();
   });
   await dryRun();
 }
 
-function tell(action, outcomes, asked) {
-  const missing = asked - outcomes.length;
-  const left = missing > 0 ? `; ${missing} no longer parked` : "";
-  const would = action === "replay" ? `would become ${counts(outcomes)}` : "would be given up for good";
-  say($("outcome-summary"), `${plural(outcomes.length)} ${would}${left}. Nothing is changed yet.`);
+// One that is left out has no verdict, and the reason.
+const isDone = ({ verdict }) => verdict !== null;
+
+function tell(action, outcomes) {
+  const done = outcomes.filter(isDone);
+  const missing = outcomes.length - done.length;
+  const left = missing > 0 ? `; ${missing} left out` : "";
+  const would = { replay: `would become ${counts(done)}`, discard: "would be given up", restore: "would be parked again" }[action];
+  say($("outcome-summary"), `${plural(done.length)} ${would}${left}. Nothing is changed yet.`);
   const lines = outcomes.map((outcome) => {
     const reason = [outcome.reason, outcome.message].filter(Boolean).join(": ");
-    return element("li", {}, `${outcome.id} (${place(outcome)}): ${action === "discard" ? "stays " : ""}${outcome.verdict}${reason ? `, ${reason}` : ""}`);
+    const where = outcome.topic === null ? "" : ` (${place(outcome)})`;
+    const became = isDone(outcome) ? [(action === "replay" ? "" : "stays ") + outcome.verdict] : [];
+    return element("li", {}, `${outcome.id}${where}: ${[...became, reason].filter(Boolean).join(", ")}`);
   });
   $("outcomes").replaceChildren(...lines);
 }
 
 function counts(outcomes) {
   const found = new Map();
-  for (const { verdict } of outcomes) found.set(verdict, (found.get(verdict) ?? 0) + 1);
+  for (const { verdict } of outcomes.filter(isDone)) found.set(verdict, (found.get(verdict) ?? 0) + 1);
   return [...found].map(([verdict, count]) => `${count} ${verdict}`).join(", ") || "nothing";
 }

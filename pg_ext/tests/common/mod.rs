@@ -1,6 +1,8 @@
 //! Batches staged by plain INSERT, so that each function of the extension is tested in SQL.
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod notes;
+
 use ledger::account::{AccountKey, Currency};
 use ledger::amount::Amount;
 use ledger::event::Change;

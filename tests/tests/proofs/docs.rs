@@ -432,7 +432,7 @@ async fn the_commands_of_the_documents_do_what_they_say() {
         assert!(!printed.contains("\"error\""), "{script}{printed}");
     }
 
-    let settled = "SELECT count(*) FROM ledger.dead_letters WHERE (id, status) IN ((42, 'REPLAYED'), (43, 'DISCARDED'))";
+    let settled = "SELECT count(*) FROM ledger.dead_letters WHERE (id, status) IN ((42, 'REPLAYED'), (43, 'PARKED'))";
     assert_eq!(scene.database.count(settled).await, 2);
     let restored = Database::open(&scene.stack, RESTORED).await;
     assert_eq!(restored.count(settled).await, 2);

@@ -514,10 +514,19 @@ async fn dead_letters_are_found_by_every_filter_and_shown_in_every_form() {
     assert!(told.starts_with("1 of 1 letters discarded"), "{told}");
     let (_, _, told) = dlq(&["discard", "--id", &id, "--apply"]);
     assert!(
-        told.starts_with("no parked letter matches; 1 of --id left out"),
+        told.starts_with("no parked letter matches; left out: 1 NOT_PARKED"),
         "{told}"
     );
     assert_eq!(listed(&["show", &id])[0]["actions"][0]["why"], "noise");
+    let both = format!("{id},4711");
+    let (_, _, told) = dlq(&["restore", "--id", &both, "--why", "no noise", "--apply"]);
+    assert!(
+        told.starts_with("1 of 1 letters restored; left out: 1 NO_SUCH_LETTER"),
+        "{told}"
+    );
+    assert_eq!(listed(&["show", &id])[0]["status"], "PARKED");
+    let (_, _, told) = dlq(&["discard", "--id", &id, "--why", "noise", "--apply"]);
+    assert!(told.starts_with("1 of 1 letters discarded"), "{told}");
     let (status, _, told) = dlq(&["list", "--status", "lost"]);
     assert_eq!(status, Some(2));
     assert!(told.contains("PARKED, REPLAYED, DISCARDED"), "{told}");

@@ -18,6 +18,7 @@ mod harness;
 mod health;
 mod kafka_faults;
 mod leases;
+mod letters;
 mod limits;
 mod metrics;
 mod mixed;

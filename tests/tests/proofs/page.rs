@@ -436,11 +436,17 @@ async fn an_operator_looks_at_dead_letters_tries_replays_and_discards_them() {
     let discard = "/api/dead-letters/discard";
     let mut asked = json!({"ids": [binary, malformed], "by": "bob", "why": "test data"});
     let (_, tried) = post(&ingester, discard, &asked).await;
-    assert_eq!(
-        tried["outcomes"].as_array().map(Vec::len),
-        Some(1),
-        "{tried}"
-    );
+    let told = |answer: &Value| -> Vec<(i64, Value, Value)> {
+        let outcomes = answer["outcomes"].as_array().expect("outcomes").iter();
+        let told = outcomes.map(|told| {
+            let id = told["id"].as_i64().expect("an id");
+            (id, told["verdict"].clone(), told["reason"].clone())
+        });
+        told.collect()
+    };
+    let left_out = (malformed, Value::Null, json!("NOT_PARKED"));
+    let given_up = (binary, json!("DEAD"), json!("MALFORMED_JSON"));
+    assert_eq!(told(&tried), [given_up.clone(), left_out], "{tried}");
     assert_eq!(listed("status=PARKED").await, [binary], "tried only");
     asked["dry_run"] = json!(false);
     let (status, done) = post(&ingester, discard, &asked).await;
@@ -448,6 +454,17 @@ async fn an_operator_looks_at_dead_letters_tries_replays_and_discards_them() {
     assert_eq!(listed("status=DISCARDED").await, [binary]);
     asked["payload"] = json!("{}");
     assert_eq!(post(&ingester, discard, &asked).await.0, 400);
+
+    let restore = "/api/dead-letters/restore";
+    let mut asked =
+        json!({"ids": [malformed, binary], "by": "bob", "why": "after all", "dry_run": false});
+    let (status, done) = post(&ingester, restore, &asked).await;
+    assert_eq!(status, 200, "{done}");
+    let left_out = (malformed, Value::Null, json!("NOT_DISCARDED"));
+    assert_eq!(told(&done), [given_up, left_out], "{done}");
+    assert_eq!(listed("status=PARKED").await, [binary]);
+    asked["payload"] = json!("{}");
+    assert_eq!(post(&ingester, restore, &asked).await.0, 400);
 
     let (_, letter) = get(&ingester, &format!("/api/dead-letters/{malformed}")).await;
     let action = &letter["actions"][0];

@@ -1,0 +1,197 @@
+//! Rows of `ledger.dead_letters` that are tried again: locked, looked at under their lock, and settled.
+
+use std::collections::HashMap;
+
+use pgrx::spi::SpiClient;
+
+use crate::apply::assert_count;
+use crate::fence::Fenced;
+use crate::leader::{PartitionName, internal, run};
+
+// The progress row is what every batch locks first: behind it nothing of a partition moves. All of them are locked
+// before any identity or balance, in one order for everybody.
+const LOCK_PROGRESS: &str = r#"
+    SELECT l.topic, l.partition, p.partition_id
+    FROM ledger.partition_leases l JOIN ledger.partition_progress p USING (partition_id)
+    WHERE (l.topic, l.partition) IN (SELECT d.topic, d.partition FROM ledger.dead_letters d WHERE d.id = ANY ($1))
+    ORDER BY l.topic COLLATE "C", l.partition
+    FOR UPDATE OF p"#;
+
+// Whoever waited for a row finds it as it is now: what is not parked any more is left out. Letters come before progress
+// rows, so that no batch waits while a replay waits for somebody who has locked a letter.
+const LOCK_LETTERS: &str = r#"
+    SELECT d.id, d.topic, d.partition, d.kafka_offset, d.is_domain, d.owns_identity, d.record_time_ms, d.key,
+        coalesce(d.retry_payload, d.payload)
+    FROM ledger.dead_letters d
+    WHERE d.id = ANY ($1) AND d.status = 'PARKED'
+    ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset
+    FOR UPDATE"#;
+
+// A record that only waits behind another one was not tried. A correction is kept also where it failed: together with
+// the identity that the letter owns now it is what will be tried next.
+const SETTLE: &str = "
+    UPDATE ledger.dead_letters d
+    SET status = CASE WHEN u.code IS NULL THEN 'REPLAYED' ELSE 'PARKED' END,
+        error_code = coalesce(u.code, d.error_code), error_message = coalesce(u.message, d.error_message),
+        attempts = d.attempts + CASE WHEN u.code = 'PARKED_BEHIND' THEN 0 ELSE 1 END,
+        owns_identity = u.owns_identity, retry_payload = coalesce($5, d.retry_payload),
+        updated_at = pg_catalog.clock_timestamp()
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[]) AS u (id, code, message, owns_identity)
+    WHERE d.id = u.id AND d.status = 'PARKED'";
+
+const RESULTS: &str = r#"
+    SELECT d.id, d.topic, d.partition, d.kafka_offset, v.verdict, v.reason,
+        CASE WHEN d.status = 'PARKED' THEN d.error_message END
+    FROM ledger.dead_letters d
+    JOIN ledger.event_verdicts v USING (topic, partition, kafka_offset)
+    WHERE d.id = ANY ($1)
+    ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset"#;
+
+/// A parked letter under its lock.
+pub struct Letter {
+    pub id: i64,
+    pub offset: i64,
+    /// Of the identity of `payload`.
+    pub owns_identity: bool,
+    pub time_ms: i64,
+    pub key: Option<Vec<u8>>,
+    /// What is to be tried next.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// Letters of one partition and of one kind, in offset order.
+pub struct Part {
+    pub topic: String,
+    pub partition: i32,
+    pub is_domain: bool,
+    pub fenced: Fenced,
+    pub letters: Vec<Letter>,
+}
+
+impl Part {
+    pub fn name(&self) -> PartitionName<'_> {
+        PartitionName {
+            topic: &self.topic,
+            partition: self.partition,
+        }
+    }
+
+    pub fn offsets(&self) -> Vec<i64> {
+        self.letters.iter().map(|letter| letter.offset).collect()
+    }
+}
+
+/// Why a letter stays one.
+pub struct Fault {
+    pub code: &'static str,
+    pub message: String,
+}
+
+/// What a tried letter came to.
+pub struct Settled {
+    pub id: i64,
+    pub fault: Option<Fault>,
+    pub owns_identity: bool,
+}
+
+/// What a replayed record came to, as it stands in the database.
+pub struct Replayed {
+    pub id: i64,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub verdict: String,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+}
+
+/// Locks those of `ids` that are parked, then the progress rows of their partitions.
+pub fn lock(client: &mut SpiClient<'_>, ids: &[i64]) -> Vec<Part> {
+    let args = [ids.to_vec().into()];
+    let rows = client
+        .update(LOCK_LETTERS, None, &args)
+        .unwrap_or_else(internal);
+    let places = client
+        .update(LOCK_PROGRESS, None, &args)
+        .unwrap_or_else(internal);
+    let places: HashMap<(String, i32), i32> = places
+        .map(|row| {
+            let topic: Option<String> = row.get(1).unwrap_or_else(internal);
+            let partition: Option<i32> = row.get(2).unwrap_or_else(internal);
+            let id: Option<i32> = row.get(3).unwrap_or_else(internal);
+            let name = (topic.unwrap_or_default(), partition.unwrap_or_default());
+            (name, id.unwrap_or_default())
+        })
+        .collect();
+    let mut parts: Vec<Part> = Vec::new();
+    for row in rows {
+        let topic: String = row.get(2).unwrap_or_else(internal).unwrap_or_default();
+        let partition: i32 = row.get(3).unwrap_or_else(internal).unwrap_or_default();
+        let is_domain = row.get(5).unwrap_or_else(internal) == Some(true);
+        let letter = Letter {
+            id: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
+            offset: row.get(4).unwrap_or_else(internal).unwrap_or_default(),
+            owns_identity: row.get(6).unwrap_or_else(internal) == Some(true),
+            time_ms: row.get(7).unwrap_or_else(internal).unwrap_or_default(),
+            key: row.get(8).unwrap_or_else(internal),
+            payload: row.get(9).unwrap_or_else(internal),
+        };
+        let is_its = |part: &&mut Part| {
+            part.topic == topic && part.partition == partition && part.is_domain == is_domain
+        };
+        match parts.iter_mut().rev().take(2).find(is_its) {
+            Some(part) => part.letters.push(letter),
+            None => parts.push(Part {
+                fenced: Fenced {
+                    partition_id: places[&(topic.clone(), partition)],
+                },
+                topic,
+                partition,
+                is_domain,
+                letters: vec![letter],
+            }),
+        }
+    }
+    parts
+}
+
+/// Writes what became of the letters; a correction belongs to the only one.
+pub fn settle(client: &mut SpiClient<'_>, settled: Vec<Settled>, correction: Option<&[u8]>) {
+    let letters = settled.len();
+    let ids: Vec<i64> = settled.iter().map(|letter| letter.id).collect();
+    let own: Vec<bool> = settled.iter().map(|letter| letter.owns_identity).collect();
+    let (codes, messages): (Vec<Option<String>>, Vec<Option<String>>) = settled
+        .into_iter()
+        .map(|letter| match letter.fault {
+            Some(fault) => (Some(fault.code.to_owned()), Some(fault.message)),
+            None => (None, None),
+        })
+        .unzip();
+    let correction = correction.map(<[u8]>::to_vec);
+    let args = [
+        ids.into(),
+        codes.into(),
+        messages.into(),
+        own.into(),
+        correction.into(),
+    ];
+    let written = run(client, SETTLE, &args);
+    assert_count("dead letters settled", written as i64, letters as i64);
+}
+
+/// What stands in the database of these letters now.
+pub fn results(client: &mut SpiClient<'_>, ids: Vec<i64>) -> Vec<Replayed> {
+    let rows = client
+        .update(RESULTS, None, &[ids.into()])
+        .unwrap_or_else(internal);
+    rows.map(|row| Replayed {
+        id: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
+        topic: row.get(2).unwrap_or_else(internal).unwrap_or_default(),
+        partition: row.get(3).unwrap_or_else(internal).unwrap_or_default(),
+        offset: row.get(4).unwrap_or_else(internal).unwrap_or_default(),
+        verdict: row.get(5).unwrap_or_else(internal).unwrap_or_default(),
+        reason: row.get(6).unwrap_or_else(internal),
+        message: row.get(7).unwrap_or_else(internal),
+    })
+    .collect()
+}
