@@ -14,7 +14,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak nemesis faults mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
+.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak nemesis disasters faults mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -28,7 +28,6 @@ install-extension: ## build, and install the extension into PG_CONFIG's PostgreS
 	@scripts/install-extension.sh
 
 test: build ## all tests, beside a private PostgreSQL, Kafka and Redis
-	@scripts/build-faults.sh
 	scripts/with-stack.sh cargo test --release --workspace -- --test-threads=1
 
 demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, KEEP=1 leaves it running)
@@ -65,6 +64,9 @@ soak: build ## the demo with 20 kills
 
 nemesis: build ## all faults at once for MINUTES (10), then all is compared with the reference (SEED=n repeats a run)
 	@MINUTES=$(MINUTES) SEED=$(SEED) WITHOUT=$(WITHOUT) scripts/with-stack.sh target/release/nemesis
+
+disasters: build ## clocks that jump, full and failing disks, a promoted standby, a frozen broker
+	@scripts/with-stack.sh cargo test --release --workspace --test proofs -- --test-threads=1 --ignored disasters::
 
 faults: build ## every named fault point with every action, on every path
 	@scripts/build-faults.sh

@@ -76,7 +76,12 @@ SELECT l.topic, l.partition, l.leader_svc_id, l.lease_expires_at - clock_timesta
         WHEN l.leader_svc_id IS NULL THEN 'no leader'
         ELSE coalesce(r.state, 'starting')
     END AS state,
-    coalesce(h.reason, 'paused by hand: ' || l.paused_reason, r.reason) AS reason,
+    coalesce(
+        h.reason,
+        CASE WHEN l.paused_reason LIKE 'circuit breaker: %' THEN l.paused_reason ELSE 'paused by hand: ' || l.paused_reason END,
+        -- A partition without a leader says whose transaction keeps it from having one.
+        CASE WHEN l.leader_svc_id IS NULL THEN sluice.partition_holder(i.partition_id) END,
+        r.reason) AS reason,
     l.commit_offset, r.lag, r.records_per_second, r.reported_at,
     r.batch_records AS last_batch_records, r.copy_us AS last_copy_us, r.apply_us AS last_apply_us, r.commit_us AS last_commit_us
 FROM ledger.partition_leader_locks l

@@ -26,6 +26,7 @@ mod nemesis;
 mod operate;
 mod outages;
 mod page;
+mod replication;
 mod restore;
 mod retention;
 mod secrets;

@@ -20,6 +20,7 @@ impl Drop for Frozen {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "make disasters"]
 async fn a_frozen_broker_costs_nobody_a_lease_and_no_record() {
     let scene = Scene::new(4).await;
     let mut instances = [scene.ingester(), scene.ingester()];

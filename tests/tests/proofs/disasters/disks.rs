@@ -106,6 +106,7 @@ impl Setting {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "make disasters"]
 async fn a_full_disk_is_waited_out_and_kills_no_record() {
     let stack = Stack::get();
     let (mut setting, preloaded) = Setting::begin(&stack).await;
@@ -127,6 +128,7 @@ async fn a_full_disk_is_waited_out_and_kills_no_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "make disasters"]
 async fn a_slow_disk_costs_nobody_a_lease_for_long_and_no_record() {
     let stack = Stack::get();
     let (mut setting, preloaded) = Setting::begin(&stack).await;
@@ -139,6 +141,7 @@ async fn a_slow_disk_costs_nobody_a_lease_for_long_and_no_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "make disasters"]
 async fn a_disk_that_fails_to_sync_loses_nothing_that_was_committed() {
     let stack = Stack::get();
     let (mut setting, preloaded) = Setting::begin(&stack).await;

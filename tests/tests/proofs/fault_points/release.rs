@@ -23,22 +23,22 @@ fn contains(binary: &Path, words: &str) -> bool {
     }
 }
 
+/// What only a build with fault points contains.
+fn traces() -> Vec<String> {
+    // A name with an underscore is found nowhere else by chance.
+    let names = all().into_keys().filter(|name| name.contains('_'));
+    let traces: Vec<String> = TRACES.map(str::to_owned).into_iter().chain(names).collect();
+    assert!(traces.len() > 10, "{traces:?}");
+    traces
+}
+
 #[test]
 fn a_release_binary_contains_no_fault_point() {
     let shipped: [PathBuf; 2] = [
         sluice(),
         repository().join("target/release/libsluice_pg.so"),
     ];
-    let with_faults = [sluice_with_faults(), library_with_faults()];
-    // A name with an underscore is found nowhere else by chance.
-    let names = all().into_keys().filter(|name| name.contains('_'));
-    let traces: Vec<String> = TRACES.map(str::to_owned).into_iter().chain(names).collect();
-    assert!(traces.len() > 10, "{traces:?}");
-    for trace in traces {
-        assert!(
-            with_faults.iter().any(|binary| contains(binary, &trace)),
-            "{trace:?} is in no build with fault points: mend this test"
-        );
+    for trace in traces() {
         for binary in &shipped {
             assert!(
                 !contains(binary, &trace),
@@ -46,5 +46,18 @@ fn a_release_binary_contains_no_fault_point() {
                 binary.display()
             );
         }
+    }
+}
+
+/// Otherwise the test above looks for the wrong words.
+#[test]
+#[ignore = "make faults"]
+fn a_build_with_fault_points_contains_every_trace() {
+    let with_faults = [sluice_with_faults(), library_with_faults()];
+    for trace in traces() {
+        assert!(
+            with_faults.iter().any(|binary| contains(binary, &trace)),
+            "{trace:?} is in no build with fault points"
+        );
     }
 }
