@@ -608,9 +608,9 @@ async fn check_names_each_object_that_the_ingester_lacks() {
             "GRANT EXECUTE ON FUNCTION sluice.heartbeat(text, text[], interval) TO sluice_writer",
         ),
         (
-            "ALTER FUNCTION sluice.replay_letters(text, integer, bigint[], bytea) RENAME TO replayed_letters",
+            "ALTER FUNCTION sluice.replay_letters(bigint[], bytea) RENAME TO replayed_letters",
             "function sluice.replay_letters is missing",
-            "ALTER FUNCTION sluice.replayed_letters(text, integer, bigint[], bytea) RENAME TO replay_letters",
+            "ALTER FUNCTION sluice.replayed_letters(bigint[], bytea) RENAME TO replay_letters",
         ),
         (
             "REVOKE EXECUTE ON FUNCTION sluice.blames_record(text) FROM sluice_handler",

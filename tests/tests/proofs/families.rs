@@ -1083,6 +1083,7 @@ async fn domain_is_for_handlers_to_write_and_for_readers_to_read() {
     assert_eq!(families.names(&privileges(handler, "ledger")).await, none);
     let readers = [
         "sluice.absent(regclass,text[],text[])",
+        "sluice.blames_record(text)",
         "sluice.read_amount(jsonb,text,text,boolean,boolean)",
         "sluice.read_currency(jsonb,text,text,boolean)",
         "sluice.read_id(jsonb,text,text,boolean)",
