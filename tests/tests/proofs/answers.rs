@@ -342,14 +342,16 @@ async fn the_page_tells_that_postgres_does_not_answer_and_goes_on_when_it_does()
     let state = async || -> serde_json::Value {
         let asked = Instant::now();
         let (status, body) = ingester.get("/api/state").await;
-        assert!(
-            status == 200 && asked.elapsed() < Duration::from_secs(2),
-            "{status}"
-        );
-        body.parse().expect("JSON")
+        assert!(asked.elapsed() < Duration::from_secs(2), "{status}");
+        // Who asks this often is told to wait.
+        match status {
+            429 => serde_json::Value::Null,
+            _ => body.parse().expect("JSON"),
+        }
     };
     wait_until("the page to be looked up", STALL, async || {
-        state().await["trouble"].is_null() && state().await["seen_s_ago"].is_number()
+        let state = state().await;
+        state["trouble"].is_null() && state["seen_s_ago"].is_number()
     })
     .await;
     proxy.lose("ledger.partition_status", Lost::Answers);

@@ -61,6 +61,16 @@ fn commands<'a>(partition: &'a str, folder: &'a str) -> Vec<Vec<&'a str>> {
         vec!["pause", partition, "--why", "a test"],
         vec!["resume", partition],
         vec!["step-down", partition],
+        vec!["accept", partition, "--why", "a test"],
+        vec!["bury", partition, "1000000", "--why", "a test"],
+        vec![
+            "bury",
+            partition,
+            "1000000",
+            "--withdraw",
+            "--why",
+            "a test",
+        ],
         vec!["dlq", "list"],
         vec!["dlq", "show", "1"],
         vec!["dlq", "stats"],
@@ -138,7 +148,6 @@ impl World {
             ("DLQ_TOPIC", &self.dlq),
             ("RESULTS_TOPIC", &self.results),
             ("RUST_LOG", "trace"),
-            ("KAFKA_DEBUG", "all"),
             ("KAFKA_SASL_MECHANISM", "PLAIN"),
         ];
         all.retain(|(name, _)| other.iter().all(|(another, _)| another != name));
