@@ -6,11 +6,12 @@ use common::Database;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-/// What a session must have alike before and behind a handler, in a transaction of its own.
+/// What a session must have alike before and behind a handler, in a transaction of its own; but for the lock by which an
+/// operator's replay is known, which ends with the transaction.
 const SESSION: &str = "
     SELECT 'setting ' || name || ' = ' || setting FROM pg_settings
     UNION ALL SELECT 'user ' || current_user || ' ' || session_user || ' ' || current_setting('role')
-    UNION ALL SELECT 'lock ' || mode || ' ' || objid FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
+    UNION ALL SELECT 'lock ' || mode || ' ' || objid FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND classid <> 1936487784
     UNION ALL SELECT 'temporary relation ' || relname FROM pg_class WHERE relnamespace = pg_my_temp_schema()
     UNION ALL SELECT 'temporary function ' || proname FROM pg_proc WHERE pronamespace = pg_my_temp_schema()
     UNION ALL SELECT 'temporary type ' || typname FROM pg_type WHERE typnamespace = pg_my_temp_schema()
