@@ -352,7 +352,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE ledger.partition_progress p
-    SET paused_at = NULL, paused_reason = NULL
+    SET paused_at = NULL, paused_reason = NULL, resumed_at = clock_timestamp()
     FROM ledger.partition_leases l
     WHERE l.topic = resume_partition.topic AND l.partition = resume_partition.partition
         AND p.partition_id = l.partition_id AND p.paused_at IS NOT NULL AND NOT p.is_halted;
@@ -527,26 +527,6 @@ END
 $$;
 COMMENT ON FUNCTION sluice.reset_breaker(text) IS
 'Resumes the partitions of a topic that its circuit breaker has paused, where they stopped; those paused by hand stay paused. How many. What the database refused before does not count any more.';
-
-CREATE OR REPLACE FUNCTION sluice.resume_partition(topic text, partition integer)
-RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    UPDATE ledger.partition_progress p
-    SET paused_at = NULL, paused_reason = NULL, resumed_at = clock_timestamp()
-    FROM ledger.partition_leases l
-    WHERE l.topic = resume_partition.topic AND l.partition = resume_partition.partition
-        AND p.partition_id = l.partition_id AND p.paused_at IS NOT NULL;
-    IF FOUND THEN
-        PERFORM pg_notify('sluice_partition_released', topic || '/' || partition);
-        RETURN true;
-    END IF;
-    PERFORM sluice.known_partition(topic, partition);
-    RETURN false;
-END
-$$;
 
 DO $$
 DECLARE
