@@ -215,6 +215,75 @@ async fn every_registered_type_is_described_and_its_sample_is_valid_and_applied(
     families.assert_invariants().await;
 }
 
+/// The documents say `visibility: string` and `status: string`: whatever the sender's spelling is, it is no fault of his
+/// that Sluice would write another one, and 150 events of it neither die nor pause their topic.
+#[tokio::test]
+async fn the_words_of_the_platform_are_taken_as_it_spells_them() {
+    let mut families = Families::new().await;
+    let mut all = Vec::new();
+    for (name, path, words) in [
+        (
+            "content.post.created",
+            "/visibility",
+            &["public", "friends-only"][..],
+        ),
+        (
+            "content.post.updated",
+            "/updates/visibility",
+            &["Public", "öffentlich"],
+        ),
+        (
+            "content.story.created",
+            "/visibility",
+            &["public", "close friends"],
+        ),
+        (
+            "content.video.created",
+            "/visibility",
+            &["unlisted", "public"],
+        ),
+        ("subscription.created", "/status", &["active", "paused"]),
+    ] {
+        let found = families.event_type(name);
+        // No two of a time, or the identity would decide.
+        let start = all.len() as i64;
+        let events: Vec<Event> = (0..150)
+            .map(|n| {
+                let mut event = sample(found, &format!("{name} {n}"), start + n as i64);
+                event.data = renamed(&event.data, n as i64);
+                let word = event
+                    .data
+                    .pointer_mut(path)
+                    .unwrap_or_else(|| panic!("{name} has no {path}"));
+                *word = json!(words[n % words.len()]);
+                event
+            })
+            .collect();
+        let validator = found.validator();
+        let envelope: Value = serde_json::from_slice(&events[0].payload()).expect("JSON");
+        assert_eq!(validator.refusal(&envelope), None, "{name}");
+        families.send(&events.iter().collect::<Vec<_>>()).await;
+        assert_eq!(families.verdicts(name).await, ["APPLIED"; 150], "{name}");
+        all.extend(events);
+    }
+    let paused = "SELECT event_type FROM ledger.event_handlers WHERE paused_at IS NOT NULL";
+    assert_eq!(families.names(paused).await, BTreeSet::new());
+    // What Sluice writes itself is spelled in one way, and who asks for a word finds it in any.
+    let renewed = sample(families.event_type("subscription.renewed"), "renewed", 5000);
+    families.send(&[&renewed]).await;
+    all.push(renewed);
+    let statuses =
+        "SELECT DISTINCT status FROM domain.active_subscriptions WHERE upper(status) = 'ACTIVE'";
+    let both = ["ACTIVE", "active"].map(str::to_owned).into();
+    // A placeholder that was renewed is none of them yet.
+    let created = sample(families.event_type("subscription.created"), "created", 4000);
+    families.send(&[&created]).await;
+    all.push(created);
+    assert_eq!(families.names(statuses).await, both);
+    families.assert_model(&all, "words").await;
+    families.assert_invariants().await;
+}
+
 #[tokio::test]
 async fn a_repeated_event_is_a_duplicate_and_touches_no_row() {
     let mut families = Families::new().await;
