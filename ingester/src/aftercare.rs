@@ -1,5 +1,6 @@
 //! What follows a dead letter, apart from reading: further tries of records that broke their
-//! handler, and their way into the dead letter topic. The database holds what is to be done.
+//! handler, their way into the dead letter topic, and the mark in Redis of one that was replayed,
+//! whoever did that. The database holds what is to be done.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::RetrySettings;
 use crate::error::Consequence;
+use crate::hint::{self, Hint};
 use crate::lease::{Held, led_among};
 use crate::metrics::Metrics;
 use crate::outlet::{Message, Outlet};
@@ -40,11 +42,16 @@ const UNPUBLISHED: &str = "
     LEFT JOIN sluice.dead_letter_headers($1, $2, $3, $4) h USING (id)
     WHERE coalesce(u.bytes_before, 0) < $5 ORDER BY u.kafka_offset";
 const MARK: &str = "SELECT sluice.mark_published($1)";
+const UNMARKED: &str = "SELECT id, event_id, source, is_processed
+    FROM sluice.unmarked_replays($1, $2, $3::double precision * interval '1 s', $4)";
+const MARK_REPLAYS: &str = "SELECT sluice.mark_replays($1)";
 
 pub struct Aftercare {
     pub pool: Pool,
     pub retry: RetrySettings,
     pub outlet: Option<Outlet>,
+    /// Where replayed events are marked, and how long a mark stays.
+    pub hint: Option<(Hint, Duration)>,
     /// Told when there may be something to do.
     pub wake: Arc<Notify>,
     pub metrics: Arc<Metrics>,
@@ -123,7 +130,48 @@ impl Aftercare {
                 }
             }
         }
+        match self.mark(led).await {
+            Ok(again) => more |= again,
+            Err(trouble) => {
+                first.get_or_insert(format!("marks in Redis: {}", trouble.text));
+            }
+        }
         first.map_or(Ok(more), Err)
+    }
+
+    /// Has Redis told of letters that were replayed. One that is older than a mark lasts is not told of any more.
+    async fn mark(&self, led: &[Held]) -> Result<bool, Trouble> {
+        let Some((hint, ttl)) = self.hint.as_ref().filter(|_| !led.is_empty()) else {
+            return Ok(false);
+        };
+        let partitions = led.iter().map(|(partition, _)| partition);
+        let (topics, numbers): (Vec<&str>, Vec<i32>) = partitions
+            .map(|partition| (partition.topic.as_str(), partition.number))
+            .unzip();
+        let client = self.client().await?;
+        let which: [&(dyn ToSql + Sync); 4] = [&topics, &numbers, &ttl.as_secs_f64(), &CHUNK];
+        let letters = client.answer(client.query(UNMARKED, &which)).await;
+        let letters = letters.map_err(Trouble::of)?;
+        drop(client);
+        if letters.is_empty() {
+            return Ok(false);
+        }
+        let processed = letters.iter().filter(|letter| letter.get("is_processed"));
+        let keys: Vec<String> = processed
+            .filter_map(|letter| {
+                let event_id: Option<&str> = letter.get("event_id");
+                Some(hint::key(letter.get("source"), event_id?))
+            })
+            .collect();
+        // Redis may be away for long: the next look is soon enough.
+        if !keys.is_empty() && !hint.replayed(keys).await {
+            return Ok(false);
+        }
+        let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
+        let client = self.client().await?;
+        let marked = client.answer(client.execute(MARK_REPLAYS, &[&ids])).await;
+        marked.map_err(Trouble::of)?;
+        Ok(letters.len() >= CHUNK as usize)
     }
 
     async fn client(&self) -> Result<Object, Trouble> {

@@ -119,19 +119,20 @@ impl From<AskError> for Refusal {
 }
 
 impl Applier {
-    /// Commits the whole batch, in as few transactions as its records allow.
-    pub async fn commit(&self, batch: &Batch) -> Result<(), Failure> {
+    /// Commits the whole batch, in as few transactions as its records allow; answers what it came to.
+    pub async fn commit(&self, batch: &Batch) -> Result<Counts, Failure> {
         fault_point!("batch.taken");
         if self.keeps_headers {
             self.keep_headers(batch).await?;
         }
+        let mut counts = Counts::default();
         // Halves still to do, the earliest last.
         let mut parts = Vec::new();
         parts.push(0..batch.records());
         while let Some(part) = parts.pop() {
             let slice = batch.slice(part.clone());
             match self.persist(&slice, Place::of(batch, &part)).await? {
-                Persisted::Committed => {}
+                Persisted::Committed(more) => counts += more,
                 Persisted::Refused(_) if part.len() > 1 => {
                     let middle = part.start + part.len() / 2;
                     parts.push(middle..part.end);
@@ -148,10 +149,10 @@ impl Applier {
                     parts.extend(around.into_iter().filter(|part| !part.is_empty()));
                 }
                 Persisted::Ordered(_, text) if part.len() == 1 => {
-                    self.bury_by_order(batch, part.start, &text).await?
+                    counts += self.bury_by_order(batch, part.start, &text).await?;
                 }
                 Persisted::Refused(text) if part.len() == 1 && batch.kind() == Kind::Balance => {
-                    self.bury(batch, part.start, &slice, text).await?
+                    counts += self.bury(batch, part.start, &slice, text).await?;
                 }
                 Persisted::Refused(text) | Persisted::Ordered(_, text) => {
                     return Err(Failure::Halt(text));
@@ -159,7 +160,7 @@ impl Applier {
             }
         }
         fault_point!("batch.committed");
-        Ok(())
+        Ok(counts)
     }
 
     /// Keeps the headers of a batch for its results, before it is committed. A batch does not wait for ever for that.
@@ -193,12 +194,17 @@ impl Applier {
     }
 
     /// The one record that an operator gives up: a dead letter, untried. `text` is what the database said of it before.
-    async fn bury_by_order(&self, batch: &Batch, index: usize, text: &str) -> Result<(), Failure> {
+    async fn bury_by_order(
+        &self,
+        batch: &Batch,
+        index: usize,
+        text: &str,
+    ) -> Result<Counts, Failure> {
         let offset = batch.offset_of(index);
         warn!(partition = %self.partition, offset, "record becomes a dead letter, as ordered by hand");
         let dead = batch.dead_slice(index, DeadReason::Buried, text, 1);
         match self.persist(&dead, Place::One(offset)).await? {
-            Persisted::Committed => Ok(()),
+            Persisted::Committed(counts) => Ok(counts),
             Persisted::Refused(text) | Persisted::Ordered(_, text) => Err(Failure::Halt(text)),
         }
     }
@@ -210,14 +216,14 @@ impl Applier {
         index: usize,
         slice: &Slice<'_>,
         mut text: String,
-    ) -> Result<(), Failure> {
+    ) -> Result<Counts, Failure> {
         let offset = batch.offset_of(index);
         let mut attempts = 1;
         for wait in self.retry.waits() {
             warn!(partition = %self.partition, offset, attempts, "record refused by the database: {text}");
             self.while_leading(tokio::time::sleep(wait)).await?;
             match self.persist(slice, Place::One(offset)).await? {
-                Persisted::Committed => return Ok(()),
+                Persisted::Committed(counts) => return Ok(counts),
                 Persisted::Refused(again) => text = again,
                 Persisted::Ordered(..) => return self.bury_by_order(batch, index, &text).await,
             }
@@ -226,7 +232,7 @@ impl Applier {
         warn!(partition = %self.partition, offset, attempts, "record becomes a dead letter: {text}");
         let dead = batch.dead_slice(index, DeadReason::ApplyFailed, &text, attempts);
         match self.persist(&dead, Place::One(offset)).await? {
-            Persisted::Committed => Ok(()),
+            Persisted::Committed(counts) => Ok(counts),
             Persisted::Refused(text) => Err(Failure::Halt(text)),
             Persisted::Ordered(..) => self.bury_by_order(batch, index, &text).await,
         }
@@ -240,7 +246,7 @@ impl Applier {
         let (mut at_once, mut unclassified) = (0, 0);
         loop {
             let refusal = match self.while_leading(self.watched(slice)).await? {
-                Ok(()) => return Ok(Persisted::Committed),
+                Ok(counts) => return Ok(Persisted::Committed(counts)),
                 Err(refusal) => refusal,
             };
             let topic = &self.partition.topic;
@@ -322,7 +328,7 @@ impl Applier {
         }
     }
 
-    async fn watched(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
+    async fn watched(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
         if let Some(call) = self.call(slice)
             && let Some(done) = self.group.commit(call).await
         {
@@ -335,8 +341,7 @@ impl Applier {
                 commit: done.commit,
                 ..LastBatch::default()
             };
-            self.committed(slice, &done.row, took);
-            return Ok(());
+            return Ok(self.committed(slice, &done.row, took));
         }
         let mut turn = None;
         if slice.rows() >= LARGE {
@@ -377,7 +382,7 @@ impl Applier {
         })
     }
 
-    async fn transaction(&self, slice: &Slice<'_>) -> Result<(), Refusal> {
+    async fn transaction(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
         let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
         let (row, took) = {
@@ -390,8 +395,7 @@ impl Applier {
             }
         };
         connection.keep();
-        self.committed(slice, &row, took);
-        Ok(())
+        Ok(self.committed(slice, &row, took))
     }
 
     fn say_slow(&self, slice: &Slice<'_>, behind: Option<String>) {
@@ -405,7 +409,7 @@ impl Applier {
         );
     }
 
-    fn committed(&self, slice: &Slice<'_>, row: &Row, took: LastBatch) {
+    fn committed(&self, slice: &Slice<'_>, row: &Row, took: LastBatch) -> Counts {
         self.status.batch_took(&self.partition, took);
         let counts = Counts {
             applied: row.get("applied"),
@@ -420,6 +424,7 @@ impl Applier {
         let outcome: &str = row.get("outcome");
         debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
             rows = slice.rows(), outcome, "batch committed");
+        counts
     }
 
     async fn run(
@@ -604,7 +609,7 @@ impl Statements {
 }
 
 enum Persisted {
-    Committed,
+    Committed(Counts),
     /// The database does not take these records, with its words.
     Refused(String),
     /// An operator gives up the record at this offset; with what the database said of it before.

@@ -69,9 +69,9 @@ pub struct KafkaArgs {
     /// Consumer group whose offsets are committed, for lag tools only
     #[arg(long, env = "KAFKA_GROUP_ID", default_value = "db-writer-group")]
     kafka_group_id: String,
-    /// Topics with balance events, comma separated
-    #[arg(long, env = "BALANCE_TOPICS", default_value = "balance.changed")]
-    balance_topics: String,
+    /// Topics with balance events, comma separated; empty: none; default: balance.changed, awaited as long as it is not there
+    #[arg(long, env = "BALANCE_TOPICS")]
+    balance_topics: Option<String>,
     /// Topics with domain events, comma separated; default: those of all registered handlers, also later ones
     #[arg(long, env = "EVENT_TOPICS")]
     event_topics: Option<String>,
@@ -230,6 +230,8 @@ pub struct KafkaSettings {
     pub client_id: String,
     pub group_id: String,
     pub balance_topics: Vec<String>,
+    /// Nobody has named them: they need not exist yet.
+    pub awaits_balance_topics: bool,
     /// `None`: those of the registered handlers.
     pub event_topics: Option<Vec<String>>,
     pub dlq_topic: Option<String>,
@@ -274,6 +276,9 @@ impl fmt::Display for BadSetting {
 fn bad(name: &str, what: impl fmt::Display) -> BadSetting {
     BadSetting(format!("{name}: {what}"))
 }
+
+/// The topic that is read where BALANCE_TOPICS names none.
+const BALANCE_TOPIC: &str = "balance.changed";
 
 /// Own settings that begin with KAFKA_, and the property each stands for.
 const OWN_KAFKA: [&str; 4] = [
@@ -531,7 +536,8 @@ impl KafkaArgs {
                 "missing; set it to host:port, comma separated",
             )
         })?;
-        let balance_topics = topics("BALANCE_TOPICS", &self.balance_topics)?;
+        let named = self.balance_topics.as_deref();
+        let balance_topics = topics("BALANCE_TOPICS", named.unwrap_or(BALANCE_TOPIC))?;
         let event_topics = self.event_topics.as_deref();
         let event_topics = event_topics
             .map(|list| topics("EVENT_TOPICS", list))
@@ -604,6 +610,7 @@ impl KafkaArgs {
             client_id,
             group_id,
             balance_topics,
+            awaits_balance_topics: named.is_none(),
             event_topics,
             dlq_topic,
             results_topic,

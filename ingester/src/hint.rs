@@ -1,7 +1,10 @@
 //! Marks in Redis, `processed:{source}:{eventId}`, for other services that want to know
-//! early whether an event was processed. Set after COMMIT, never asked, and done without
-//! when Redis is away: the database's identities decide.
+//! early whether an event was processed. Set after COMMIT, by the verdict that the database
+//! holds: an event that is `DEAD` or `REJECTED` gets none. Never asked, and done without when
+//! Redis is away: the database's identities decide.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,11 +13,14 @@ use openssl::ssl::SslConnector;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_openssl::SslStream;
-use tracing::{info, warn};
+use tokio_postgres::types::ToSql;
+use tracing::{debug, info, warn};
 
 use crate::error::back_off;
+use crate::partition::Partition;
+use crate::pool::{AskError, Pool};
 use crate::status::Status;
 use crate::tls::{self, Files, Names};
 
@@ -32,6 +38,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// How often Redis is looked at while there is nothing to mark.
 const PING: Duration = Duration::from_secs(2);
+/// How long PostgreSQL may take to say which records of a batch were not processed.
+const LOOK: Duration = Duration::from_secs(2);
+
+const UNPROCESSED: &str = "SELECT sluice.unprocessed_records($1, $2, $3, $4)";
 
 /// Where Redis is and how to get in.
 #[derive(Clone)]
@@ -171,23 +181,74 @@ fn advised(error: &str) -> String {
     }
 }
 
+/// A batch that was committed.
+pub struct Committed {
+    pub partition: Partition,
+    pub span: Range<i64>,
+    /// The mark of each event, with its record's offset.
+    pub keys: Vec<(i64, String)>,
+    /// None of them is `DEAD` or `REJECTED`.
+    pub all_processed: bool,
+}
+
+/// What Redis is to be told.
+enum News {
+    Batch(Committed),
+    /// Events whose dead letters were replayed; answered once Redis has their marks.
+    Replays(Vec<String>, oneshot::Sender<()>),
+}
+
 #[derive(Clone)]
-pub struct Hint(mpsc::Sender<Vec<String>>);
+pub struct Hint(mpsc::Sender<News>);
 
 impl Hint {
     /// Redis itself may be away.
-    pub fn start(redis: Redis, ttl: Duration, status: Arc<Status>) -> Self {
+    pub fn start(redis: Redis, ttl: Duration, pool: Pool, status: Arc<Status>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(mark(redis, ttl, receiver, status));
+        tokio::spawn(mark(redis, ttl, pool, receiver, status));
         Self(sender)
     }
 
     /// Never waits.
-    pub fn processed(&self, keys: Vec<String>) {
-        if !keys.is_empty() {
-            let _ = self.0.try_send(keys);
+    pub fn committed(&self, batch: Committed) {
+        if !batch.keys.is_empty() {
+            let _ = self.0.try_send(News::Batch(batch));
         }
     }
+
+    /// Whether Redis has these marks now.
+    pub async fn replayed(&self, keys: Vec<String>) -> bool {
+        let (done, is_done) = oneshot::channel();
+        let told = self.0.try_send(News::Replays(keys, done));
+        told.is_ok() && matches!(tokio::time::timeout(ANSWER, is_done).await, Ok(Ok(())))
+    }
+}
+
+/// The marks of what was processed of a batch. Where the database does not say what was not, none is set: a mark that
+/// is missing costs nothing, one too many tells of what never happened.
+async fn of_processed(batch: Committed, pool: &Pool) -> Vec<String> {
+    let mut unprocessed = HashSet::new();
+    if !batch.all_processed {
+        let Partition { topic, number } = &batch.partition;
+        let asked = async {
+            let client = pool.get().await.map_err(AskError::of_pool)?;
+            let span: [&(dyn ToSql + Sync); 4] =
+                [topic, number, &batch.span.start, &batch.span.end];
+            client.answer(client.query(UNPROCESSED, &span)).await
+        };
+        let asked = tokio::time::timeout(LOOK, asked).await;
+        match asked.unwrap_or_else(|_| Err(AskError::Silent("none in time".to_owned()))) {
+            Ok(rows) => unprocessed.extend(rows.iter().map(|row| row.get::<_, i64>(0))),
+            Err(failed) => {
+                debug!(partition = %batch.partition, "a batch is not marked: {}", failed.describe());
+                return Vec::new();
+            }
+        }
+    }
+    let keys = batch.keys.into_iter();
+    keys.filter(|(offset, _)| !unprocessed.contains(offset))
+        .map(|(_, key)| key)
+        .collect()
 }
 
 /// The mark of an event.
@@ -201,17 +262,19 @@ pub fn key(source: Option<&str>, event_id: &str) -> String {
 async fn mark(
     redis: Redis,
     ttl: Duration,
-    mut queue: mpsc::Receiver<Vec<String>>,
+    pool: Pool,
+    mut queue: mpsc::Receiver<News>,
     status: Arc<Status>,
 ) {
     let mut connection: Option<MultiplexedConnection> = None;
     let mut trouble = Trouble::default();
     let mut waits = back_off();
     loop {
-        let keys = match tokio::time::timeout(PING, queue.recv()).await {
-            Ok(Some(keys)) => keys,
+        let (keys, done) = match tokio::time::timeout(PING, queue.recv()).await {
+            Ok(Some(News::Batch(batch))) => (of_processed(batch, &pool).await, None),
+            Ok(Some(News::Replays(keys, done))) => (keys, Some(done)),
             Ok(None) => return,
-            Err(_) => Vec::new(),
+            Err(_) => (Vec::new(), None),
         };
         let work = async {
             let mut open = match connection.take() {
@@ -234,6 +297,8 @@ async fn mark(
         match outcome {
             Ok(Ok(open)) => {
                 connection = Some(open);
+                // Whoever waits for it may have gone.
+                let _ = done.map(|done| done.send(()));
                 trouble.over();
                 waits = back_off();
                 continue;

@@ -11,7 +11,7 @@ mod places;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
@@ -34,7 +34,7 @@ use self::places::Places;
 use crate::look::Look;
 use crate::metrics::{self, Metrics};
 use crate::pool::Pool;
-use crate::status::{Health, Snapshot, Status};
+use crate::status::{Health, Processed, Snapshot, Status};
 
 /// Connections at one time.
 const CONNECTIONS: usize = 256;
@@ -193,7 +193,7 @@ async fn not_that_way() -> Refusal {
 
 fn of_health(health: Health) -> StatusCode {
     match health {
-        Health::Ok | Health::Degraded => StatusCode::OK,
+        Health::Healthy | Health::Degraded => StatusCode::OK,
         Health::Down => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
@@ -244,12 +244,10 @@ fn describe(snapshot: &Snapshot, told: &Told) -> Value {
         })
     });
     let last = snapshot.last_processed.as_ref().map(|last| {
-        let at = last.committed_at.duration_since(UNIX_EPOCH);
         json!({
             "topic": last.partition.topic,
             "partition": last.partition.number,
             "offset": last.offset,
-            "committedAtMs": at.map_or(0, |at| at.as_millis() as u64),
         })
     });
     json!({
@@ -261,7 +259,8 @@ fn describe(snapshot: &Snapshot, told: &Told) -> Value {
             "poolSize": told.pool_size,
         },
         "redis": {"connected": snapshot.redis_is_connected},
-        "lastProcessedEvent": last,
+        "lastProcessedEvent": snapshot.last_processed.as_ref().map(Processed::at),
+        "lastProcessed": last,
         "missingTopics": snapshot.missing_topics,
         "cannotLead": snapshot.cannot_lead,
         "deadLetters": {"parked": told.metrics.parked()},

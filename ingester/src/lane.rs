@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use crate::apply::{Applier, Failure};
 use crate::config::{GateSettings, StartOffset};
 use crate::gate::Gate;
-use crate::hint::Hint;
+use crate::hint::{Committed, Hint};
 use crate::lease::{Leadership, Position};
 use crate::partition::Partition;
 use crate::share::Barrier;
@@ -209,10 +209,8 @@ impl Lane {
     }
 
     async fn commit(&self, batch: &Batch) -> Result<(), Pause> {
-        self.applier
-            .commit(batch)
-            .await
-            .map_err(|failure| self.pause(failure))
+        let committed = self.applier.commit(batch).await;
+        committed.map(drop).map_err(|failure| self.pause(failure))
     }
 
     fn pause(&self, failure: Failure) -> Pause {
@@ -386,16 +384,21 @@ impl Lane {
         let (applier, hint) = (self.applier.clone(), self.hint.clone());
         flow.in_flight = Some(tokio::spawn(async move {
             let outcome = applier.commit(&batch).await;
-            if outcome.is_ok() {
+            if let Ok(counts) = &outcome {
                 let topic = &applier.partition.topic;
                 applier
                     .metrics
                     .delayed(topic, batch.bytes(), batch.ages_ms(now_ms()));
                 if let Some(hint) = hint {
-                    hint.processed(batch.hint_keys(topic));
+                    hint.committed(Committed {
+                        partition: applier.partition.clone(),
+                        span: batch.from_offset..batch.next_offset,
+                        keys: batch.hint_keys(topic),
+                        all_processed: counts.rejected + counts.dead == 0,
+                    });
                 }
             }
-            (batch, outcome)
+            (batch, outcome.map(drop))
         }));
     }
 }

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::AddAssign;
 use std::sync::RwLock;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
@@ -20,7 +21,7 @@ use tracing::debug;
 use crate::error::Consequence;
 use crate::history::History;
 use crate::pool::{AskError, Pool};
-use crate::status::{Snapshot, State};
+use crate::status::{Health, Snapshot, State};
 
 /// Prometheus' plain text, which everything that scrapes can read.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -74,6 +75,11 @@ struct StateLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StatusLabel {
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Letters {
     topic: String,
     code: String,
@@ -108,11 +114,21 @@ impl TypedMetric for Total {
 }
 
 /// What a batch did.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub applied: i64,
     pub rejected: i64,
     pub duplicates: i64,
     pub dead: i64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.rejected += other.rejected;
+        self.duplicates += other.duplicates;
+        self.dead += other.dead;
+    }
 }
 
 /// What waits for a person, as the database last told.
@@ -411,6 +427,7 @@ impl Metrics {
         let mut now = Registry::with_prefix(PREFIX);
         self.register_matters(&mut now);
         register_partitions(&mut now, snapshot);
+        register_health(&mut now, snapshot);
         register_services(&mut now, snapshot);
         register_pool(&mut now, pool);
         let build = Family::<Version, Gauge>::default();
@@ -536,6 +553,27 @@ fn register_partitions(registry: &mut Registry, snapshot: &Snapshot) {
             "lease_age_seconds",
             "Since the leases of the partitions led here were renewed",
             ConstGauge::new(age.as_secs_f64()),
+        );
+    }
+}
+
+fn register_health(registry: &mut Registry, snapshot: &Snapshot) {
+    let now = snapshot.health();
+    let statuses = Health::ALL.into_iter().map(|health| {
+        let status = health.as_str();
+        (StatusLabel { status }, i64::from(health == now))
+    });
+    registry.register(
+        "health",
+        "Whether this is the status that /health tells",
+        gauges(statuses),
+    );
+    if let Some(last) = &snapshot.last_processed {
+        let at = last.committed_at.duration_since(UNIX_EPOCH);
+        registry.register(
+            "last_processed_event_seconds",
+            "When this instance last committed an event, in seconds since 1970",
+            ConstGauge::new(at.map_or(0.0, |at| at.as_secs_f64())),
         );
     }
 }

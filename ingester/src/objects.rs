@@ -4,7 +4,7 @@
 use tokio_postgres::Client;
 
 /// Functions of schema `sluice` that the ingester's login calls.
-const FUNCTIONS: [&str; 19] = [
+const FUNCTIONS: [&str; 22] = [
     "acquire_partition_lock",
     "renew_partition_lock",
     "release_partition_lock",
@@ -22,6 +22,9 @@ const FUNCTIONS: [&str; 19] = [
     "partitions_with_results",
     "unsent_results",
     "mark_results",
+    "unprocessed_records",
+    "unmarked_replays",
+    "mark_replays",
     "parked_dead_letters",
     "dangling_references",
 ];
@@ -120,7 +123,7 @@ const COLUMNS: [(&str, &str); 15] = [
     (
         "dead_letters",
         "id topic partition kafka_offset event_id key payload headers error_code error_message attempts status \
-         first_failed_at updated_at record_time_ms published_at",
+         first_failed_at updated_at record_time_ms published_at marked_at",
     ),
     (
         "dead_letter_actions",

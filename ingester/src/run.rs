@@ -165,9 +165,13 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         let led = leases.clone();
         AbortOnDropHandle::new(tokio::spawn(results.run(move || led.all())))
     });
+    let hint = settings.redis.clone();
+    let ttl = hint.as_ref().map(|(_, ttl)| *ttl);
+    let hint = hint.map(|(redis, ttl)| Hint::start(redis, ttl, pool.clone(), status.clone()));
     let aftercare = Aftercare {
         pool: pool.clone(),
         retry: settings.retry.clone(),
+        hint: hint.clone().zip(ttl),
         outlet: outlet(&settings.kafka.dlq_topic)?,
         wake: Arc::default(),
         metrics: metrics.clone(),
@@ -176,8 +180,6 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let led = leases.clone();
     let aftercare = AbortOnDropHandle::new(tokio::spawn(aftercare.run(move || led.all())));
     let wanted = Topics::new(&settings.kafka);
-    let hint = settings.redis.clone();
-    let hint = hint.map(|(redis, ttl)| Hint::start(redis, ttl, status.clone()));
     let (looking, looked_at) = (metrics.clone(), pool.clone());
     let dangling_after = settings.dangling_after;
     let _looking = AbortOnDropHandle::new(tokio::spawn(async move {

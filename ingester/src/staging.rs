@@ -356,20 +356,20 @@ impl Batch {
         }
     }
 
-    /// What other services may know of the records, by the event type of their topic.
-    pub fn hint_keys(&self, topic: &str) -> Vec<String> {
+    /// The mark of each event, with its record's offset, by the event type of their topic.
+    pub fn hint_keys(&self, topic: &str) -> Vec<(i64, String)> {
         let mut changes = Vec::new();
-        let heads = self.marks.iter().filter_map(|mark| {
+        let keys = self.marks.iter().filter_map(|mark| {
             let payload = self.bytes_of(&mark.payload);
             check_size(payload, self.max_event_bytes).ok()?;
-            match self.kind {
-                Kind::Balance => decode_balance_event(payload, &mut changes).ok(),
-                Kind::Domain => decode_domain_event(payload, topic).ok(),
-            }
+            let head = match self.kind {
+                Kind::Balance => decode_balance_event(payload, &mut changes).ok()?,
+                Kind::Domain => decode_domain_event(payload, topic).ok()?,
+            };
+            let key = crate::hint::key(head.source.as_deref(), &head.event_id);
+            Some((mark.offset, key))
         });
-        heads
-            .map(|head| crate::hint::key(head.source.as_deref(), &head.event_id))
-            .collect()
+        keys.collect()
     }
 
     /// When its first record was made, by Kafka's timestamp.

@@ -140,6 +140,23 @@ pub struct Processed {
     pub committed_at: SystemTime,
 }
 
+impl Processed {
+    /// When it was committed, as ISO 8601 writes it: `2024-01-01T00:00:00.000Z`.
+    pub fn at(&self) -> String {
+        let at = time::OffsetDateTime::from(self.committed_at);
+        format!(
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            at.year(),
+            u8::from(at.month()),
+            at.day(),
+            at.hour(),
+            at.minute(),
+            at.second(),
+            at.millisecond()
+        )
+    }
+}
+
 /// All of it at one moment.
 pub struct Snapshot {
     /// Every partition of the topics that are read; `None` where another instance leads.
@@ -160,18 +177,20 @@ pub struct Snapshot {
     pub lease_age: Option<Duration>,
 }
 
-/// What `/health` sums it up to.
+/// What `/health`, the page and the metrics sum it up to, in the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    Ok,
+    Healthy,
     Degraded,
     Down,
 }
 
 impl Health {
+    pub const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Down];
+
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Ok => "ok",
+            Self::Healthy => "healthy",
             Self::Degraded => "degraded",
             Self::Down => "down",
         }
@@ -191,7 +210,7 @@ impl Snapshot {
         {
             Health::Degraded
         } else {
-            Health::Ok
+            Health::Healthy
         }
     }
 
@@ -475,7 +494,11 @@ mod tests {
         let status = Status::default();
         assert_eq!(status.snapshot().health(), Health::Down, "nothing is known");
         let status = up();
-        assert_eq!(status.snapshot().health(), Health::Ok, "a standby is well");
+        assert_eq!(
+            status.snapshot().health(),
+            Health::Healthy,
+            "a standby is well"
+        );
         status.leads(&partition(0), 5);
         status.is(&partition(0), State::Halted, Some("why"));
         assert_eq!(status.snapshot().health(), Health::Degraded);
@@ -483,13 +506,29 @@ mod tests {
         status.redis_is_connected(false);
         assert_eq!(status.snapshot().health(), Health::Degraded);
         status.redis_is_connected(true);
-        assert_eq!(status.snapshot().health(), Health::Ok);
+        assert_eq!(status.snapshot().health(), Health::Healthy);
         status.topic_is_missing("t", true);
         assert_eq!(status.snapshot().health(), Health::Degraded);
         status.topic_is_missing("t", false);
-        assert_eq!(status.snapshot().health(), Health::Ok);
+        assert_eq!(status.snapshot().health(), Health::Healthy);
         status.kafka_answers(false);
         assert_eq!(status.snapshot().health(), Health::Down);
+    }
+
+    #[test]
+    fn the_last_event_is_told_as_iso_8601_writes_it() {
+        let at = |ms| {
+            let committed_at = UNIX_EPOCH + Duration::from_millis(ms);
+            let (partition, offset) = (partition(0), 0);
+            Processed {
+                partition,
+                offset,
+                committed_at,
+            }
+            .at()
+        };
+        assert_eq!(at(1_704_067_200_000), "2024-01-01T00:00:00.000Z");
+        assert_eq!(at(1_709_210_096_007), "2024-02-29T12:34:56.007Z");
     }
 
     #[test]

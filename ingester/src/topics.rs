@@ -1,5 +1,5 @@
 //! Which topics are read, and what their records are: those of the settings, and of every
-//! registered handler where the settings leave that open.
+//! registered handler where the settings leave that open. A topic that nobody named is awaited.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::staging::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topic {
     pub kind: Kind,
-    /// The setting that names it; a registered one need not exist yet.
+    /// The setting that names it; one that nobody has named need not exist yet.
     pub setting: Option<&'static str>,
 }
 
@@ -25,7 +25,8 @@ pub struct Topics {
 impl Topics {
     pub fn new(settings: &KafkaSettings) -> Self {
         let balance = settings.balance_topics.iter().map(|name| {
-            let (kind, setting) = (Kind::Balance, Some("BALANCE_TOPICS"));
+            let setting = (!settings.awaits_balance_topics).then_some("BALANCE_TOPICS");
+            let kind = Kind::Balance;
             (name.clone(), Topic { kind, setting })
         });
         let domain = settings.event_topics.iter().flatten().map(|name| {
@@ -62,23 +63,43 @@ pub async fn registered(client: &Client) -> Result<Vec<String>, tokio_postgres::
 mod tests {
     use super::*;
 
-    fn names(events: Option<&[&str]>, registered: &[&str]) -> Vec<(String, Kind)> {
-        let settings = KafkaSettings {
+    fn settings(events: Option<&[&str]>) -> KafkaSettings {
+        KafkaSettings {
             brokers: String::new(),
             client_id: String::new(),
             group_id: String::new(),
             balance_topics: vec!["b".into()],
+            awaits_balance_topics: false,
             event_topics: events.map(|names| names.iter().map(|name| (*name).into()).collect()),
             dlq_topic: None,
             results_topic: None,
             properties: BTreeMap::new(),
-        };
+        }
+    }
+
+    fn names(events: Option<&[&str]>, registered: &[&str]) -> Vec<(String, Kind)> {
+        let settings = settings(events);
         let registered: Vec<String> = registered.iter().map(|name| (*name).into()).collect();
         let topics = Topics::new(&settings).with(&registered);
         topics
             .into_iter()
             .map(|(name, topic)| (name, topic.kind))
             .collect()
+    }
+
+    #[test]
+    fn a_balance_topic_that_nobody_named_is_awaited_as_those_of_handlers_are() {
+        let mut settings = settings(None);
+        let setting = |settings: &KafkaSettings, topic: &str| {
+            let topics = Topics::new(settings).with(&["x".to_owned()]);
+            topics[topic].setting
+        };
+        assert_eq!(setting(&settings, "b"), Some("BALANCE_TOPICS"));
+        settings.awaits_balance_topics = true;
+        assert_eq!(
+            (setting(&settings, "b"), setting(&settings, "x")),
+            (None, None)
+        );
     }
 
     #[test]

@@ -101,6 +101,7 @@ async fn a_client_finds_its_only_broker_again_after_it_named_none() {
         client_id: "test".into(),
         group_id: "test".into(),
         balance_topics: vec![],
+        awaits_balance_topics: false,
         event_topics: None,
         dlq_topic: None,
         results_topic: None,

@@ -1157,3 +1157,84 @@ BEGIN
     RETURN answer;
 END
 $$;
+
+-- --- Marks in Redis ---
+
+CREATE FUNCTION sluice.unprocessed_records(topic text, partition integer, from_offset bigint, next_offset bigint)
+RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    id integer := (SELECT l.partition_id FROM ledger.partition_leases l
+        WHERE l.topic = unprocessed_records.topic AND l.partition = unprocessed_records.partition);
+BEGIN
+    RETURN QUERY
+    SELECT g.kafka_offset FROM ledger.balance_log g
+    WHERE g.partition_id = id AND g.kafka_offset >= from_offset AND g.kafka_offset < next_offset
+        AND g.change_no = 0 AND g.reject_reason IS NOT NULL
+    UNION ALL
+    SELECT v.kafka_offset FROM ledger.verdicts v
+    WHERE v.partition_id = id AND v.kafka_offset >= from_offset AND v.kafka_offset < next_offset
+        AND v.verdict IN ('REJECTED', 'DEAD');
+END
+$$;
+COMMENT ON FUNCTION sluice.unprocessed_records(text, integer, bigint, bigint) IS
+'Offsets of a partition, from from_offset up to next_offset, whose record is REJECTED or DEAD: Redis is not told that its event was processed.';
+
+CREATE FUNCTION sluice.unmarked_replays(topics text[], partitions integer[], younger_than interval, max_rows integer)
+RETURNS TABLE (id bigint, event_id text, source text, is_processed boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT d.id, v.event_id, v.source, coalesce(v.verdict IN ('APPLIED', 'DUPLICATE'), false)
+    FROM ledger.dead_letters d
+    JOIN unnest(topics, partitions) AS led (topic, partition) ON d.topic = led.topic AND d.partition = led.partition
+    LEFT JOIN ledger.partition_leases l ON l.topic = d.topic AND l.partition = d.partition
+    LEFT JOIN LATERAL (
+        SELECT w.event_id, w.source, w.verdict FROM ledger.verdicts w
+        WHERE w.partition_id = l.partition_id AND w.kafka_offset = d.kafka_offset
+        UNION ALL
+        SELECT g.event_id, g.source, CASE WHEN g.reject_reason IS NULL THEN 'APPLIED' ELSE 'REJECTED' END
+        FROM ledger.balance_log g
+        WHERE g.partition_id = l.partition_id AND g.kafka_offset = d.kafka_offset AND g.change_no = 0
+    ) v ON true
+    WHERE d.status = 'REPLAYED' AND d.marked_at IS NULL AND d.updated_at > clock_timestamp() - younger_than
+    ORDER BY d.updated_at LIMIT max_rows;
+END
+$$;
+COMMENT ON FUNCTION sluice.unmarked_replays(text[], integer[], interval, integer) IS
+'Dead letters of these partitions that were replayed less than younger_than ago and that Redis was not told of, with the event that each became, and whether that is APPLIED or a DUPLICATE.';
+
+CREATE FUNCTION sluice.mark_replays(ids bigint[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- In the order in which everybody locks.
+    PERFORM FROM ledger.dead_letters d WHERE d.id = ANY (ids)
+    ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset FOR UPDATE;
+    UPDATE ledger.dead_letters d SET marked_at = clock_timestamp() WHERE d.id = ANY (ids) AND d.status = 'REPLAYED';
+END
+$$;
+COMMENT ON FUNCTION sluice.mark_replays(bigint[]) IS
+'Says that Redis was told of these replayed dead letters.';
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'sluice'::regnamespace
+            AND p.proname IN ('unprocessed_records', 'unmarked_replays', 'mark_replays')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO sluice_writer', f);
+    END LOOP;
+END
+$$;

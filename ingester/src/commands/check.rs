@@ -17,6 +17,7 @@ use crate::partition::Partition;
 use crate::pooler;
 use crate::schema;
 use crate::source::Kafka;
+use crate::staging::Kind;
 use crate::terminal::clean;
 use crate::topics::Topic;
 
@@ -349,6 +350,9 @@ impl Look<'_> {
                 (None, Some(setting)) => {
                     let advice = format!("create it or change {setting}");
                     findings.add(name, "missing", Err(advice));
+                }
+                (None, None) if wanted.kind == Kind::Balance => {
+                    findings.test(name, "not there yet: read once it is", true, "");
                 }
                 (None, None) => awaited.push(topic),
             }

@@ -18,7 +18,7 @@ use crate::commands::dlq::{self, CHUNK, Deed};
 use crate::commands::partitions::Action;
 use crate::look::{ACTION_LIMIT, Seen, Trouble, within};
 use crate::partition::Partition;
-use crate::status::{Led, Snapshot};
+use crate::status::{Led, Processed, Snapshot};
 
 /// Of a request; Kafka's own limit for a record is half of it.
 const BODY_BYTES: usize = 2 << 20;
@@ -54,6 +54,7 @@ async fn state(State(told): State<Arc<Told>>) -> Json<Value> {
         "kafka_connected": snapshot.kafka_is_connected,
         "database_connected": snapshot.database_is_connected,
         "redis_connected": snapshot.redis_is_connected,
+        "last_processed_event": snapshot.last_processed.as_ref().map(Processed::at),
         "missing_topics": snapshot.missing_topics,
         "changes_allowed": told.admin_token.is_some(),
         "seen_s_ago": seen.at.map(|at| at.elapsed().as_secs_f64()),

@@ -42,6 +42,7 @@ function show(state) {
   say($("instance"), `${state.service_id}, version ${state.version}`);
   say($("health"), state.status);
   $("health").className = `state ${state.status}`;
+  say($("last-processed"), state.last_processed_event ? `last event processed at ${state.last_processed_event}` : "");
   const troubles = [
     state.kafka_connected ? "" : "Kafka does not answer",
     state.database_connected ? "" : "PostgreSQL does not answer",

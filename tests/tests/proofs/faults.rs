@@ -55,8 +55,9 @@ impl Watch<'_> {
     }
 
     async fn sees_all_is_well(&self, metric: &str) {
-        let is_ok = |health: &Value| health["status"] == "ok";
-        self.sees("the end of it", STALL, is_ok, metric, ("#health", "ok"))
+        let is_healthy = |health: &Value| health["status"] == "healthy";
+        let page = ("#health", "healthy");
+        self.sees("the end of it", STALL, is_healthy, metric, page)
             .await;
     }
 }

@@ -38,14 +38,17 @@ async fn health_says_what_is_away_and_that_it_is_back() {
     let messages = (0..10).map(|n| credit(&format!("e{n}"), 1, "1"));
     scene.kafka().produce(&scene.topic, 1, messages);
     scene.caught_up().await;
-    until_it_is(&ingester, "ok", |body| body["partitions"][1]["lag"] == 0).await;
+    until_it_is(&ingester, "healthy", |body| {
+        body["partitions"][1]["lag"] == 0
+    })
+    .await;
     let (_, body) = health(&ingester).await;
     let partition = &body["partitions"][1];
     assert_eq!(partition["topic"], *scene.topic);
     assert_eq!(partition["role"], "leader");
     assert_eq!(partition["state"], "running");
     assert_eq!(partition["commitOffset"], 10);
-    assert_eq!(body["lastProcessedEvent"]["offset"], 9);
+    assert_eq!(body["lastProcessed"]["offset"], 9);
     assert_eq!(body["kafka"]["lag"], 0);
     assert_eq!(body["database"]["poolSize"], 20);
     assert_eq!(ingester.get("/readyz").await.0, 200);
@@ -64,7 +67,10 @@ async fn health_says_what_is_away_and_that_it_is_back() {
     })
     .await;
     scene.stack.control(&["redis-start"]).await;
-    until_it_is(&ingester, "ok", |body| body["redis"]["connected"] == true).await;
+    until_it_is(&ingester, "healthy", |body| {
+        body["redis"]["connected"] == true
+    })
+    .await;
 
     scene.stack.control(&["postgres-stop", "fast"]).await;
     until_it_is(&ingester, "down", |body| {
@@ -74,7 +80,7 @@ async fn health_says_what_is_away_and_that_it_is_back() {
     assert_eq!(ingester.get("/livez").await.0, 200);
     assert_eq!(ingester.get("/readyz").await.0, 503);
     scene.stack.control(&["postgres-start"]).await;
-    until_it_is(&ingester, "ok", |_| true).await;
+    until_it_is(&ingester, "healthy", |_| true).await;
 
     scene.stack.control(&["kafka-stop"]).await;
     until_it_is(&ingester, "down", |body| {
@@ -82,7 +88,7 @@ async fn health_says_what_is_away_and_that_it_is_back() {
     })
     .await;
     scene.stack.control(&["kafka-start"]).await;
-    until_it_is(&ingester, "ok", |_| true).await;
+    until_it_is(&ingester, "healthy", |_| true).await;
     ingester.stop().await;
 }
 

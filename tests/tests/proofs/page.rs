@@ -531,7 +531,7 @@ async fn the_state_is_told_at_once_also_when_the_database_hangs_or_is_away() {
     .await;
     scene.stack.control(&["postgres-start"]).await;
     until("all to be well again", |state| {
-        state["stale"] == false && state["status"] == "ok"
+        state["stale"] == false && state["status"] == "healthy"
     })
     .await;
     ingester.stop().await;
