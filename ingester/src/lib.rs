@@ -34,6 +34,7 @@ pub mod results;
 pub mod run;
 pub mod schema;
 pub mod share;
+pub mod shipped;
 pub mod source;
 pub mod staging;
 pub mod status;

@@ -60,6 +60,8 @@ enum Command {
     Migrate {
         #[command(flatten)]
         database: DatabaseArgs,
+        #[command(flatten)]
+        choices: migrate::Choices,
     },
     /// Connect to everything and say what fits; exit status 1 where something does not
     Check {
@@ -285,7 +287,7 @@ async fn execute(command: Command) -> ExitCode {
             },
             Err(line) => fail(BAD_SETTING, &line),
         },
-        Command::Migrate { database } => said(migrate::migrate(&database).await),
+        Command::Migrate { database, choices } => said(migrate::migrate(&database, &choices).await),
         Command::Check {
             database,
             kafka,

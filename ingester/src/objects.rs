@@ -30,7 +30,7 @@ const FUNCTIONS: [&str; 22] = [
 ];
 
 /// Functions that other functions and handlers call, by the role that they run as.
-const CALLERS: [(&str, &str); 9] = [
+const CALLERS: [(&str, &str); 10] = [
     ("sluice_owner", "call_handler"),
     ("sluice_handler", "blames_record"),
     ("sluice_handler", "settle_handler"),
@@ -40,10 +40,11 @@ const CALLERS: [(&str, &str); 9] = [
     ("sluice_handler", "read_amount"),
     ("sluice_handler", "read_plain_instant"),
     ("sluice_handler", "absent"),
+    ("sluice_handler", "read_extra"),
 ];
 
 /// The scripts of the extension: what they create is to be there, called by the ingester or not.
-const SCRIPTS: [&str; 7] = [
+pub const SCRIPTS: [&str; 7] = [
     include_str!("../../pg_ext/sql/sluice--0.1.0.sql"),
     include_str!("../../pg_ext/sql/sluice--0.1.0--0.2.0.sql"),
     include_str!("../../pg_ext/sql/sluice--0.2.0--0.3.0.sql"),

@@ -2,10 +2,13 @@
 //! and how it gets them.
 
 use std::cmp::Ordering;
+use std::path::Path;
 
-use refinery::Migration;
+pub use refinery::Migration;
+use refinery::{Runner, load_sql_migrations};
 use tokio_postgres::Client;
 
+use crate::error::chain;
 use crate::objects;
 
 mod embedded {
@@ -15,12 +18,36 @@ mod embedded {
 /// The extension's version that goes with this binary.
 pub const EXTENSION_VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const HISTORY_TABLE: &str = "ledger.schema_history";
+/// Where it stands which migrations of the platform's own were applied.
+const OWN_HISTORY: &str = "ledger.own_schema_history";
 const RUN_MIGRATE: &str = "run `sluice migrate` with ADMIN_DATABASE_URL";
 
-pub fn runner() -> refinery::Runner {
+pub fn runner() -> Runner {
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name(HISTORY_TABLE);
     runner
+}
+
+/// The migrations of this binary in their order, each with whether the database has it.
+pub async fn migrations(client: &Client) -> Result<Vec<(Migration, bool)>, tokio_postgres::Error> {
+    let mut migrations = runner().get_migrations().clone();
+    migrations.sort();
+    let applied: Vec<i64> = match level(client).await? {
+        None => Vec::new(),
+        Some(_) => {
+            let versions = "SELECT version::bigint FROM ledger.schema_history";
+            let rows = client.query(versions, &[]).await?;
+            rows.iter().map(|row| row.get(0)).collect()
+        }
+    };
+    let is_applied = |migration: &Migration| applied.contains(&migration.version().into());
+    Ok(migrations
+        .into_iter()
+        .map(|migration| {
+            let is_applied = is_applied(&migration);
+            (migration, is_applied)
+        })
+        .collect())
 }
 
 /// The newest migration that this binary knows.
@@ -52,6 +79,61 @@ pub async fn level(client: &Client) -> Result<Option<(i64, String)>, tokio_postg
 pub async fn extension(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
     let version = "SELECT extversion FROM pg_extension WHERE extname = 'sluice'";
     Ok(client.query_opt(version, &[]).await?.map(|row| row.get(0)))
+}
+
+/// What refinery does with a migration, with another text: both of them, migration and record of it, or none.
+pub async fn run_in_part(
+    client: &mut Client,
+    migration: &Migration,
+    text: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let record = format!(
+        "INSERT INTO {} (version, name, applied_on, checksum)
+         VALUES ($1::text::int, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), $3)",
+        HISTORY_TABLE
+    );
+    let (version, checksum) = (
+        migration.version().to_string(),
+        migration.checksum().to_string(),
+    );
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(text).await?;
+    transaction
+        .execute(&record, &[&version, &migration.name(), &checksum])
+        .await?;
+    transaction.commit().await
+}
+
+/// The platform's own migrations, which Sluice runs and knows nothing of.
+pub fn own_runner(folder: &Path) -> Result<Runner, String> {
+    let shown = folder.display();
+    let files = std::fs::read_dir(folder).map_err(|error| format!("--also {shown}: {error}"))?;
+    let migrations = load_sql_migrations(folder)
+        .map_err(|error| format!("--also {shown}: {}", chain(&error)))?;
+    let known: Vec<String> = migrations
+        .iter()
+        .map(|migration| format!("{migration}.sql"))
+        .collect();
+    for file in files {
+        let name = file
+            .map_err(|error| format!("--also {shown}: {error}"))?
+            .file_name();
+        let name = name.to_string_lossy();
+        // A file that would be passed over is not what its writer meant.
+        if name.ends_with(".sql") && !known.iter().any(|known| *known == name) {
+            return Err(format!(
+                "--also {shown}: {name} has no name such as V1__own_tables.sql"
+            ));
+        }
+    }
+    if migrations.is_empty() {
+        return Err(format!(
+            "--also {shown}: no file there has a name such as V1__own_tables.sql"
+        ));
+    }
+    let mut runner = Runner::new(&migrations);
+    runner.set_migration_table_name(OWN_HISTORY);
+    Ok(runner)
 }
 
 /// One line for a database that a newer binary migrated.

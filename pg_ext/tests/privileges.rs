@@ -59,6 +59,7 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("prune_records", &[]),
     ("read_amount", &[HANDLER]),
     ("read_currency", &[HANDLER]),
+    ("read_extra", &[HANDLER]),
     ("read_id", &[HANDLER]),
     ("read_plain_instant", &[HANDLER]),
     ("read_text", &[HANDLER]),

@@ -224,3 +224,40 @@ async fn absent_leaves_other_tables_to_sql_and_asks_for_the_right_to_read() {
         "{error:?}"
     );
 }
+
+/// Names of all lengths, more of them than there are between two offsets, values of all kinds, and what was stored compressed.
+#[tokio::test]
+async fn extra_is_what_the_operator_leaves() {
+    let database = Database::create().await;
+    let client = database.admin().await;
+    let differing = "
+        WITH object (n, value) AS (
+            SELECT n, (SELECT coalesce(jsonb_object_agg(repeat('é', k % 3) || k, CASE k % 4
+                WHEN 0 THEN 'null' WHEN 1 THEN to_jsonb(repeat('x', k)) WHEN 2 THEN to_jsonb(k::numeric) ELSE '{\"a\": [1]}' END), '{}')
+                FROM generate_series(1, n) k)
+            FROM generate_series(0, 140) n
+        ), known (names) AS (
+            SELECT '' UNION ALL SELECT 'a,b'
+            UNION ALL SELECT string_agg(repeat('é', k % 3) || k, ',') FROM generate_series(1, 140) k WHERE k <> 33
+            UNION ALL SELECT string_agg(repeat('é', k % 3) || k, ',') FROM generate_series(1, 140) k
+        )
+        SELECT count(*), count(*) FILTER (WHERE sluice.read_extra(o.value, k.names) IS NULL),
+            count(*) FILTER (WHERE sluice.read_extra(o.value, k.names) IS DISTINCT FROM nullif(o.value - string_to_array(k.names, ','), '{}'))
+        FROM object o CROSS JOIN known k";
+    let row = client.query_one(differing, &[]).await.expect("an answer");
+    let [all, none, differing]: [i64; 3] = [row.get(0), row.get(1), row.get(2)];
+    assert_eq!((all, differing), (4 * 141, 0));
+    assert_eq!(
+        none,
+        141 + 33 + 2,
+        "all are known, but the 33rd is not, or there is no field"
+    );
+    let stored = "
+        CREATE TEMP TABLE stored (value jsonb);
+        INSERT INTO stored SELECT jsonb_build_object('a', repeat('x', 100000), 'b', 1)";
+    client.batch_execute(stored).await.expect("a table");
+    let other = "SELECT sluice.read_extra(value, 'a')::text, sluice.read_extra(value, 'b,a')::text FROM stored";
+    let row = client.query_one(other, &[]).await.expect("an answer");
+    let found: [Option<String>; 2] = [row.get(0), row.get(1)];
+    assert_eq!(found, [Some(r#"{"b": 1}"#.to_owned()), None]);
+}

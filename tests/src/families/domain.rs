@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_postgres::{Client, Statement};
 
 use super::Event;
-use super::model::{Row, Rows};
+use super::model::{Row, Rows, line};
 use crate::database::Database;
 
 /// A digest for each table.
@@ -165,7 +165,7 @@ impl Domain {
                     .into_iter()
                     .filter(|(_, value)| !value.is_null())
                     .collect();
-                (row.get(0), json!(columns).to_string())
+                (row.get(0), line(&columns))
             })
             .collect()
     }

@@ -2,10 +2,29 @@
 //! Knows nothing of batches, upserts or orders of arrival.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use super::schema::{EventType, Kind};
 use super::{Event, micros};
+
+/// The fields that Sluice chose: of each type, and of the object `updates` of those that have one.
+static CHOSEN: LazyLock<BTreeMap<String, [BTreeSet<String>; 2]>> = LazyLock::new(|| {
+    let names =
+        |fields: &[super::schema::Field]| fields.iter().map(|field| field.name.clone()).collect();
+    let chosen = |found: EventType| {
+        let updates = found.fields.iter().find_map(|field| match &field.kind {
+            Kind::Updates(fields) => Some(names(fields)),
+            _ => None,
+        });
+        (
+            found.name,
+            [names(&found.fields), updates.unwrap_or_default()],
+        )
+    };
+    EventType::all().into_iter().map(chosen).collect()
+});
 
 /// Table and row, as JSON without NULLs: amounts are texts without idle zeros, times are microseconds since 1970.
 pub type Rows = BTreeSet<(String, String)>;
@@ -63,6 +82,13 @@ pub fn rows_after<'e>(events: impl IntoIterator<Item = &'e Event>) -> Rows {
     tables.rows()
 }
 
+/// A row as it is compared: whatever order its objects were written in.
+pub fn line(row: &Row) -> String {
+    let mut value = json!(row);
+    value.sort_all_objects();
+    value.to_string()
+}
+
 #[derive(Default)]
 struct Tables(BTreeMap<&'static str, BTreeMap<String, Row>>);
 
@@ -78,7 +104,7 @@ impl Tables {
     }
 
     fn rows(&self) -> Rows {
-        let row = |table: &str, row: &Row| (table.to_owned(), json!(row).to_string());
+        let row = |table: &str, row: &Row| (table.to_owned(), line(row));
         self.0
             .iter()
             .flat_map(|(table, rows)| rows.values().map(move |found| row(table, found)))
@@ -96,8 +122,11 @@ impl Tables {
             }
         }
         let key = |column, field: &str| (column, id(&data[field]));
+        let extra = extra(event);
         let mut write = |table, keys: &[(&str, Value)], values: &[(&str, Value)]| {
             let row = self.row(table, keys);
+            // What changes fields of a row leaves the other ones as they are; all else writes the row as a whole.
+            write_extra(row, &extra, changes_fields(&event.event_type));
             for (column, value) in values {
                 match value {
                     Value::Null => row.remove(*column),
@@ -383,6 +412,7 @@ impl Tables {
                     "message_reads",
                     &[key("message_id", "messageId"), key("user_id", "userId")],
                 );
+                write_extra(row, &extra, true);
                 let known = row
                     .entry("read_at".to_owned())
                     .or_insert_with(|| read_at.clone());
@@ -392,6 +422,43 @@ impl Tables {
             }
             other => panic!("the model does not know {other}"),
         }
+    }
+}
+
+/// What was sent beside the fields that Sluice chose.
+fn extra(event: &Event) -> Map<String, Value> {
+    let [chosen, chosen_in_updates] = &CHOSEN[&event.event_type];
+    let rest = |object: &Value, chosen: &BTreeSet<String>| -> Map<String, Value> {
+        let fields = object.as_object().into_iter().flatten();
+        let rest = fields.filter(|(name, _)| !chosen.contains(*name));
+        rest.map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    };
+    let mut extra = rest(&event.data, chosen);
+    if chosen.contains("updates") {
+        extra.extend(rest(&event.data["updates"], chosen_in_updates));
+    }
+    extra
+}
+
+fn changes_fields(event_type: &str) -> bool {
+    let ends = [
+        "subscription.renewed",
+        "subscription.canceled",
+        "subscription.expired",
+    ];
+    // A wallet is replaced as a whole.
+    ends.contains(&event_type) || event_type.ends_with(".updated") && event_type != "wallet.updated"
+}
+
+fn write_extra(row: &mut Row, extra: &Map<String, Value>, keeps_others: bool) {
+    let known = row.remove("extra").filter(|_| keeps_others);
+    let mut all = known
+        .and_then(|known| known.as_object().cloned())
+        .unwrap_or_default();
+    all.extend(extra.clone());
+    if !all.is_empty() {
+        row.insert("extra".to_owned(), Value::Object(all));
     }
 }
 
@@ -433,22 +500,21 @@ fn decimal(value: &Value) -> Value {
 /// Which columns the object `updates` changes, and to what.
 fn updates(data: &Map<String, Value>) -> Vec<(&'static str, Value)> {
     let updates = data["updates"].as_object().expect("updates is an object");
-    updates
-        .iter()
-        .map(|(field, value)| match field.as_str() {
-            "username" => ("username", value.clone()),
-            "email" => ("email", value.clone()),
-            "role" => ("role", value.clone()),
-            "displayName" => ("display_name", value.clone()),
-            "bio" => ("bio", value.clone()),
-            "avatarUrl" => ("avatar_url", value.clone()),
-            "content" => ("content", value.clone()),
-            "mediaUrls" => ("media_urls", list(value)),
-            "visibility" => ("visibility", value.clone()),
-            "name" => ("name", value.clone()),
-            "category" => ("category", value.clone()),
-            "description" => ("description", value.clone()),
-            other => panic!("the model does not know the field {other}"),
-        })
-        .collect()
+    let column = |(field, value): (&String, &Value)| match field.as_str() {
+        "username" => Some(("username", value.clone())),
+        "email" => Some(("email", value.clone())),
+        "role" => Some(("role", value.clone())),
+        "displayName" => Some(("display_name", value.clone())),
+        "bio" => Some(("bio", value.clone())),
+        "avatarUrl" => Some(("avatar_url", value.clone())),
+        "content" => Some(("content", value.clone())),
+        "mediaUrls" => Some(("media_urls", list(value))),
+        "visibility" => Some(("visibility", value.clone())),
+        "name" => Some(("name", value.clone())),
+        "category" => Some(("category", value.clone())),
+        "description" => Some(("description", value.clone())),
+        // To be found in `extra`.
+        _ => None,
+    };
+    updates.iter().filter_map(column).collect()
 }

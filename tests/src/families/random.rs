@@ -88,6 +88,7 @@ pub fn event(
             data.insert(field.name.clone(), value);
         }
     }
+    values::add_extra(rng, &mut data);
     // Nobody follows or blocks themselves, and periods have a length.
     for (one, other) in [("followerId", "followeeId"), ("blockerId", "blockedId")] {
         if text(&data, one).is_some() && text(&data, one) == text(&data, other) {

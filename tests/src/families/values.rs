@@ -61,7 +61,34 @@ pub fn good(rng: &mut Rng, field: &Field, pool: u64) -> Value {
                     updates.insert(field.name.clone(), value);
                 }
             }
+            add_extra(rng, &mut updates);
             Value::Object(updates)
+        }
+    }
+}
+
+/// Now and then fields that Sluice did not choose.
+pub fn add_extra(rng: &mut Rng, object: &mut Map<String, Value>) {
+    for name in [
+        "phone",
+        "birthDate",
+        "location",
+        "",
+        "é\"\\",
+        "extra_version",
+    ] {
+        if rng.chance(120) {
+            let number = rng.below(1000);
+            let values = [
+                json!("+31 20 123"),
+                json!(number),
+                json!(12.5),
+                Value::Null,
+                json!({ "city": "Delft", "at": [52.01, null] }),
+                json!([]),
+                json!(true),
+            ];
+            object.insert(name.to_owned(), rng.pick(&values).clone());
         }
     }
 }

@@ -215,6 +215,204 @@ async fn every_registered_type_is_described_and_its_sample_is_valid_and_applied(
     families.assert_invariants().await;
 }
 
+/// The audit's fields: applied events of 0.6.0 lost them.
+#[tokio::test]
+async fn fields_that_sluice_did_not_choose_are_kept_in_any_order_of_arrival() {
+    let mut families = Families::new().await;
+    let user = |event_id: &str, second: i64, name: &str, data: Value| {
+        Event::new(name, event_id, NEW_YEAR_US + second * 1_000_000, data)
+    };
+    let created = json!({ "userId": "u", "username": "ada", "email": "a@example.org", "role": "user",
+        "phone": "+31 20 123", "birthDate": "1815-12-10", "address": { "city": "Delft" } });
+    let moved = json!({ "userId": "u", "updates": { "location": "London", "phone": null }, "changedBy": "u" });
+    let moved_back =
+        json!({ "userId": "u", "updates": { "location": "Delft", "bio": "Engines." } });
+    let expected = json!({ "phone": null, "birthDate": "1815-12-10", "address": { "city": "Delft" },
+        "location": "Delft", "changedBy": "u" });
+    let orders = [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ];
+    for (n, order) in orders.into_iter().enumerate() {
+        families.domain.clear().await;
+        let events = [
+            user(&format!("created {n}"), 1, "user.created", created.clone()),
+            user(&format!("moved {n}"), 2, "user.updated", moved.clone()),
+            user(
+                &format!("moved back {n}"),
+                3,
+                "user.updated",
+                moved_back.clone(),
+            ),
+        ];
+        for place in order {
+            families.send(&[&events[place]]).await;
+        }
+        let extra = "SELECT extra FROM domain.live_users WHERE user_id = 'u'";
+        let row = families.domain.client.query_one(extra, &[]).await;
+        let found: Value = row.expect("the user").get(0);
+        assert_eq!(found, expected, "{order:?}");
+        families.assert_model(&events, &format!("{order:?}")).await;
+    }
+    // One field more in an event of each type.
+    families.domain.clear().await;
+    let mut events = Vec::new();
+    for n in 0..families.types.len() {
+        let mut event = sample(&families.types[n], &format!("more {n}"), 100 + n as i64);
+        event.data = renamed(&with(&event.data, "campaign", json!([1, "x"])), n as i64);
+        families.send(&[&event]).await;
+        let kept = "SELECT count(*) FROM (SELECT to_jsonb(t) AS row FROM domain.TABLE t) r WHERE row #> '{extra,campaign}' = '[1, \"x\"]'";
+        let table = &documented()[&event.event_type].table;
+        let found = families.database.count(&kept.replace("TABLE", table)).await;
+        let is_bare = event.event_type.ends_with(".deleted");
+        assert!(found >= 1 || is_bare, "{}: {found}", event.event_type);
+        events.push(event);
+    }
+    families.assert_model(&events, "a field more").await;
+    families.assert_invariants().await;
+}
+
+/// A query by what a row refers to, and the deletion of what it refers to, read no table from end to end.
+#[tokio::test]
+async fn every_reference_of_the_pack_has_an_index() {
+    let families = Families::new().await;
+    let check =
+        std::fs::read_to_string(repository().join("sql/check_domain.sql")).expect("a check");
+    // Each is named once, in quotes.
+    let is_reference = |word: &&str| {
+        word.contains('.')
+            && word
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || "._".contains(c))
+    };
+    let listed = check.split('\'').filter(is_reference);
+    let further = [
+        "payments.reference_id",
+        "messages.conversation_id",
+        "subscriptions.tier_id",
+    ];
+    let references: Vec<String> = listed.chain(further).map(str::to_owned).collect();
+    assert!(references.len() > 30, "{references:?}");
+    let without = "SELECT r FROM unnest($1::text[]) r WHERE NOT EXISTS (
+        SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indisvalid AND i.indrelid = to_regclass('domain.' || split_part(r, '.', 1)) AND a.attname = split_part(r, '.', 2))";
+    let rows = families.domain.client.query(without, &[&references]).await;
+    let without: Vec<String> = rows
+        .expect("a query")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(without, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_belongs_together_is_shown_when_it_is_whole_or_sent_as_one_event() {
+    let mut families = Families::new().await;
+    let whole = "SELECT 'payment ' || transaction_id FROM domain.whole_payments UNION SELECT 'tip ' || tip_id FROM domain.whole_tips";
+    let set = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let id = |n: usize, event: &mut Event, field: &str, id: &str| {
+        event.data = with(&event.data, field, json!(format!("{id}-{n}")));
+    };
+    for (n, second_first) in [false, true].into_iter().enumerate() {
+        families.domain.clear().await;
+        let at = n as i64 * 10;
+        let mut paid = sample(
+            families.event_type("payment.completed"),
+            &format!("paid {n}"),
+            at,
+        );
+        paid.data = with(&paid.data, "type", json!("TIP"));
+        let mut tip = sample(
+            families.event_type("payment.tip.created"),
+            &format!("tip {n}"),
+            at,
+        );
+        let mut period = sample(
+            families.event_type("payment.completed"),
+            &format!("period {n}"),
+            at + 1,
+        );
+        let mut begun = sample(
+            families.event_type("subscription.created"),
+            &format!("begun {n}"),
+            at,
+        );
+        id(n, &mut paid, "transactionId", "txn");
+        id(n, &mut tip, "transactionId", "txn");
+        id(n, &mut tip, "tipId", "tip");
+        id(n, &mut period, "transactionId", "period");
+        id(n, &mut period, "referenceId", "sub");
+        id(n, &mut begun, "subscriptionId", "sub");
+        for (mut pair, names) in [
+            (
+                [&paid, &tip],
+                vec![format!("payment txn-{n}"), format!("tip tip-{n}")],
+            ),
+            ([&period, &begun], vec![format!("payment period-{n}")]),
+        ] {
+            if second_first {
+                pair.reverse();
+            }
+            let before = families.names(whole).await;
+            families.send(&pair[..1]).await;
+            assert_eq!(families.names(whole).await, before, "half of it");
+            families.send(&pair[1..]).await;
+            let after: BTreeSet<String> = before.into_iter().chain(names).collect();
+            assert_eq!(families.names(whole).await, after);
+        }
+    }
+    // The event with two parts of docs/events.md, as it stands there.
+    families.domain.clear().await;
+    let text =
+        std::fs::read_to_string(repository().join("docs/events.md")).expect("docs/events.md");
+    let (_, section) = text
+        .split_once("**One event with several parts.**")
+        .expect("a cure");
+    let block = |language: &str| {
+        let begin = format!("```{language}\n");
+        let rest = section.split_once(begin.as_str()).expect("a block").1;
+        rest.split_once("```").expect("its end").0
+    };
+    families.domain.execute(block("sql")).await;
+    let mut partition = Partition::lead(&families.writer, "payment.settled", 0).await;
+    let good = block("json").as_bytes().to_vec();
+    let bad = block("json")
+        .replace("000031", "000032")
+        .replace("80003", "80004")
+        .replace("6003", "6004");
+    let bad = bad.replace(
+        r#""toUserId": "usr_01J9ZK6T", "amount": "5""#,
+        r#""toUserId": "usr_01J9ZK6T", "amount": "-5""#,
+    );
+    let sent = partition
+        .send_raw(&families.writer, &[good, bad.into_bytes()])
+        .await;
+    sent.expect("applied");
+    let fates = partition.fates(&families.domain.client).await;
+    let verdicts: Vec<&str> = fates.iter().map(|fate| fate.verdict.as_str()).collect();
+    assert_eq!(verdicts, ["APPLIED", "DEAD"], "{fates:?}");
+    assert_eq!(
+        families.names(whole).await,
+        set(&["payment txn_80003", "tip tip_6003"])
+    );
+    let payments = "SELECT transaction_id FROM domain.payments";
+    assert_eq!(
+        families.names(payments).await,
+        set(&["txn_80003"]),
+        "nothing of the other one"
+    );
+    families.assert_invariants().await;
+}
+
 /// The documents say `visibility: string` and `status: string`: whatever the sender's spelling is, it is no fault of his
 /// that Sluice would write another one, and 150 events of it neither die nor pause their topic.
 #[tokio::test]
@@ -1155,6 +1353,7 @@ async fn domain_is_for_handlers_to_write_and_for_readers_to_read() {
         "sluice.blames_record(text)",
         "sluice.read_amount(jsonb,text,text,boolean,boolean)",
         "sluice.read_currency(jsonb,text,text,boolean)",
+        "sluice.read_extra(jsonb,text)",
         "sluice.read_id(jsonb,text,text,boolean)",
         "sluice.read_plain_instant(jsonb)",
         "sluice.read_text(jsonb,text,text,integer,integer,boolean)",

@@ -23,6 +23,7 @@ mod letters;
 mod limits;
 mod marks;
 mod metrics;
+mod migrations;
 mod mixed;
 mod nemesis;
 mod operate;
