@@ -82,6 +82,8 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("step_down", &[ADMIN]),
     ("transaction_holder", &[]),
     ("trip_breaker", &[WRITER]),
+    ("unmarked_replays", &[WRITER]),
+    ("unprocessed_records", &[WRITER]),
     ("unpublished_dead_letters", &[WRITER]),
     ("unregister_handler", &[ADMIN]),
     ("unsent_results", &[WRITER]),
