@@ -799,28 +799,36 @@ async fn accounts_opened_by_two_partitions_at_once_fail_only_on_their_key() {
     database.assert_invariants().await;
 }
 
-/// What the second partition makes of an identity that the first one has claimed, once that one has ended.
-async fn second_claim(end: &str) -> Row {
+/// What the second partition makes of an identity that the first one has claimed, once that one has ended. Where the
+/// second one `repeats` itself it looks for owners before it inserts.
+async fn second_claim(end: &str, repeats: bool) -> Row {
     let database = Database::create().await;
     let (first, second) = (database.writer().await, database.writer().await);
     let (a, b) = (lead(&first, 0, "a").await, lead(&first, 1, "a").await);
-    let event = |account| {
+    let event = |from, account| {
         let changes = [change(account, "1", "0")];
         Batch::default()
-            .event_with_payload(0, "x", "the same bytes", &changes)
-            .event(1, &format!("other{account}"), &changes)
+            .event_with_payload(from, "x", "the same bytes", &changes)
+            .event(from + 1, &format!("other{account}"), &changes)
     };
+    let from = if repeats { 2 } else { 0 };
+    for offset in 0..from {
+        let again =
+            Batch::default().event_with_payload(offset, "again", "again", &[change(2, "1", "0")]);
+        let again = again.apply(&second, b, offset, offset + 1).await;
+        again.expect("applied");
+    }
     first.batch_execute("BEGIN").await.expect("begin");
-    let mine = event(1);
+    let mine = event(0, 1);
     mine.stage(&first).await.expect("stage");
     mine.call(&first, a, 0, 2).await.expect("apply");
-    let theirs = event(2);
+    let theirs = event(from, 2);
     let (ended, answer) = tokio::join!(
         async {
             database.wait_until_blocked(1).await;
             first.batch_execute(end).await
         },
-        theirs.apply(&second, b, 0, 2)
+        theirs.apply(&second, b, from, from + 2)
     );
     ended.expect(end);
     let rows = database.admin().await;
@@ -828,19 +836,22 @@ async fn second_claim(end: &str) -> Row {
         .query("SELECT identity FROM ledger.event_identities", &[])
         .await
         .expect("identities");
-    assert_eq!(rows.len(), if end == "COMMIT" { 3 } else { 2 }, "each once");
+    let expected = usize::from(repeats) + if end == "COMMIT" { 3 } else { 2 };
+    assert_eq!(rows.len(), expected, "each once");
     database.assert_invariants().await;
     answer.expect("applied")
 }
 
 #[tokio::test]
 async fn an_identity_that_two_partitions_carry_belongs_to_the_first_to_commit() {
-    let answer = second_claim("COMMIT").await;
-    assert_eq!(answer.get::<_, i64>("duplicates"), 1);
-    assert_eq!(answer.get::<_, i64>("applied"), 1);
-    let answer = second_claim("ROLLBACK").await;
-    assert_eq!(answer.get::<_, i64>("duplicates"), 0);
-    assert_eq!(answer.get::<_, i64>("applied"), 2);
+    for repeats in [false, true] {
+        let answer = second_claim("COMMIT", repeats).await;
+        assert_eq!(answer.get::<_, i64>("duplicates"), 1);
+        assert_eq!(answer.get::<_, i64>("applied"), 1);
+        let answer = second_claim("ROLLBACK", repeats).await;
+        assert_eq!(answer.get::<_, i64>("duplicates"), 0);
+        assert_eq!(answer.get::<_, i64>("applied"), 2);
+    }
 }
 
 #[tokio::test]

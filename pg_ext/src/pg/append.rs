@@ -88,6 +88,10 @@ impl Append {
         pgrx::check_for_interrupts!();
     }
 
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// Answers how many rows were written. All of them are flushed.
     pub fn close(self) -> u64 {
         for &slot in &self.slots {

@@ -1,8 +1,8 @@
 //! `ledger.event_identities`: claimed by inserting, so that its primary key decides.
 //!
-//! Nearly always all are new, so they are inserted without asking, in a subtransaction. Where one is known, nothing of
-//! that stays, also not for whoever decodes the WAL: a row that was inserted and deleted again would meet its owner on
-//! every subscriber of a publication. Then each is looked up first.
+//! Nearly always all are new, so they are inserted without asking, in subtransactions. Where one is known, nothing of
+//! its subtransaction stays, also not for whoever decodes the WAL: a row that was inserted and deleted again would meet
+//! its owner on every subscriber of a publication. From then on each is looked up before it is inserted.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use ledger::identity::{Identity, PayloadHash};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
 
-use super::append::Append;
+use super::append::{self, Append};
 use super::lookup::{self, Lookup, Version};
 use super::subtransaction;
 use super::target::{Column, Target};
@@ -23,21 +23,27 @@ thread_local! {
     static REPEATS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Rows of one subtransaction: so many are inserted in vain where the first known one of a batch is met.
+const PART: usize = 2_000;
+/// Rows that are looked up before they are inserted: what both meet of the index stays in the processor's inner caches.
+const LOOKED_UP: usize = 16;
+/// Subtransactions of one batch. Beyond 64 of a transaction every snapshot of other sessions costs more.
+const MOST_PARTS: usize = 32;
+
 /// Inserts what is not known yet; answers what is, sorted, with the payload that it first came with. `wanted` is
 /// sorted: two partitions that claim the same identities wait for each other, and cannot deadlock.
 pub fn claim(wanted: &[Carrier]) -> Vec<(Identity, PayloadHash)> {
-    let mut known = if REPEATS.get() {
-        owners(wanted)
-    } else {
-        Vec::new()
-    };
-    let insert = |known: &[_]| {
-        let insert = || insert_unknown(wanted, known);
-        subtransaction::unless(Code::ERRCODE_UNIQUE_VIOLATION, insert)
-    };
-    // Each is there now that was in the way, or another transaction has taken it out again.
-    while known.len() < wanted.len() && insert(&known).is_none() {
-        known = owners(wanted);
+    let (mut known, mut looks) = (Vec::new(), REPEATS.get());
+    for part in wanted.chunks(PART.max(wanted.len().div_ceil(MOST_PARTS))) {
+        let part = loop {
+            let insert = || insert_unknown(part, looks);
+            match subtransaction::unless(Code::ERRCODE_UNIQUE_VIOLATION, insert) {
+                Some(known) => break known,
+                // Each is there now that was in the way, or another transaction has taken it out again.
+                None => looks = true,
+            }
+        };
+        known.extend(part);
     }
     REPEATS.set(!known.is_empty());
     known
@@ -50,41 +56,33 @@ fn open() -> Target {
     target
 }
 
-/// Inserts in sorted order. An identity that another transaction inserts is waited for before this one has an entry of
-/// its own, so however many want it, none of them waits for one that waits for it.
-fn insert_unknown(wanted: &[Carrier], known: &[(Identity, PayloadHash)]) {
-    let mut append = Append::new(open());
-    let mut known = known.iter().map(|(identity, _)| identity).peekable();
-    for carrier in wanted {
-        if known.next_if_eq(&&carrier.identity).is_some() {
-            continue;
-        }
-        if append.is_full() {
-            append.flush();
-        }
-        let values = [carrier.identity.as_bytes(), carrier.payload_hash.as_bytes()];
-        // SAFETY: a uuid datum points to 16 bytes; the table has these two columns.
-        unsafe { append.push(&values.map(|bytes| Some(bytes.as_ptr().into()))) };
-    }
-    append.flush();
-    append.close();
-}
-
-/// Those of `wanted` that have an owner.
-fn owners(wanted: &[Carrier]) -> Vec<(Identity, PayloadHash)> {
-    let target = open();
-    let mut lookup = target.lookup(&[lookup::UUID], "identity");
+/// Inserts in sorted order, and answers those that have an owner where it looks for one. An identity that another
+/// transaction inserts is waited for before this one has an entry of its own, so however many want it, none of them
+/// waits for one that waits for it.
+///
+fn insert_unknown(wanted: &[Carrier], looks: bool) -> Vec<(Identity, PayloadHash)> {
     let mut known = Vec::new();
-    for (count, Carrier { identity, .. }) in wanted.iter().enumerate() {
-        if count % 256 == 0 {
-            pgrx::check_for_interrupts!();
+    let mut append = Append::new(open());
+    let mut lookup = looks.then(|| append.target().lookup(&[lookup::UUID], "identity"));
+    let block = if looks { LOOKED_UP } else { append::ROWS };
+    for block in wanted.chunks(block) {
+        for carrier in block {
+            if let Some(lookup) = &mut lookup
+                && let Some(payload_hash) = owner(lookup, &carrier.identity)
+            {
+                known.push((carrier.identity, payload_hash));
+                continue;
+            }
+            let values = [carrier.identity.as_bytes(), carrier.payload_hash.as_bytes()];
+            // SAFETY: a uuid datum points to 16 bytes; the table has these two columns.
+            unsafe { append.push(&values.map(|bytes| Some(bytes.as_ptr().into()))) };
         }
-        if let Some(payload_hash) = owner(&mut lookup, identity) {
-            known.push((*identity, payload_hash));
-        }
+        append.flush();
     }
-    lookup.close();
-    target.close();
+    if let Some(lookup) = lookup {
+        lookup.close();
+    }
+    append.close();
     known
 }
 
