@@ -893,11 +893,11 @@ BEGIN
     FROM ledger.dead_letters d
     WHERE d.topic = unpublished_dead_letters.topic AND d.partition = unpublished_dead_letters.partition
         AND d.status <> 'REPLAYED' AND d.published_at IS NULL
-        AND NOT EXISTS (
-            SELECT FROM ledger.dead_letters e
-            WHERE e.topic = d.topic AND e.partition = d.partition AND e.kafka_offset <= d.kafka_offset
+        AND d.kafka_offset < coalesce((
+            SELECT min(e.kafka_offset) FROM ledger.dead_letters e
+            WHERE e.topic = unpublished_dead_letters.topic AND e.partition = unpublished_dead_letters.partition
                 AND e.status = 'PARKED' AND e.published_at IS NULL
-                AND e.error_code = 'HANDLER_FAILED' AND e.attempts < max_attempts)
+                AND e.error_code = 'HANDLER_FAILED' AND e.attempts < max_attempts), 9223372036854775807)
     ORDER BY d.kafka_offset LIMIT max_rows;
 END
 $$;
