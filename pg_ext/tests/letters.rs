@@ -230,6 +230,43 @@ async fn a_letter_that_is_corrected_twice_leaves_its_former_identities_free() {
     database.assert_invariants().await;
 }
 
+/// As it was parked by a version whose reader took the payload: its handler broke, and it owns its identity.
+#[tokio::test]
+async fn a_letter_that_is_refused_today_owns_its_identity_until_it_is_corrected() {
+    let (database, admin, mut writer) = notes("").await;
+    writer
+        .send(&[note("e0", "n", None)])
+        .await
+        .expect("applied");
+    let id = id(&admin, 0, 0).await;
+    let payload =
+        r#"{"eventId":"e0","eventType":"note.written","data":{"id":"n","body":"\u0000"}}"#;
+    let park = "UPDATE ledger.dead_letters SET payload = $1";
+    let parked = admin.execute(park, &[&payload.as_bytes()]).await;
+    assert_eq!(parked.expect("parked"), 1);
+    let refused = act(&admin, "replay", &[id], "").await;
+    assert_eq!(refused.expect("told"), ["0 DEAD INVALID_EVENT"]);
+    assert_eq!(
+        letter(&admin, id).await,
+        ("PARKED".to_owned(), 2, true, None)
+    );
+    let text = |note: notes::Note| String::from_utf8(note.1.expect("a payload")).expect("text");
+    let correction = corrected(&text(note("e0", "n", Some("mended"))));
+    let mended = act(&admin, "replay", &[id], &correction).await;
+    assert_eq!(
+        mended.expect("told"),
+        ["0 APPLIED -"],
+        "it is its own event"
+    );
+    writer
+        .send(&[note("e0", "n", Some("mended"))])
+        .await
+        .expect("applied");
+    let last = notes::verdicts(&admin).await.pop();
+    assert_eq!(last, Some((1, "DUPLICATE".to_owned(), None)));
+    database.assert_invariants().await;
+}
+
 /// A database with one dead letter of balance events, at offset 0 of partition 0.
 async fn one_letter() -> (Database, Client, Client, i64) {
     let database = Database::create().await;

@@ -68,8 +68,11 @@ build() { # FILE; what a change of it is in
     *) what="bin" ;;
   esac
   # The whole workspace in both cases: another selection would give dependencies other features, and cargo would build them
-  # anew. What is built over and over is not optimised: that takes longer than the tests.
-  local quick=(--config profile.release.package.sluice_pg.opt-level=0 --config profile.release.package.sluice.opt-level=0)
+  # anew. What is built over and over is neither optimised nor built from nothing: that takes longer than the tests.
+  local quick=(--config profile.release.incremental=true) crate
+  for crate in sluice_pg sluice ledger; do
+    quick+=(--config "profile.release.package.$crate.opt-level=0" --config "profile.release.package.$crate.debug=false")
+  done
   if [[ $what == *lib* ]]; then
     (cd "$sources" && cargo build --release --quiet "${quick[@]}" --workspace --lib) || return 1
     install -m 644 "$work/release/libsluice_pg.so" "$lib/sluice.so"
