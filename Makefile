@@ -27,8 +27,8 @@ build: setup install-extension ## build everything (release) and install the ext
 install-extension: ## build, and install the extension into PG_CONFIG's PostgreSQL
 	@scripts/install-extension.sh
 
-test: build ## all tests, beside a private PostgreSQL, Kafka and Redis
-	scripts/with-stack.sh cargo test --release --workspace -- --test-threads=1
+test: build ## all tests, in two halves, each beside a private PostgreSQL, Kafka and Redis
+	@scripts/test.sh
 
 demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, KEEP=1 leaves it running)
 	@scripts/with-stack.sh target/release/demo

@@ -123,12 +123,24 @@ fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
 /// One line for people: the server's words, or the whole chain of causes, with what to change if that is known.
 pub fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
-        return format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+        return format!(
+            "{} (SQLSTATE {})",
+            cut(answer.message()),
+            answer.code().code()
+        );
     }
     let text = chain(error);
     match tls::advice(&text, &TLS_NAMES) {
         Some(advice) => format!("{text}; {advice}"),
         None => text,
+    }
+}
+
+/// A trigger may say as much as it likes; a log line and a dead letter keep this much of it.
+fn cut(message: &str) -> &str {
+    match message.char_indices().nth(4_000) {
+        Some((end, _)) => &message[..end],
+        None => message,
     }
 }
 
@@ -267,6 +279,12 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        assert_eq!(cut("é"), "é");
+        assert_eq!(cut(&"é".repeat(5_000)), "é".repeat(4_000));
     }
 
     #[test]

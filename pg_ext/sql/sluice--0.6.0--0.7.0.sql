@@ -586,6 +586,7 @@ EXCEPTION WHEN OTHERS THEN
         RAISE;
     END IF;
     GET STACKED DIAGNOSTICS broke_with = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+    message := pg_catalog.left(message, 4000); -- as much as a dead letter keeps
 END
 $$;
 

@@ -225,6 +225,19 @@ async fn an_outage_inside_a_handler_is_no_fault_of_the_events() {
 }
 
 #[tokio::test]
+async fn of_a_handlers_message_a_dead_letter_keeps_4000_characters() {
+    let (_database, admin, mut writer) = notes("").await;
+    replace_handler(&admin, "RAISE EXCEPTION '%', repeat('é', 1000000);").await;
+    writer
+        .send(&[note("e1", "a", Some("b"))])
+        .await
+        .expect("a dead letter");
+    let kept = "SELECT count(*) FROM ledger.dead_letters
+        WHERE error_message = repeat('é', 4000) || ' (SQLSTATE P0001)'";
+    assert_eq!(count(&admin, kept).await, 1);
+}
+
+#[tokio::test]
 async fn a_handler_that_breaks_on_everything_pauses_and_resumes_when_replaced() {
     let (database, admin, mut writer) = notes("").await;
     replace_handler(&admin, "RAISE EXCEPTION 'always';").await;
