@@ -115,11 +115,11 @@ const COLUMNS: [(&str, &str); 15] = [
     (
         "balance_log",
         "partition_id kafka_offset change_no event_id account_id shard_id currency_code available_delta frozen_delta \
-         available_after frozen_after reject_reason created_at source previous_offset previous_partition_id previous_change_no",
+         available_after frozen_after reject_reason created_at source previous_offset previous_partition_id previous_change_no event_time",
     ),
     (
         "verdicts",
-        "partition_id kafka_offset event_id verdict reason source created_at",
+        "partition_id kafka_offset event_id verdict reason source created_at event_time",
     ),
     (
         "dead_letters",

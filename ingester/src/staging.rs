@@ -228,6 +228,7 @@ impl Batch {
                     source: head.source.as_deref(),
                     identity: head.identity(),
                     payload_hash: PayloadHash::of(record.payload.unwrap_or_default()),
+                    time_us: head.timestamp_us,
                 };
                 staging::put_event(&mut self.staged, record.offset, &event, &self.changes);
                 self.rows += self.changes.len();
@@ -237,6 +238,7 @@ impl Batch {
                     reason: defect.reason.as_str(),
                     message: &defect.detail,
                     time_ms: Some(record.timestamp_ms),
+                    event_time_us: defect.timestamp_us,
                     attempts: 1,
                     event_id: defect.event_id.as_deref(),
                     source: defect.source.as_deref(),
@@ -338,6 +340,7 @@ impl Batch {
             reason: reason.as_str(),
             message,
             time_ms: Some(mark.timestamp_ms),
+            event_time_us: head.and_then(|head| head.timestamp_us),
             attempts,
             event_id: head.map(|head| &*head.event_id),
             source: head.and_then(|head| head.source.as_deref()),

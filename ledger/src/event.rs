@@ -60,6 +60,8 @@ pub struct Defect {
     pub event_id: Option<String>,
     /// The source, likewise.
     pub source: Option<String>,
+    /// The event's own time, likewise, in microseconds since 1970.
+    pub timestamp_us: Option<i64>,
 }
 
 impl fmt::Display for Defect {
@@ -153,6 +155,7 @@ fn defect(reason: DeadReason, detail: String) -> Defect {
         detail,
         event_id: None,
         source: None,
+        timestamp_us: None,
     }
 }
 
@@ -584,6 +587,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
             detail,
             event_id: event_id.map(Cow::into_owned),
             source: self.source.map(Cow::into_owned),
+            timestamp_us: self.timestamp_us,
         })
     }
 

@@ -2,11 +2,12 @@
 //! The COPY carries them in pieces of any length; only the whole means something.
 //!
 //! A record is its offset (i64), a kind (u8), and
-//! - an event: identity, payload hash, event id, source, number of changes (u8), and for each
+//! - an event: where it says when it happened, that time (i64, in microseconds since 1970), by a
+//!   kind of its own; identity, payload hash, event id, source, number of changes (u8), and for each
 //!   account id (i64), shard id (i32), currency, and both deltas in units of 10^-18 (i128);
-//! - a dead record: the time that Kafka gave it (i64, in milliseconds), attempts (i32), and with
-//!   their lengths reason, message, event id, source, key, payload and headers. Those of 0.6.0
-//!   are of another kind, without the time.
+//! - a dead record: the time that Kafka gave it (i64, in milliseconds), the event's own (i64, in
+//!   microseconds), each `i64::MIN` for none, attempts (i32), and with their lengths reason, message,
+//!   event id, source, key, payload and headers. Those of 0.6.0 are of another kind, without times.
 //!
 //! Numbers are little-endian. Short texts follow their length (u8), 0 for none; long ones
 //! theirs (u32), `u32::MAX` for none.
@@ -22,11 +23,14 @@ use crate::amount::Amount;
 use crate::contract::{MAX_CHANGES, MAX_ID_BYTES};
 use crate::event::Change;
 use crate::identity::{Identity, PayloadHash};
+use crate::timestamp;
 
 const EVENT: u8 = 0;
-const DEAD_WITHOUT_TIME: u8 = 1;
+const DEAD_WITHOUT_TIMES: u8 = 1;
 const DEAD: u8 = 2;
+const EVENT_WITH_TIME: u8 = 3;
 const NONE: u32 = u32::MAX;
+const NO_TIME: i64 = i64::MIN;
 
 /// An event that could be decoded, without its changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Event<'a> {
     pub identity: Identity,
     /// What its record said.
     pub payload_hash: PayloadHash,
+    /// When it happened, in microseconds since 1970, where it says so.
+    pub time_us: Option<i64>,
 }
 
 /// A record that could not be used.
@@ -50,6 +56,8 @@ pub struct Dead<'a> {
     pub message: &'a str,
     /// Kafka's timestamp of the record in milliseconds, where it is known.
     pub time_ms: Option<i64>,
+    /// The event's own time in microseconds since 1970, as far as it could be read.
+    pub event_time_us: Option<i64>,
     /// How often it was tried.
     pub attempts: i32,
     /// As far as it could be read.
@@ -94,7 +102,13 @@ pub struct Staged<'a> {
 /// Appends an event; `changes` has 1 to 64.
 pub fn put_event(out: &mut Vec<u8>, offset: i64, event: &Event<'_>, changes: &[Change]) {
     out.extend_from_slice(&offset.to_le_bytes());
-    out.push(EVENT);
+    match event.time_us {
+        Some(time_us) => {
+            out.push(EVENT_WITH_TIME);
+            out.extend_from_slice(&time_us.to_le_bytes());
+        }
+        None => out.push(EVENT),
+    }
     out.extend_from_slice(event.identity.as_bytes());
     out.extend_from_slice(event.payload_hash.as_bytes());
     put_short(out, event.event_id.as_bytes());
@@ -112,12 +126,14 @@ pub fn put_event(out: &mut Vec<u8>, offset: i64, event: &Event<'_>, changes: &[C
 /// Appends a dead record.
 pub fn put_dead(out: &mut Vec<u8>, offset: i64, dead: &Dead<'_>) {
     out.extend_from_slice(&offset.to_le_bytes());
-    match dead.time_ms {
-        Some(time_ms) => {
+    match [dead.time_ms, dead.event_time_us] {
+        [None, None] => out.push(DEAD_WITHOUT_TIMES),
+        times => {
             out.push(DEAD);
-            out.extend_from_slice(&time_ms.to_le_bytes());
+            for time in times {
+                out.extend_from_slice(&time.unwrap_or(NO_TIME).to_le_bytes());
+            }
         }
-        None => out.push(DEAD_WITHOUT_TIME),
     }
     out.extend_from_slice(&dead.attempts.to_le_bytes());
     for part in [
@@ -204,14 +220,18 @@ pub fn read_into<'a>(
         }
         let offset = i64::from_le_bytes(reader.array("offset")?);
         let content = match reader.array("kind")? {
-            [EVENT] => reader.event(&mut staged.changes)?,
-            [kind @ (DEAD | DEAD_WITHOUT_TIME)] => {
+            [EVENT] => reader.event(None, &mut staged.changes)?,
+            [EVENT_WITH_TIME] => {
+                let time_us = reader.event_time()?;
+                reader.event(time_us, &mut staged.changes)?
+            }
+            [kind @ (DEAD | DEAD_WITHOUT_TIMES)] => {
                 dead += 1;
-                let time_ms = match kind {
-                    DEAD => Some(i64::from_le_bytes(reader.array("time")?)),
-                    _ => None,
+                let (time_ms, event_time_us) = match kind {
+                    DEAD => (reader.time()?, reader.event_time()?),
+                    _ => (None, None),
                 };
-                Content::Dead(Box::new(reader.dead(time_ms)?))
+                Content::Dead(Box::new(reader.dead(time_ms, event_time_us)?))
             }
             _ => return Err(reader.malformed("kind")),
         };
@@ -250,7 +270,25 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    fn event(&mut self, changes: &mut Vec<Change>) -> Result<Content<'a>, Malformed> {
+    fn time(&mut self) -> Result<Option<i64>, Malformed> {
+        let time = i64::from_le_bytes(self.array("time")?);
+        Ok((time != NO_TIME).then_some(time))
+    }
+
+    /// One that an envelope can give.
+    fn event_time(&mut self) -> Result<Option<i64>, Malformed> {
+        let time_us = self.time()?;
+        match time_us.is_none_or(|time_us| timestamp::RANGE_US.contains(&time_us)) {
+            true => Ok(time_us),
+            false => Err(self.malformed("event time")),
+        }
+    }
+
+    fn event(
+        &mut self,
+        time_us: Option<i64>,
+        changes: &mut Vec<Change>,
+    ) -> Result<Content<'a>, Malformed> {
         let identity = Identity::from_bytes(self.array("identity")?);
         let payload_hash = PayloadHash::from_bytes(self.array("payload hash")?);
         let event_id = self.short("event id")?;
@@ -268,6 +306,7 @@ impl<'a> Reader<'a> {
             source: (!source.is_empty()).then_some(source),
             identity,
             payload_hash,
+            time_us,
         };
         Ok(Content::Event(event, first..changes.len()))
     }
@@ -296,7 +335,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn dead(&mut self, time_ms: Option<i64>) -> Result<Dead<'a>, Malformed> {
+    fn dead(
+        &mut self,
+        time_ms: Option<i64>,
+        event_time_us: Option<i64>,
+    ) -> Result<Dead<'a>, Malformed> {
         let attempts = i32::from_le_bytes(self.array("attempts")?);
         let reason = self.long_text("reason")?;
         let message = self.long_text("message")?;
@@ -304,6 +347,7 @@ impl<'a> Reader<'a> {
             reason: reason.ok_or_else(|| self.malformed("reason"))?,
             message: message.ok_or_else(|| self.malformed("message"))?,
             time_ms,
+            event_time_us,
             attempts,
             event_id: self.long_text("event id")?,
             source: self.long_text("source")?,

@@ -1,5 +1,11 @@
 //! RFC 3339 timestamps, to the microsecond.
 
+use std::ops::RangeInclusive;
+
+/// What an RFC 3339 timestamp can be, in microseconds since 1970: the years 0 to 9999, a day more on either side for
+/// other zones. PostgreSQL's `timestamptz` has them all.
+pub const RANGE_US: RangeInclusive<i64> = -62_167_305_600_000_000..=253_402_387_200_000_000;
+
 /// Reads an RFC 3339 timestamp as microseconds since 1970-01-01T00:00:00Z; `None` for any
 /// other text. Digits behind the microsecond are cut off.
 ///

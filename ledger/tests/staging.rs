@@ -5,11 +5,12 @@ use ledger::amount::Amount;
 use ledger::event::Change;
 use ledger::identity::{Identity, PayloadHash};
 use ledger::staging::{Content, Dead, Event, Record, Staged, checksum, put_dead, put_event, read};
+use ledger::timestamp::RANGE_US;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Sample {
-    Event(String, Option<String>, Vec<Change>),
+    Event(String, Option<String>, Option<i64>, Vec<Change>),
     Dead(Box<DeadSample>),
 }
 
@@ -17,6 +18,7 @@ enum Sample {
 struct DeadSample {
     texts: [Option<String>; 3],
     message: String,
+    event_time_us: Option<i64>,
     attempts: i32,
     key: Option<Vec<u8>>,
     payload: Option<Vec<u8>>,
@@ -47,6 +49,11 @@ fn change() -> impl Strategy<Value = Change> {
         )
 }
 
+/// What an envelope can give.
+fn time_us() -> impl Strategy<Value = Option<i64>> {
+    prop::option::of(RANGE_US)
+}
+
 fn sample() -> impl Strategy<Value = Sample> {
     let id = || "[^\\x00]{1,60}";
     let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..50));
@@ -55,20 +62,25 @@ fn sample() -> impl Strategy<Value = Sample> {
         (
             id(),
             prop::option::of(id()),
+            time_us(),
             prop::collection::vec(change(), 1..=64)
         )
-            .prop_map(|(event_id, source, changes)| Sample::Event(event_id, source, changes)),
+            .prop_map(|(event_id, source, time_us, changes)| {
+                Sample::Event(event_id, source, time_us, changes)
+            }),
         (
             [text(), text(), text()],
             "[^\\x00]*",
+            time_us(),
             any::<i32>(),
             bytes(),
             bytes()
         )
             .prop_map(
-                |(texts, message, attempts, key, payload)| Sample::Dead(Box::new(DeadSample {
+                |(texts, message, event_time_us, attempts, key, payload)| Sample::Dead(Box::new(DeadSample {
                     texts,
                     message,
+                    event_time_us,
                     attempts,
                     key,
                     payload,
@@ -77,12 +89,13 @@ fn sample() -> impl Strategy<Value = Sample> {
     ]
 }
 
-fn event<'s>(event_id: &'s str, source: Option<&'s str>) -> Event<'s> {
+fn event<'s>(event_id: &'s str, source: Option<&'s str>, time_us: Option<i64>) -> Event<'s> {
     Event {
         event_id,
         source,
         identity: Identity::of(source, event_id),
         payload_hash: PayloadHash::of(event_id.as_bytes()),
+        time_us,
     }
 }
 
@@ -90,8 +103,8 @@ fn staged(samples: &[Sample]) -> (Vec<u8>, Staged<'_>) {
     let (mut bytes, mut staged) = (Vec::new(), Staged::default());
     for (offset, sample) in (-3..).zip(samples) {
         let content = match sample {
-            Sample::Event(event_id, source, changes) => {
-                let event = event(event_id, source.as_deref());
+            Sample::Event(event_id, source, time_us, changes) => {
+                let event = event(event_id, source.as_deref(), *time_us);
                 put_event(&mut bytes, offset, &event, changes);
                 let first = staged.changes.len();
                 staged.changes.extend_from_slice(changes);
@@ -103,6 +116,7 @@ fn staged(samples: &[Sample]) -> (Vec<u8>, Staged<'_>) {
                     reason: "INVALID_EVENT",
                     message: &sample.message,
                     time_ms: (sample.attempts % 2 == 0).then_some(i64::from(sample.attempts) << 9),
+                    event_time_us: sample.event_time_us,
                     attempts: sample.attempts,
                     event_id,
                     source,
@@ -164,9 +178,17 @@ fn bounds_are_kept() {
     };
     let bytes_of = |event_id: &str, changes: &[Change]| {
         let mut bytes = Vec::new();
-        put_event(&mut bytes, 7, &event(event_id, None), changes);
+        put_event(&mut bytes, 7, &event(event_id, None, None), changes);
         bytes
     };
+    let at_time = |time_us: i64| {
+        let mut bytes = Vec::new();
+        put_event(&mut bytes, 7, &event("e", None, Some(time_us)), &[change]);
+        bytes
+    };
+    for time_us in [*RANGE_US.start(), *RANGE_US.end()] {
+        assert!(read(&at_time(time_us), 1).is_ok(), "{time_us}");
+    }
     let good = bytes_of("e", &[change]);
     assert!(read(&good, 1).is_ok());
     let too_much = Change {
@@ -179,6 +201,8 @@ fn bounds_are_kept() {
         (bytes_of("e", &[]), "event"),
         (bytes_of("e", &[change; 65]), "event"),
         (bytes_of("e", &[too_much]), "amount"),
+        (at_time(RANGE_US.start() - 1), "event time"),
+        (at_time(RANGE_US.end() + 1), "event time"),
         (good[..good.len() - 1].to_vec(), "amount"),
         ([&good[..], &[1]].concat(), "end of the promised rows"),
         ([&good[..8], &[9], &good[9..]].concat(), "kind"),
@@ -201,10 +225,11 @@ fn bounds_are_kept() {
 /// Both ends may be of different builds for a while: these figures must never change.
 #[test]
 fn the_form_is_stable() {
-    let samples = [
+    let mut samples = [
         Sample::Event(
             "e".into(),
             Some("s".into()),
+            None,
             vec![Change {
                 key: AccountKey {
                     account_id: 1,
@@ -218,6 +243,7 @@ fn the_form_is_stable() {
         Sample::Dead(Box::new(DeadSample {
             texts: [None, Some("s".into()), Some("[]".into())],
             message: "m".into(),
+            event_time_us: None,
             attempts: 1,
             key: None,
             payload: Some(b"{".to_vec()),
@@ -225,4 +251,11 @@ fn the_form_is_stable() {
     ];
     assert_eq!(checksum(&[]), 0, "an empty batch");
     assert_eq!(checksum(&staged(&samples).0), 4_850_526_249_305_582_191);
+    for sample in &mut samples {
+        match sample {
+            Sample::Event(_, _, time_us, _) => *time_us = Some(5),
+            Sample::Dead(dead) => dead.event_time_us = Some(6),
+        }
+    }
+    assert_eq!(checksum(&staged(&samples).0), 1);
 }

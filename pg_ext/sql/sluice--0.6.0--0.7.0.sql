@@ -946,6 +946,195 @@ GRANT EXECUTE ON FUNCTION
     sluice.restore_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean)
 TO sluice_admin;
 
+-- --- The event's own time ---
+
+CREATE OR REPLACE FUNCTION sluice.results_at(topic text, partition integer, partition_id integer, offsets bigint[])
+RETURNS TABLE (kafka_offset bigint, result text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    WITH changes AS (
+        SELECT g.* FROM ledger.balance_log g
+        WHERE g.partition_id = results_at.partition_id AND g.kafka_offset = ANY (offsets)
+    ), told AS (
+        SELECT c.kafka_offset, c.event_id, c.source,
+            CASE WHEN c.reject_reason IS NULL THEN 'APPLIED' ELSE 'REJECTED' END AS verdict, c.reject_reason AS reason,
+            c.event_time, c.created_at
+        FROM changes c
+        WHERE c.change_no = 0
+        UNION ALL
+        SELECT v.kafka_offset, v.event_id, v.source, v.verdict, v.reason, v.event_time, v.created_at FROM ledger.verdicts v
+        WHERE v.partition_id = results_at.partition_id AND v.kafka_offset = ANY (offsets)
+    ), balances AS (
+        SELECT c.kafka_offset, json_agg(json_build_object(
+            'accountId', c.account_id, 'shardId', c.shard_id, 'currencyCode', c.currency_code,
+            'available', trim_scale(c.available_after)::text, 'frozen', trim_scale(c.frozen_after)::text)
+            ORDER BY c.change_no) AS list
+        FROM changes c
+        GROUP BY c.kafka_offset
+    )
+    SELECT t.kafka_offset, json_build_object(
+        'topic', topic, 'partition', partition, 'offset', t.kafka_offset, 'eventId', t.event_id, 'source', t.source,
+        'verdict', t.verdict, 'reason', t.reason,
+        'eventTime', to_char(t.event_time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'createdAt', to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'balances', coalesce(b.list, '[]'))::text
+    FROM told t LEFT JOIN balances b USING (kafka_offset);
+END
+$$;
+
+CREATE FUNCTION sluice.check_clock(by text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF by IS NULL OR by NOT IN ('created_at', 'event_time') THEN
+        RAISE EXCEPTION 'by is %: it must be created_at or event_time', coalesce(quote_literal(by), 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sluice.check_clock(text) IS
+'Refuses what is not the name of a clock: created_at, the database''s, or event_time, the sender''s.';
+
+CREATE FUNCTION sluice.brought_forward_until(account_id bigint, shard_id integer, currency_code text)
+RETURNS timestamptz
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- A change that is left behind a pruned one is not found any more; it happened before it was committed.
+    RETURN (SELECT greatest(c.pruned_until, c.pruned_event_time_until) FROM ledger.balance_checkpoints c
+        WHERE c.account_id = brought_forward_until.account_id AND c.shard_id = brought_forward_until.shard_id
+            AND c.currency_code = brought_forward_until.currency_code);
+END
+$$;
+COMMENT ON FUNCTION sluice.brought_forward_until(bigint, integer, text) IS
+'The latest time, by the events'' own clocks, of the changes of a balance that were pruned; NULL where none was.';
+
+CREATE FUNCTION sluice.account_history(
+    account_id bigint, shard_id integer, currency_code text,
+    since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT 'infinity', by text DEFAULT 'created_at')
+RETURNS TABLE (
+    nth bigint, event_time timestamptz, created_at timestamptz, available_delta numeric, frozen_delta numeric,
+    available_after numeric, frozen_after numeric, event_id text, source text,
+    topic text, partition integer, kafka_offset bigint, change_no smallint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    brought_forward timestamptz;
+BEGIN
+    PERFORM sluice.check_clock(by);
+    IF by = 'created_at' THEN
+        RETURN QUERY
+        SELECT h.nth, h.event_time, h.created_at, h.available_delta, h.frozen_delta, h.available_after, h.frozen_after,
+            h.event_id, h.source, h.topic, h.partition, h.kafka_offset, h.change_no
+        FROM ledger.account_history h
+        WHERE h.account_id = account_history.account_id AND h.shard_id = account_history.shard_id
+            AND h.currency_code = account_history.currency_code AND h.created_at >= since AND h.created_at < until;
+        RETURN;
+    END IF;
+    brought_forward := sluice.brought_forward_until(account_id, shard_id, currency_code);
+    RETURN QUERY
+    WITH changes AS (
+        SELECT h.*, h.kafka_offset IS NULL AS is_brought_forward,
+            CASE WHEN h.kafka_offset IS NULL THEN brought_forward ELSE coalesce(h.event_time, h.created_at) END AS happened,
+            CASE WHEN h.kafka_offset IS NULL THEN h.available_after ELSE h.available_delta END AS available_more,
+            CASE WHEN h.kafka_offset IS NULL THEN h.frozen_after ELSE h.frozen_delta END AS frozen_more
+        FROM ledger.account_history h
+        WHERE h.account_id = account_history.account_id AND h.shard_id = account_history.shard_id
+            AND h.currency_code = account_history.currency_code
+    ), summed AS (
+        SELECT c.*, row_number() OVER newest_first AS place, sum(c.available_more) OVER until_then AS available,
+            sum(c.frozen_more) OVER until_then AS frozen
+        FROM changes c
+        WINDOW newest_first AS (ORDER BY c.happened DESC, c.nth),
+            until_then AS (ORDER BY c.happened, c.nth DESC ROWS UNBOUNDED PRECEDING)
+    )
+    SELECT s.place, CASE WHEN s.is_brought_forward THEN s.happened ELSE s.event_time END, s.created_at, s.available_delta, s.frozen_delta,
+        -- Which of the pruned changes happened before one that is left, nobody knows.
+        CASE WHEN s.happened < brought_forward THEN NULL ELSE s.available END,
+        CASE WHEN s.happened < brought_forward THEN NULL ELSE s.frozen END,
+        s.event_id, s.source, s.topic, s.partition, s.kafka_offset, s.change_no
+    FROM summed s
+    WHERE s.happened >= since AND s.happened < until
+    ORDER BY s.place;
+END
+$$;
+COMMENT ON FUNCTION sluice.account_history(bigint, integer, text, timestamptz, timestamptz, text) IS
+'The applied changes of one balance from since on and before until, newest first, by the database''s clock (by => ''created_at''), as ledger.account_history has them, or in the order of the events'' own times (by => ''event_time''; created_at where an event gave none): available_after and frozen_after are then what the changes until that time add up to, which may be negative for a while where events were committed in another order than they happened. By event_time it reads the whole history of the balance. Where changes were pruned, one row without an event is the balance brought forward; of changes that happened before it the balance is NULL.';
+
+DROP FUNCTION sluice.balance_as_of(bigint, integer, text, timestamptz);
+CREATE FUNCTION sluice.balance_as_of(
+    account_id bigint, shard_id integer, currency_code text, at timestamptz, by text DEFAULT 'created_at')
+RETURNS TABLE (available numeric, frozen numeric)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    pruned_until timestamptz;
+BEGIN
+    PERFORM sluice.check_clock(by);
+    IF by = 'created_at' THEN
+        -- Walks back from the last change, and stops at the first that is old enough.
+        RETURN QUERY
+        SELECT h.available_after, h.frozen_after
+        FROM ledger.account_history h
+        WHERE h.account_id = balance_as_of.account_id AND h.shard_id = balance_as_of.shard_id
+            AND h.currency_code = balance_as_of.currency_code AND h.created_at <= balance_as_of.at
+        LIMIT 1;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+        SELECT c.pruned_until INTO pruned_until FROM ledger.balance_checkpoints c
+        WHERE c.account_id = balance_as_of.account_id AND c.shard_id = balance_as_of.shard_id
+            AND c.currency_code = balance_as_of.currency_code;
+    ELSE
+        pruned_until := sluice.brought_forward_until(account_id, shard_id, currency_code);
+        IF pruned_until IS NULL OR pruned_until <= at THEN
+            -- Events need not have been committed in the order in which they happened: each is looked at.
+            RETURN QUERY
+            SELECT sum(coalesce(h.available_delta, h.available_after)), sum(coalesce(h.frozen_delta, h.frozen_after))
+            FROM ledger.account_history h
+            WHERE h.account_id = balance_as_of.account_id AND h.shard_id = balance_as_of.shard_id
+                AND h.currency_code = balance_as_of.currency_code
+                AND (h.kafka_offset IS NULL OR coalesce(h.event_time, h.created_at) <= balance_as_of.at)
+            HAVING count(*) > 0;
+            RETURN;
+        END IF;
+    END IF;
+    IF pruned_until IS NOT NULL THEN
+        RAISE EXCEPTION 'the log of this balance was pruned up to %', pruned_until
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Ask for that moment or a later one.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sluice.balance_as_of(bigint, integer, text, timestamptz, text) IS
+'The balance as it was at a moment of the database''s clock (by => ''created_at''), or what the changes that happened until then add up to by the events'' own times (by => ''event_time''; created_at where an event gave none): no row before its first change, an error for a moment whose changes were pruned. By created_at it walks back through the changes since then, by event_time through all of the balance. By event_time the sum may be negative where events were committed in another order than they happened.';
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'sluice'::regnamespace
+            AND p.proname IN ('check_clock', 'brought_forward_until', 'account_history', 'balance_as_of')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION
+    sluice.account_history(bigint, integer, text, timestamptz, timestamptz, text),
+    sluice.balance_as_of(bigint, integer, text, timestamptz, text)
+TO sluice_reader;
+
 -- --- Retention and reports ---
 
 CREATE FUNCTION sluice.end_results(topic text)
@@ -1128,14 +1317,17 @@ BEGIN
         RETURNING g.*
     ), carried AS (
         -- In the order of keys, as everybody locks.
-        INSERT INTO ledger.balance_checkpoints AS c (account_id, shard_id, currency_code, available, frozen, pruned_until)
-        SELECT g.account_id, g.shard_id, g.currency_code, sum(g.available_delta), sum(g.frozen_delta), max(g.created_at)
+        INSERT INTO ledger.balance_checkpoints AS c (
+            account_id, shard_id, currency_code, available, frozen, pruned_until, pruned_event_time_until)
+        SELECT g.account_id, g.shard_id, g.currency_code, sum(g.available_delta), sum(g.frozen_delta), max(g.created_at),
+            max(coalesce(g.event_time, g.created_at))
         FROM gone g
         WHERE g.reject_reason IS NULL
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
         ON CONFLICT (account_id, shard_id, currency_code) DO UPDATE
         SET available = c.available + excluded.available, frozen = c.frozen + excluded.frozen,
-            pruned_until = greatest(c.pruned_until, excluded.pruned_until)
+            pruned_until = greatest(c.pruned_until, excluded.pruned_until),
+            pruned_event_time_until = greatest(c.pruned_event_time_until, excluded.pruned_event_time_until)
     ), unlogged AS (
         DELETE FROM ledger.verdicts v WHERE v.partition_id = prune_records.partition_id AND v.kafka_offset = ANY (offsets)
         RETURNING v.*

@@ -214,6 +214,8 @@ pub struct Decodable {
     pub source: Option<String>,
     pub identity: Identity,
     pub payload_hash: PayloadHash,
+    /// When it happened, in microseconds since 1970, where it says so.
+    pub time_us: Option<i64>,
     pub changes: Vec<Change>,
 }
 
@@ -236,6 +238,7 @@ pub fn decide_anew(client: &mut SpiClient<'_>, parts: &[Anew], mut ownership: Ow
             source: event.source.as_deref(),
             identity: event.identity,
             payload_hash: event.payload_hash,
+            time_us: event.time_us,
         };
         staged.records.push(Record {
             offset: event.offset,
@@ -337,7 +340,7 @@ impl Fold {
             let claim = ownership.of(index);
             if claim == fold::Claim::Duplicate {
                 self.counts.duplicates += 1;
-                let name = event_name(Some(event.event_id), event.source);
+                let name = event_name(Some(event.event_id), event.source, event.time_us);
                 self.verdicts
                     .push(record.offset, name, Verdict::Duplicate.as_str(), None);
                 continue;
@@ -373,6 +376,7 @@ impl Fold {
                     place,
                     event_id: event.event_id.as_bytes(),
                     source: event.source.map(str::as_bytes),
+                    event_time: event.time_us.map(session::timestamp),
                     change: *change,
                     after: *after,
                     reject_reason,
@@ -388,7 +392,7 @@ impl Fold {
     }
 
     fn bury(&mut self, offset: i64, dead: &staging::Dead<'_>) {
-        let name = event_name(dead.event_id, dead.source);
+        let name = event_name(dead.event_id, dead.source, dead.event_time_us);
         let code = dead.reason.to_owned();
         self.counts.dead += 1;
         self.letters.offsets.push(offset);
@@ -407,10 +411,11 @@ impl Fold {
     }
 }
 
-fn event_name(event_id: Option<&str>, source: Option<&str>) -> EventName {
+fn event_name(event_id: Option<&str>, source: Option<&str>, time_us: Option<i64>) -> EventName {
     EventName {
         event_id: event_id.map(str::to_owned),
         source: source.map(str::to_owned),
+        time_us,
     }
 }
 

@@ -56,6 +56,7 @@ pub fn correct(payload: &str, why: &str) -> (i32, i64) {
             offset,
             identity: head.identity(),
             payload_hash: PayloadHash::of(payload.as_bytes()),
+            time_us: head.timestamp_us,
             event_id: head.event_id.into_owned(),
             source: head.source.map(Cow::into_owned),
             changes,

@@ -66,7 +66,9 @@ pub struct Event {
     pub source: Option<String>,
     pub identity: Identity,
     pub payload_hash: PayloadHash,
+    /// Its own time or, where it gives none, that of its record.
     pub time_us: i64,
+    pub own_time_us: Option<i64>,
     /// Where `data` stands in the payload.
     pub data: Range<usize>,
 }
@@ -100,12 +102,14 @@ pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<
             detail: format!("timestamp {rule}: {time_ms} ms since 1970."),
             event_id: Some(head.event_id.into_owned()),
             source: head.source.map(std::borrow::Cow::into_owned),
+            timestamp_us: None,
         });
     };
     Ok(Event {
         identity: head.identity(),
         payload_hash: PayloadHash::of(payload.unwrap_or_default()),
         time_us,
+        own_time_us: head.timestamp_us,
         data: head.data,
         event_id: head.event_id.into_owned(),
         source: head.source.map(std::borrow::Cow::into_owned),
@@ -114,13 +118,18 @@ pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<
 
 /// What a record calls itself, dead or not.
 pub fn name_of(decoded: &Result<Event, Defect>) -> EventName {
-    let (event_id, source) = match decoded {
-        Ok(event) => (Some(&event.event_id), &event.source),
-        Err(defect) => (defect.event_id.as_ref(), &defect.source),
+    let (event_id, source, time_us) = match decoded {
+        Ok(event) => (Some(&event.event_id), &event.source, event.own_time_us),
+        Err(defect) => (
+            defect.event_id.as_ref(),
+            &defect.source,
+            defect.timestamp_us,
+        ),
     };
     EventName {
         event_id: event_id.cloned(),
         source: source.clone(),
+        time_us,
     }
 }
 
@@ -131,6 +140,7 @@ fn buried(name: EventName, words: String) -> Defect {
         detail: words,
         event_id: name.event_id,
         source: name.source,
+        timestamp_us: name.time_us,
     }
 }
 

@@ -5,6 +5,7 @@ use pgrx::spi::SpiClient;
 
 use crate::fence::{Fenced, Span};
 use crate::leader::PartitionName;
+use crate::pg::session;
 use crate::pg::verdicts::{self, VerdictRow};
 use crate::statements::run;
 
@@ -22,11 +23,13 @@ const HOLES: &str = "
     INSERT INTO ledger.offset_holes (partition_id, first_offset, next_offset)
     SELECT $1, u.* FROM unnest($2::bigint[], $3::bigint[]) AS u";
 
-/// What an event calls itself, as far as it could be read.
+/// What an event calls itself, and when it says that it happened, as far as it could be read.
 #[derive(Clone, Default)]
 pub struct EventName {
     pub event_id: Option<String>,
     pub source: Option<String>,
+    /// In microseconds since 1970.
+    pub time_us: Option<i64>,
 }
 
 /// Rows of `ledger.verdicts` to be.
@@ -45,6 +48,7 @@ impl Verdicts {
             kafka_offset: offset,
             event_id: event.event_id,
             source: event.source,
+            event_time: event.time_us.map(session::timestamp),
             verdict,
             reason,
         });

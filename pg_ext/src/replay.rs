@@ -83,10 +83,12 @@ impl Decoded {
                 Ok(event) => EventName {
                     event_id: Some(event.event_id.clone()),
                     source: event.source.clone(),
+                    time_us: event.time_us,
                 },
                 Err(defect) => EventName {
                     event_id: defect.event_id.clone(),
                     source: defect.source.clone(),
+                    time_us: defect.timestamp_us,
                 },
             },
         }
@@ -110,6 +112,7 @@ fn decode_balances(letter: &Letter) -> Result<Decodable, Defect> {
         offset: letter.offset,
         identity: head.identity(),
         payload_hash: PayloadHash::of(payload.unwrap_or_default()),
+        time_us: head.timestamp_us,
         event_id: head.event_id.into_owned(),
         source: head.source.map(Cow::into_owned),
         changes,

@@ -165,19 +165,27 @@ async fn results_are_told_from_where_they_were_left_and_again_when_a_replay_chan
     let database = Database::create().await;
     let (writer, admin) = (database.writer().await, database.admin().await);
     let leader = lead(&writer, 0, "a").await;
-    let good = r#"{"eventId":"r","eventType":"balance.changed","source":"bank","data":{"accountId":1,"changes":[{"currencyCode":"USD","availableDelta":"2.50"}]}}"#;
+    let good = r#"{"eventId":"r","eventType":"balance.changed","source":"bank","timestamp":"2026-11-21T06:00:00.5+01:00","data":{"accountId":1,"changes":[{"currencyCode":"USD","availableDelta":"2.50"}]}}"#;
     let batch = Batch::default()
         .event(0, "a", &[change(1, "10", "0"), change(2, "0", "1.5")])
+        .at(1_795_237_200)
         .dead(1, "MALFORMED_JSON", "{")
         .event(3, "b", &[change(1, "-11", "0")])
-        .event(4, "a", &[change(1, "10", "0"), change(2, "0", "1.5")]);
+        .event(4, "a", &[change(1, "10", "0"), change(2, "0", "1.5")])
+        .at(1_795_237_200);
     batch.apply(&writer, leader, 0, 6).await.expect("applied");
     let unsent = async |max_rows: i32| {
         let query = "SELECT result, next_offset, changed_verdict FROM sluice.unsent_results('balance.changed', 0, $1)";
         let rows = writer.query(query, &[&max_rows]).await.expect("results");
         let told = |row: &tokio_postgres::Row| {
             let result: Option<String> = row.get(0);
-            let result = result.map(|json| json.replace([' ', '"'], ""));
+            let result = result.map(|json| {
+                // Just now, whenever that is.
+                let (head, rest) = json.split_once(", \"createdAt\" : \"20").expect("it");
+                let (at, rest) = rest.split_once("Z\"").expect("its end");
+                assert_eq!(at.len(), "26-11-21T05:00:00.000000".len(), "{json}");
+                [head, rest].concat().replace([' ', '"'], "")
+            });
             (
                 result,
                 row.get::<_, Option<i64>>(1),
@@ -200,10 +208,13 @@ async fn results_are_told_from_where_they_were_left_and_again_when_a_replay_chan
     };
     let (one, two) = (balance(1, "10", "0"), balance(2, "0", "1.5"));
     let json = |offset: i64, event: &str, verdict: &str, balances: &str| {
-        let (event_id, source) = event.split_once(' ').expect("id and source");
+        let event: Vec<&str> = event.split(' ').collect();
+        let [event_id, source, time] = event[..] else {
+            panic!("id, source and time: {event:?}");
+        };
         let (verdict, reason) = verdict.split_once(' ').expect("verdict and reason");
         Some(format!(
-            "{{topic:balance.changed,partition:0,offset:{offset},eventId:{event_id},source:{source},verdict:{verdict},reason:{reason},balances:[{balances}]}}"
+            "{{topic:balance.changed,partition:0,offset:{offset},eventId:{event_id},source:{source},verdict:{verdict},reason:{reason},eventTime:{time},balances:[{balances}]}}"
         ))
     };
     let result = |offset: i64, event: &str, verdict: &str, balances: &str| {
@@ -213,16 +224,17 @@ async fn results_are_told_from_where_they_were_left_and_again_when_a_replay_chan
             None,
         )
     };
+    const AT_FIVE: &str = "a null 2026-11-21T05:00:00.000000Z";
     let first = [
-        result(0, "a null", "APPLIED null", &format!("{one},{two}")),
-        result(1, "null null", "DEAD MALFORMED_JSON", ""),
+        result(0, AT_FIVE, "APPLIED null", &format!("{one},{two}")),
+        result(1, "null null null", "DEAD MALFORMED_JSON", ""),
     ];
     assert_eq!(unsent(2).await, first);
     assert_eq!(unsent(2).await, first, "as long as they are not marked");
     mark(Some(2), &[]).await;
     let second = [
-        result(3, "b null", "REJECTED INSUFFICIENT_BALANCE", &one),
-        result(4, "a null", "DUPLICATE null", ""),
+        result(3, "b null null", "REJECTED INSUFFICIENT_BALANCE", &one),
+        result(4, AT_FIVE, "DUPLICATE null", ""),
         (None, Some(6), None), // offset 5 is a hole
     ];
     assert_eq!(unsent(10).await, second);
@@ -245,7 +257,8 @@ async fn results_are_told_from_where_they_were_left_and_again_when_a_replay_chan
     );
     let told = unsent(10).await;
     let changed: Vec<i64> = told.iter().filter_map(|row| row.2).collect();
-    let again = json(1, "r bank", "APPLIED null", &balance(1, "12.5", "0"));
+    let replayed = "r bank 2026-11-21T05:00:00.500000Z";
+    let again = json(1, replayed, "APPLIED null", &balance(1, "12.5", "0"));
     assert_eq!(told[1..], [(again, None, Some(changed[0]))]);
     mark(None, &changed).await;
     assert_eq!(text(&admin, waiting).await, None);
@@ -344,6 +357,113 @@ async fn a_pruned_history_begins_with_the_balance_brought_forward() {
         .await
         .expect("sabotage");
     assert_eq!(text(&admin, verify).await.as_deref(), Some("1"));
+}
+
+/// The history of account 1 by one clock, or the SQLSTATE of the refusal.
+async fn told_by(client: &Client, rest: &str) -> String {
+    let query = format!(
+        "SELECT string_agg(concat(nth, ':', coalesce(trim_scale(available_delta)::text, 'forward'), '=', trim_scale(available_after),
+            CASE WHEN kafka_offset IS NOT NULL THEN '@' || coalesce(to_char(event_time AT TIME ZONE 'UTC', 'HH24:MI'), '') END), ' ') FROM sluice.account_history(1, 0, 'USD', {rest})"
+    );
+    match client.query_one(&query, &[]).await {
+        Ok(row) => row.get::<_, Option<String>>(0).unwrap_or_default(),
+        Err(error) => error.code().expect("an answer").code().to_owned(),
+    }
+}
+
+/// After an outage all is committed in one minute, and a statement of account by the database's clock shows the wrong hour.
+#[tokio::test]
+async fn after_an_outage_an_account_is_told_by_its_events_own_times() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let leader = lead(&writer, 0, "a").await;
+    let (five, six, seven) = (1_795_237_200, 1_795_240_800, 1_795_244_400);
+    let batch = Batch::default()
+        .event(0, "five", &[change(1, "10", "0")])
+        .at(five)
+        .event(1, "seven", &[change(1, "5", "1")])
+        .at(seven)
+        // Committed behind the one before it, and happened before it.
+        .event(2, "six", &[change(1, "-12", "0")])
+        .at(six)
+        .event(3, "refused", &[change(1, "-99", "0")])
+        .at(six)
+        .event(4, "seven", &[change(1, "5", "1")])
+        .at(seven);
+    batch.apply(&writer, leader, 0, 5).await.expect("applied");
+    let logged = "SELECT string_agg(kafka_offset || '@' || extract(epoch FROM event_time)::bigint || ' ' || status, ', ' ORDER BY 1)
+        FROM ledger.balance_change_logs WHERE created_at > event_time";
+    assert_eq!(
+        text(&admin, logged).await,
+        Some(format!(
+            "0@{five} APPLIED, 1@{seven} APPLIED, 2@{six} APPLIED, 3@{six} REJECTED"
+        ))
+    );
+    let verdict = "SELECT verdict || ' ' || extract(epoch FROM event_time)::bigint FROM ledger.event_verdicts WHERE kafka_offset = 4";
+    assert_eq!(
+        text(&admin, verdict).await,
+        Some(format!("DUPLICATE {seven}"))
+    );
+    let as_of = async |at: &str, by: &str| {
+        let query = format!(
+            "SELECT trim_scale(available) || '+' || trim_scale(frozen) FROM sluice.balance_as_of(1, 0, 'USD', {at}{by})"
+        );
+        match admin.query_opt(&query, &[]).await {
+            Ok(row) => row.map_or_else(|| "none".to_owned(), |row| row.get(0)),
+            Err(error) => error.code().expect("an answer").code().to_owned(),
+        }
+    };
+    let event_time = ", by => 'event_time'";
+    for (at, balance) in [
+        ("'2026-11-21T04:59:59Z'", "none"),
+        ("'2026-11-21T05:00:00Z'", "10+0"),
+        ("'2026-11-21T06:30:00Z'", "-2+0"),
+        ("'2026-11-21T07:00:00Z'", "3+1"),
+    ] {
+        assert_eq!(as_of(at, event_time).await, balance, "{at}");
+        assert_eq!(as_of(at, "").await, "none", "{at}: nothing was committed");
+    }
+    assert_eq!(as_of("now()", ", by => 'created_at'").await, "3+1");
+    for wrong in [", by => 'time'", ", by => NULL"] {
+        assert_eq!(as_of("now()", wrong).await, "22023");
+    }
+    let by_event_time = "by => 'event_time'";
+    for (arguments, told) in [
+        (by_event_time, "1:5=3@07:00 2:-12=-2@06:00 3:10=10@05:00"),
+        ("by => 'created_at'", "1:-12=3@06:00 2:5=15@07:00 3:10=10@05:00"),
+        (
+            "since => '2026-11-21T06:00Z', until => '2026-11-21T07:00Z', by => 'event_time'",
+            "2:-12=-2@06:00",
+        ),
+        ("until => '2026-11-21T07:00Z'", ""),
+        ("by => 'nth'", "22023"),
+    ] {
+        assert_eq!(told_by(&admin, arguments).await, told, "{arguments}");
+    }
+    // Without a time of its own an event counts from its commit.
+    let batch = Batch::default().event(5, "timeless", &[change(1, "1", "0")]);
+    batch.apply(&writer, leader, 5, 6).await.expect("applied");
+    assert_eq!(as_of("'2026-11-21T08:00Z'", event_time).await, "3+1");
+    assert_eq!(as_of("now()", event_time).await, "4+1");
+
+    // What is pruned counts from the latest time that any of it had, however old its commit is.
+    prune(&admin, 0, "2, '0', dry_run => false")
+        .await
+        .expect("pruned");
+    assert_eq!(
+        told_by(&admin, by_event_time).await,
+        "1:1=4@ 2:forward=3 3:-12=@06:00"
+    );
+    let until = "sluice.brought_forward_until(1, 0, 'USD')";
+    for (at, balance) in [
+        ("'2026-11-21T07:00:00Z'".to_owned(), "22023"),
+        (format!("{until} - interval '1 us'"), "22023"),
+        (until.to_owned(), "3+1"),
+        ("now()".to_owned(), "4+1"),
+    ] {
+        assert_eq!(as_of(&at, event_time).await, balance, "{at}");
+    }
+    database.assert_invariants().await;
 }
 
 #[tokio::test]

@@ -302,6 +302,7 @@ struct VerdictRow {
     event_id: Option<String>,
     verdict: String,
     reason: Option<String>,
+    time_us: Option<i64>,
 }
 
 struct LogRow {
@@ -312,7 +313,11 @@ struct LogRow {
     after: Balance,
     status: String,
     reason: Option<String>,
+    time_us: Option<i64>,
 }
+
+/// Microseconds since 1970.
+const TIME_US: &str = "(extract(epoch FROM event_time) * 1000000)::bigint";
 
 /// The first offset that pruning has left alone.
 async fn pruned_below(admin_url: &str, place: &Place<'_>) -> i64 {
@@ -347,14 +352,14 @@ impl Stored {
         let session = connect(admin_url).await;
         let verdicts = Lines::of(
             &session,
-            &format!("SELECT kafka_offset, event_id, verdict, reason FROM ledger.event_verdicts WHERE {filter} ORDER BY kafka_offset"),
+            &format!("SELECT kafka_offset, event_id, verdict, reason, {TIME_US} FROM ledger.event_verdicts WHERE {filter} ORDER BY kafka_offset"),
         )
         .await;
         let logs = Lines::of(
             &connect(admin_url).await,
             &format!(
                 "SELECT kafka_offset, change_no, event_id, account_id, shard_id, currency_code, available_delta, frozen_delta,
-                    available_after, frozen_after, status, reject_reason
+                    available_after, frozen_after, status, reject_reason, {TIME_US}
                  FROM ledger.balance_change_logs WHERE {filter} ORDER BY kafka_offset, change_no"
             ),
         )
@@ -407,6 +412,7 @@ fn verdict_row(line: &str) -> VerdictRow {
         event_id: unescape(fields[1]),
         verdict: fields[2].to_owned(),
         reason: unescape(fields[3]),
+        time_us: time_us(fields[4]),
     }
 }
 
@@ -435,7 +441,12 @@ fn log_row(line: &str) -> LogRow {
         },
         status: fields[10].to_owned(),
         reason: unescape(fields[11]),
+        time_us: time_us(fields[12]),
     }
+}
+
+fn time_us(field: &str) -> Option<i64> {
+    unescape(field).map(|text| text.parse().expect("microseconds"))
 }
 
 /// The balances before the event, as its own log rows tell.
@@ -503,6 +514,17 @@ fn compare_record(
                 place.at(offset),
                 row.event_id,
                 expected.event_id
+            )
+        });
+    }
+    let times = found.log.iter().map(|row| row.time_us);
+    let mut times = times.chain([row.time_us]);
+    if row.verdict != "DEAD" && times.any(|time_us| time_us != expected.time_us) {
+        report.differs(|| {
+            format!(
+                "{}: not its own time {:?}",
+                place.at(offset),
+                expected.time_us
             )
         });
     }

@@ -63,6 +63,8 @@ pub struct Event {
     pub event_id: String,
     /// Empty when there is none.
     pub source: String,
+    /// When it happened, in microseconds since 1970, where it says so.
+    pub time_us: Option<i64>,
     pub changes: Vec<Change>,
 }
 
@@ -143,10 +145,12 @@ impl Walk {
             Some(Json::String(_)) => self.defect(UNKNOWN_EVENT_TYPE),
             _ => self.defect(INVALID_EVENT),
         }
-        match self.field(fields, "timestamp") {
-            None => {}
-            Some(Json::String(text)) if is_rfc3339(text) => {}
-            Some(_) => self.defect(INVALID_EVENT),
+        let time_us = match self.field(fields, "timestamp") {
+            Some(Json::String(text)) => rfc3339_us(text),
+            _ => None,
+        };
+        if time_us.is_none() && self.field(fields, "timestamp").is_some() {
+            self.defect(INVALID_EVENT);
         }
         let changes = match self.field(fields, "data") {
             Some(Json::Object(data)) => self.data(data),
@@ -158,6 +162,7 @@ impl Walk {
         Event {
             event_id,
             source,
+            time_us,
             changes,
         }
     }
@@ -300,7 +305,8 @@ pub fn amount(text: &str) -> Option<i128> {
     Some(if negative { -units } else { units })
 }
 
-fn is_rfc3339(text: &str) -> bool {
+/// Microseconds since 1970; what stands behind them is cut off.
+fn rfc3339_us(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let number = |from: usize, len: usize| -> Option<u32> {
         let digits = bytes.get(from..from + len)?;
@@ -314,49 +320,64 @@ fn is_rfc3339(text: &str) -> bool {
         list.iter()
             .all(|(at, any)| bytes.get(*at).is_some_and(|byte| any.contains(byte)))
     };
-    let (Some(year), Some(month), Some(day)) = (number(0, 4), number(5, 2), number(8, 2)) else {
-        return false;
-    };
-    let (Some(hour), Some(minute), Some(second)) = (number(11, 2), number(14, 2), number(17, 2))
-    else {
-        return false;
-    };
+    let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
+    let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
     if !marks(&[(4, b"-"), (7, b"-"), (10, b"Tt"), (13, b":"), (16, b":")]) {
-        return false;
+        return None;
     }
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days = match month {
-        2 => 28 + u32::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    };
     if !(1..=12).contains(&month)
-        || !(1..=days).contains(&day)
+        || !(1..=days(year, month)).contains(&day)
         || hour > 23
         || minute > 59
         || second > 60
     {
-        return false;
+        return None;
     }
     let mut rest = &bytes[19..];
+    let mut micros = 0;
     if rest.first() == Some(&b'.') {
         let digits = rest[1..]
             .iter()
             .take_while(|byte| byte.is_ascii_digit())
             .count();
         if digits == 0 {
-            return false;
+            return None;
+        }
+        for place in 1..=6 {
+            let digit = rest.get(place).filter(|_| place <= digits);
+            micros = micros * 10 + digit.map_or(0, |digit| i64::from(digit - b'0'));
         }
         rest = &rest[1 + digits..];
     }
-    match rest {
-        [b'Z' | b'z'] => true,
-        [b'+' | b'-', a, b, b':', c, d]
+    let zone_minutes = match rest {
+        [b'Z' | b'z'] => 0,
+        [sign @ (b'+' | b'-'), a, b, b':', c, d]
             if [a, b, c, d].iter().all(|byte| byte.is_ascii_digit()) =>
         {
-            (a - b'0') * 10 + (b - b'0') <= 23 && (c - b'0') <= 5
+            let (hours, minutes) = ((a - b'0') * 10 + (b - b'0'), (c - b'0') * 10 + (d - b'0'));
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            let minutes = i64::from(hours) * 60 + i64::from(minutes);
+            if *sign == b'-' { -minutes } else { minutes }
         }
-        _ => false,
+        _ => return None,
+    };
+    // Counted day by day, which nobody can get wrong.
+    let years = |from, to| (from..to).map(|year| (1..=12).map(|month| i64::from(days(year, month))).sum::<i64>());
+    let whole_years = years(1970, year).sum::<i64>() - years(year, 1970).sum::<i64>();
+    let months = (1..month).map(|month| i64::from(days(year, month)));
+    let day_no = whole_years + months.sum::<i64>() + i64::from(day) - 1;
+    let seconds = day_no * 86_400 + i64::from(hour * 3_600 + minute * 60 + second);
+    Some((seconds - zone_minutes * 60) * 1_000_000 + micros)
+}
+
+fn days(year: u32, month: u32) -> u32 {
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match month {
+        2 => 28 + u32::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
     }
 }
 
@@ -392,7 +413,15 @@ mod tests {
             "2024-02-29t23:59:60.123456789+23:59",
             "2026-11-21T05:00:00.0-00:00",
         ] {
-            assert!(is_rfc3339(good), "{good}");
+            assert!(rfc3339_us(good).is_some(), "{good}");
+        }
+        for (text, time_us) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2026-11-21T05:00:00.0405067Z", 1_795_237_200_040_506),
+            ("1969-12-31T22:59:59-01:00", -1_000_000),
+            ("2024-02-29t23:59:60+23:59", 1_709_164_860_000_000),
+        ] {
+            assert_eq!(rfc3339_us(text), Some(time_us), "{text}");
         }
         for bad in [
             "2026-11-21",
@@ -402,7 +431,7 @@ mod tests {
             "2026-11-21T05:00:00.Z",
             "yesterday",
         ] {
-            assert!(!is_rfc3339(bad), "{bad}");
+            assert_eq!(rfc3339_us(bad), None, "{bad}");
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// For a dead record: what a reader may have found.
     pub event_id: Option<String>,
+    /// The event's own time; of a dead record it is not asked for.
+    pub time_us: Option<i64>,
     /// Each change with the balance that belongs into its log row.
     pub log: Vec<(Change, Balance)>,
 }
@@ -70,6 +72,7 @@ impl Ledger {
                 return Judgement {
                     verdict: Verdict::Dead(reasons),
                     event_id,
+                    time_us: None,
                     log: Vec::new(),
                 };
             }
@@ -80,6 +83,7 @@ impl Ledger {
             return Judgement {
                 verdict: Verdict::Duplicate,
                 event_id: Some(event.event_id),
+                time_us: event.time_us,
                 log: Vec::new(),
             };
         }
@@ -117,6 +121,7 @@ impl Ledger {
         Judgement {
             verdict,
             event_id: Some(event.event_id),
+            time_us: event.time_us,
             log,
         }
     }

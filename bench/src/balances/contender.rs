@@ -32,6 +32,8 @@ const TOPIC: &str = "bench.apply";
 const PIECE: usize = 32 << 10;
 const MESSAGE: usize = 64 << 10;
 const PARTITION_ID: i32 = 1;
+/// 2026-11-21T05:00:00Z, as in the payloads of other parts.
+const EVENT_TIME_US: i64 = 1_795_237_200_000_000;
 
 /// A batch, ready to be sent.
 struct Batch {
@@ -266,6 +268,7 @@ fn staged(events: &[Event], from_offset: i64) -> Batch {
             source: None,
             identity: event.identity,
             payload_hash: event.payload_hash,
+            time_us: Some(EVENT_TIME_US),
         };
         staging::put_event(&mut bytes, kafka_offset, &staged, &[event.change]);
     }

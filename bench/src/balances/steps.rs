@@ -109,6 +109,7 @@ async fn one_session(
                 source: head.source.as_deref(),
                 identity: head.identity(),
                 payload_hash: PayloadHash::of(payload),
+                time_us: head.timestamp_us,
             };
             staging::put_event(&mut staged, offset, &event, &changes);
             staged_changes += changes.len();

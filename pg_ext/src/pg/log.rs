@@ -1,5 +1,7 @@
 //! Appends to `ledger.balance_log`.
 
+use std::ffi::CStr;
+
 use ledger::amount::Amount;
 use ledger::event::Change;
 use ledger::fold::Balance;
@@ -28,6 +30,10 @@ const COLUMNS: [Column; 17] = [
     Column::of(pg_sys::INT4OID),
     Column::of(pg_sys::INT2OID),
 ];
+
+/// A column that migration 29 adds behind them.
+const EVENT_TIME: &CStr = c"event_time";
+
 /// Where a row of the log is found: its primary key.
 #[derive(Clone, Copy)]
 pub struct Place {
@@ -41,6 +47,8 @@ pub struct LogRow<'a> {
     pub place: Place,
     pub event_id: &'a [u8],
     pub source: Option<&'a [u8]>,
+    /// When the event happened, where it says so, as timestamptz counts.
+    pub event_time: Option<i64>,
     pub change: Change,
     pub after: Balance,
     pub reject_reason: Option<&'static str>,
@@ -53,6 +61,7 @@ pub struct Log {
     append: Append,
     partition_id: i32,
     created_at: i64,
+    columns: usize,
     varlenas: Varlenas,
 }
 
@@ -60,8 +69,14 @@ impl Log {
     /// `created_at` in microseconds since 2000-01-01, as timestamptz counts.
     pub fn open(partition_id: i32, created_at: i64) -> Self {
         let target = Target::open("balance_log", &COLUMNS);
-        target.refuse_additions(COLUMNS.len());
+        // Until the migration runs, instances go on with this version of the extension.
+        let columns = target.columns().min(COLUMNS.len() + 1);
+        if columns > COLUMNS.len() {
+            target.column(EVENT_TIME);
+        }
+        target.refuse_additions(columns);
         Self {
+            columns,
             append: Append::new(target),
             partition_id,
             created_at,
@@ -94,7 +109,7 @@ impl Log {
             .map(|reason| self.varlenas.push(reason.as_bytes()));
         let source = row.source.map(|source| self.varlenas.push(source));
         let datum = |index| Some(self.varlenas.datum(index));
-        let values: [Option<pg_sys::Datum>; COLUMNS.len()] = [
+        let values: [Option<pg_sys::Datum>; COLUMNS.len() + 1] = [
             Some(row.place.kafka_offset.into()),
             Some(row.change.key.account_id.into()),
             Some(self.created_at.into()),
@@ -112,9 +127,10 @@ impl Log {
             row.previous.map(|place| place.kafka_offset.into()),
             row.previous.map(|place| place.partition_id.into()),
             row.previous.map(|place| place.change_no.into()),
+            row.event_time.map(Into::into),
         ];
         // SAFETY: the table has these columns; the values live in `varlenas` through the call.
-        unsafe { self.append.push(&values) };
+        unsafe { self.append.push(&values[..self.columns]) };
     }
 
     /// Writes what is left and answers how many rows the batch logged.

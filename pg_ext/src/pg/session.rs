@@ -52,8 +52,14 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+const UNIX_EPOCH_TO_2000_US: i64 = 946_684_800_000_000;
+
 /// A timestamp of [`now`] in milliseconds since 1970-01-01.
 pub fn unix_millis(timestamp: i64) -> i64 {
-    const UNIX_EPOCH_TO_2000_MS: i64 = 946_684_800_000;
-    timestamp / 1_000 + UNIX_EPOCH_TO_2000_MS
+    (timestamp + UNIX_EPOCH_TO_2000_US) / 1_000
+}
+
+/// Microseconds since 1970-01-01, as an envelope gives them, as a timestamp of [`now`].
+pub fn timestamp(unix_us: i64) -> i64 {
+    unix_us - UNIX_EPOCH_TO_2000_US
 }

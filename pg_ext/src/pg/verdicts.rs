@@ -18,14 +18,16 @@ const COLUMNS: [Column; 6] = [
     Column::of(pg_sys::TEXTOID),
 ];
 
-/// A column that migration 16 adds.
-const CREATED_AT: &CStr = c"created_at";
+/// Columns that migrations 16 and 29 add behind them.
+const LATER: [&CStr; 2] = [c"created_at", c"event_time"];
 
 /// The verdict of a record that has no row in the log.
 pub struct VerdictRow {
     pub kafka_offset: i64,
     pub event_id: Option<String>,
     pub source: Option<String>,
+    /// When the event happened, where it says so, as timestamptz counts.
+    pub event_time: Option<i64>,
     pub verdict: &'static str,
     pub reason: Option<String>,
 }
@@ -33,10 +35,10 @@ pub struct VerdictRow {
 /// Writes the verdicts of one partition; answers how many.
 pub fn append(partition_id: i32, rows: &[VerdictRow]) -> u64 {
     let target = Target::open("verdicts", &COLUMNS);
-    // Until the migration runs, instances go on with this version of the extension.
-    let columns = target.columns().min(COLUMNS.len() + 1);
-    if columns > COLUMNS.len() {
-        target.column(CREATED_AT);
+    // Until the migrations run, instances go on with this version of the extension.
+    let columns = target.columns().min(COLUMNS.len() + LATER.len());
+    for name in &LATER[..columns - COLUMNS.len()] {
+        target.column(name);
     }
     target.refuse_additions(columns);
     let created_at = session::now();
@@ -64,6 +66,7 @@ pub fn append(partition_id: i32, rows: &[VerdictRow]) -> u64 {
             reason,
             source,
             Some(created_at.into()),
+            row.event_time.map(Into::into),
         ];
         // SAFETY: the table has these columns; the values live in `varlenas` through the call.
         unsafe { append.push(&values[..columns]) };

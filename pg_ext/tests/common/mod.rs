@@ -148,6 +148,7 @@ struct StagedRecord {
     event_id: String,
     payload: String,
     changes: Vec<Change>,
+    time_us: Option<i64>,
     error_code: Option<String>,
 }
 
@@ -183,8 +184,16 @@ impl Batch {
             event_id: event_id.to_owned(),
             payload: payload.to_owned(),
             changes: changes.to_vec(),
+            time_us: None,
             error_code: None,
         });
+        self
+    }
+
+    /// The last event happened then, as it says itself: seconds since 1970.
+    pub fn at(mut self, seconds: i64) -> Self {
+        let last = self.rows.last_mut().expect("an event");
+        last.time_us = Some(seconds * 1_000_000);
         self
     }
 
@@ -194,6 +203,7 @@ impl Batch {
             event_id: String::new(),
             payload: payload.to_owned(),
             changes: Vec::new(),
+            time_us: None,
             error_code: Some(error_code.to_owned()),
         });
         self
@@ -218,6 +228,7 @@ impl Batch {
                     reason: code,
                     message: "a test",
                     time_ms: None,
+                    event_time_us: None,
                     attempts: 1,
                     event_id: None,
                     source: None,
@@ -232,6 +243,7 @@ impl Batch {
                     source: None,
                     identity: Identity::of(None, &record.event_id),
                     payload_hash: PayloadHash::of(record.payload.as_bytes()),
+                    time_us: record.time_us,
                 };
                 staging::put_event(&mut bytes, record.offset, &event, &record.changes);
             }

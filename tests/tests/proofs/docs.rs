@@ -218,26 +218,39 @@ async fn fill(scene: &Scene) {
     let kafka = scene.kafka();
     kafka.create_topic("balance.changed", 1, &[]).await;
     kafka.create_topic("user.created", 1, &[]).await;
-    let change = |event_id: &str, changes: &str| {
+    // tr-1 happened before ord-1, and comes after it.
+    let change = |event_id: &str, at: &str, changes: &str| {
         Message::of(format!(
-            r#"{{"eventId":"{event_id}","eventType":"balance.changed","data":{{"accountId":42,"changes":[{changes}]}}}}"#
+            r#"{{"eventId":"{event_id}","eventType":"balance.changed","timestamp":"2026-11-21T{at}:00Z","data":{{"accountId":42,"changes":[{changes}]}}}}"#
         ))
     };
+    let deposit = change(
+        "dep-1",
+        "05:00",
+        r#"{"currencyCode":"USD","availableDelta":"100"}"#,
+    );
     let balances = [
-        credit("dep-1", 42, "100"),
+        deposit.clone(),
         change(
             "ord-1",
+            "06:30",
             r#"{"currencyCode":"USD","availableDelta":"-30","frozenDelta":"30"}"#,
         ),
-        change("ord-2", r#"{"currencyCode":"USD","availableDelta":"-500"}"#),
-        credit("dep-1", 42, "100"),
+        change(
+            "ord-2",
+            "06:40",
+            r#"{"currencyCode":"USD","availableDelta":"-500"}"#,
+        ),
+        deposit,
         Message::of(r#"{"eventId":"#),
         change(
             "tr-1",
+            "06:10",
             r#"{"currencyCode":"USD","availableDelta":"-20"},{"accountId":7,"currencyCode":"USD","availableDelta":"20"}"#,
         ),
         change(
             "ord-7",
+            "06:50",
             r#"{"currencyCode":"USD","availableDelta":"12,50"}"#,
         ),
     ];

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proofs::compare::Accounts;
 use proofs::event;
 use proofs::families::domain::{Domain, assert_same};
+use proofs::families::micros;
 use proofs::families::model::rows_after;
 use proofs::families::random;
 use proofs::families::schema::EventType;
@@ -179,6 +180,11 @@ async fn twenty_kills_in_a_mixed_run_leave_what_a_replay_of_the_topics_gives() {
             assert_eq!(
                 result["source"].as_str().unwrap_or_default(),
                 event.source,
+                "{place:?}"
+            );
+            assert_eq!(
+                result["eventTime"].as_str().map(micros),
+                event.time_us,
                 "{place:?}"
             );
         }
