@@ -1,6 +1,6 @@
--- The event's own time, beside the database's.
+-- The event's own time, beside the database's; and where the record is that owns an identity, so that an event is found.
 
--- A session that loaded the library before it was replaced takes a further column of the log for somebody's addition and
+-- A session that loaded the library before it was replaced takes further columns of its tables for somebody's addition and
 -- halts: it ends here, and its ingester connects again.
 DO $$
 DECLARE
@@ -21,10 +21,29 @@ $$;
 
 SET LOCAL ROLE sluice_owner;
 
+-- In the order in which batches lock them. Who reads goes on while the index is made.
+LOCK TABLE ledger.event_identities, ledger.balance_log, ledger.verdicts IN SHARE ROW EXCLUSIVE MODE;
+
+-- Of one event only the owner is found by its identity. The others are few: duplicates and dead records by an index, and
+-- those in conflict by a table, for a partial index of the log would ask each row whether it belongs there.
+CREATE TABLE ledger.event_conflicts (
+    partition_id integer NOT NULL,
+    kafka_offset bigint NOT NULL,
+    identity uuid NOT NULL,
+    PRIMARY KEY (partition_id, kafka_offset)
+);
+CREATE INDEX event_conflicts_by_identity ON ledger.event_conflicts (identity);
+COMMENT ON TABLE ledger.event_conflicts IS 'Records that were rejected with EVENT_ID_CONFLICT since migration 29, by the identity that another one owns: for sluice.find_event.';
+CREATE INDEX verdicts_by_event ON ledger.verdicts (event_id) WHERE verdict <> 'APPLIED';
+
 ALTER TABLE ledger.balance_log ADD event_time timestamptz;
 ALTER TABLE ledger.verdicts ADD event_time timestamptz;
 COMMENT ON COLUMN ledger.balance_log.event_time IS 'The event''s own time, its envelope''s timestamp; NULL where it gave none, and of what was committed before this column was there.';
 COMMENT ON COLUMN ledger.verdicts.event_time IS 'The event''s own time, its envelope''s timestamp; NULL where it gave none or could not be read, and of what was committed before this column was there.';
+
+-- In this order, for no padding. What was claimed before has no place.
+ALTER TABLE ledger.event_identities ADD kafka_offset bigint, ADD partition_id integer;
+COMMENT ON COLUMN ledger.event_identities.kafka_offset IS 'With partition_id: the record that owns the identity; NULL of what was claimed before this column was there.';
 
 -- What was pruned until now had no time but that of its commit.
 ALTER TABLE ledger.balance_checkpoints ADD pruned_event_time_until timestamptz;

@@ -1,15 +1,16 @@
-//! The history of one account in a log of ten million rows: the last hundred changes, and the
-//! balance at a moment.
+//! What is asked of a log of ten million rows: the last hundred changes of one account, its
+//! balance at a moment, and what became of an event.
 
 use std::time::Instant;
 
 use tokio_postgres::Client;
 
 use crate::Measured;
+use crate::fill;
 use crate::random::Random;
 use crate::report::{right_aligned, table};
 use crate::sample::Spread;
-use crate::stack::{Result, Stack};
+use crate::stack::{KNOWN_IDENTITIES, Result, Stack};
 
 /// Times that each question is asked.
 const QUESTIONS: usize = 200;
@@ -90,14 +91,46 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
         let time = spread.show(|ms| format!("{ms:.2}"));
         table.add_row([question, whose, &time]);
     }
-    admin.batch_execute("TRUNCATE ledger.balance_log").await?;
+    let spread = find_events(&admin, &mut random).await?;
+    let time = spread.show(|ms| format!("{ms:.2}"));
+    table.add_row(["what became of an event", "any", &time]);
+    figures.push(("find-event", spread));
+    admin
+        .batch_execute("TRUNCATE ledger.balance_log, ledger.event_identities")
+        .await?;
+    fill::identities(&admin, KNOWN_IDENTITIES).await?;
     let text = format!(
-        "Measured on {}; minimum / median / maximum of {QUESTIONS} questions (the last line: {LONG_QUESTIONS}), the first of them cold.\n\n{}\n\n{}",
+        "Measured on {}; minimum / median / maximum of {QUESTIONS} questions ({LONG_QUESTIONS} where more than a second is to be read), the first of them cold.\n\n{}\n\n{}",
         machine.date,
         machine.list(),
         right_aligned(table)
     );
     Ok(Measured::of(text, figures))
+}
+
+/// Any of the events, each asked for once.
+async fn find_events(admin: &Client, random: &mut Random) -> Result<Spread> {
+    let statement = "SELECT kafka_offset, verdict, jsonb_array_length(changes) FROM sluice.find_event(NULL, $1)";
+    let statement = admin.prepare(statement).await?;
+    let mut times = Vec::new();
+    for _ in 0..QUESTIONS {
+        let number = random.below(ROWS);
+        let clock = Instant::now();
+        let rows = admin
+            .query(&statement, &[&format!("event-{number}")])
+            .await?;
+        times.push(clock.elapsed().as_secs_f64() * 1_000.0);
+        let found: Vec<(i64, &str, i32)> = rows
+            .iter()
+            .map(|row| (row.get(0), row.get(1), row.get(2)))
+            .collect();
+        if found != [(number as i64, "APPLIED", 1)] {
+            return Err(format!("event-{number} is found as {found:?}").into());
+        }
+    }
+    let spread = Spread::of(times.into_iter());
+    eprintln!("what became of an event: {:.2} ms", spread.median);
+    Ok(spread)
 }
 
 const HISTORY: &str = "SELECT * FROM ledger.account_history WHERE account_id = $1 AND currency_code = 'USD' LIMIT 100";
@@ -127,10 +160,18 @@ async fn fill(admin: &Client) -> Result<()> {
              INSERT INTO ledger.account_balances (
                 account_id, shard_id, currency_code, available, frozen, updated_msec, last_offset, last_partition_id, last_change_no)
              SELECT DISTINCT ON (account_id) account_id, 0, 'USD', available_after, 0, 0, kafka_offset, partition_id, 0
-             FROM ledger.balance_log WHERE kafka_offset >= {ROWS} - {ACCOUNTS} ORDER BY account_id, kafka_offset DESC"
+             FROM ledger.balance_log WHERE kafka_offset >= {ROWS} - {ACCOUNTS} ORDER BY account_id, kafka_offset DESC;
+             TRUNCATE ledger.event_identities;
+             INSERT INTO ledger.event_identities (identity, payload_hash, kafka_offset, partition_id)
+             SELECT sluice.event_identity(NULL, event_id) AS identity, gen_random_uuid(), kafka_offset, partition_id
+             FROM ledger.balance_log ORDER BY identity"
         ))
         .await?;
-    for table in ["ledger.balance_log", "ledger.account_balances"] {
+    for table in [
+        "ledger.balance_log",
+        "ledger.account_balances",
+        "ledger.event_identities",
+    ] {
         admin
             .batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {table}"))
             .await?;

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, NoTls};
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Identities that are known beforehand: an index in service is never empty.
-const KNOWN_IDENTITIES: usize = 1_000_000;
+pub const KNOWN_IDENTITIES: usize = 1_000_000;
 
 #[derive(Clone)]
 pub struct Stack {

@@ -66,7 +66,7 @@ const fn target(
     }
 }
 
-const TARGETS: [Target; 21] = {
+const TARGETS: [Target; 22] = {
     use Unit::{Megabytes, Milliseconds, Ratio};
     [
         target(
@@ -196,6 +196,13 @@ const TARGETS: [Target; 21] = {
             Milliseconds,
             10.0,
             2.0,
+        ),
+        target(
+            "find-event",
+            "what became of an event, 10,000,000 log rows",
+            Milliseconds,
+            5.0,
+            1.0,
         ),
         target(
             "balance-as-of",

@@ -40,10 +40,11 @@ const RACES: u32 = 5;
 /// Repeated troubles are said again after this time.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-const APPLY: &str = "SELECT outcome, applied, rejected, duplicates, dead
+// What is asked of the session is asked behind the batch: a function in FROM has ended before its row is made.
+const APPLY: &str = "SELECT outcome, applied, rejected, duplicates, dead, sluice.last_batch_rejections() AS rejections
     FROM sluice.apply_balance_batch($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-const APPLY_EVENTS: &str = "SELECT outcome, applied, rejected, duplicates, dead
+const APPLY_EVENTS: &str = "SELECT outcome, applied, rejected, duplicates, dead, sluice.last_batch_rejections() AS rejections
     FROM sluice.apply_event_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
 /// How often it is tried to keep headers for results; the records come first.
@@ -411,11 +412,13 @@ impl Applier {
 
     fn committed(&self, slice: &Slice<'_>, row: &Row, took: LastBatch) -> Counts {
         self.status.batch_took(&self.partition, took);
+        let rejections: Vec<i64> = row.get("rejections");
         let counts = Counts {
             applied: row.get("applied"),
             rejected: row.get("rejected"),
             duplicates: row.get("duplicates"),
             dead: row.get("dead"),
+            rejections: rejections.try_into().unwrap_or_default(),
         };
         self.metrics.committed(&self.partition.topic, &counts);
         if counts.dead > 0 {

@@ -386,9 +386,9 @@ impl Lane {
             let outcome = applier.commit(&batch).await;
             if let Ok(counts) = &outcome {
                 let topic = &applier.partition.topic;
-                applier
-                    .metrics
-                    .delayed(topic, batch.bytes(), batch.ages_ms(now_ms()));
+                let (now_ms, metrics) = (now_ms(), &applier.metrics);
+                let own_ages = batch.own_ages_us(now_ms);
+                metrics.delayed(topic, batch.bytes(), batch.ages_ms(now_ms), own_ages);
                 if let Some(hint) = hint {
                     hint.committed(Committed {
                         partition: applier.partition.clone(),

@@ -7,7 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice::commands::dlq::{self, Dlq};
 use sluice::commands::events::{self, Events};
 use sluice::commands::partitions::Action;
-use sluice::commands::{check, migrate, partitions, prune, write_line};
+use sluice::commands::{check, find, migrate, partitions, plan, prune, write_line};
 use sluice::config::{
     DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, refuse_secrets_in, with_secret_files,
     with_secrets_apart, without_empty_variables,
@@ -147,6 +147,13 @@ enum Command {
         #[command(flatten)]
         prune: prune::Prune,
     },
+    /// What a number of events a day asks of disk, PostgreSQL, Kafka and memory, by what events have taken here until now
+    Plan {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        plan: plan::Plan,
+    },
     /// Dead letters: list, show, stats, replay, discard, export
     Dlq {
         #[command(flatten)]
@@ -154,7 +161,7 @@ enum Command {
         #[command(subcommand)]
         command: Dlq,
     },
-    /// Event types that come with Sluice: list, schema, sample
+    /// Event types that come with Sluice: list, schema, sample; and what became of an event: find
     Events {
         #[command(subcommand)]
         command: Events,
@@ -249,6 +256,7 @@ async fn execute(command: Command) -> ExitCode {
             }
             said(prune::prune(&database, &settings, &prune, &shutdown).await)
         }
+        Command::Plan { database, plan } => said(plan::plan(&database, &plan).await),
         Command::Status { database, status } => said(partitions::status(&database, &status).await),
         Command::Partitions {
             database,
@@ -280,12 +288,12 @@ async fn execute(command: Command) -> ExitCode {
             offset,
             why,
         } => said(partitions::accept(&database, &which, offset, &why).await),
-        Command::Events { command } => match events::events(&command) {
-            Ok(text) => match write_line(&text) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(line) => fail(1, &line),
+        Command::Events { command } => match command {
+            Events::Types(types) => match events::types_as_text(&types) {
+                Ok(text) => said(write_line(&text)),
+                Err(line) => fail(BAD_SETTING, &line),
             },
-            Err(line) => fail(BAD_SETTING, &line),
+            Events::Find { database, find } => said(find::find(&database, &find).await),
         },
         Command::Migrate { database, choices } => said(migrate::migrate(&database, &choices).await),
         Command::Check {

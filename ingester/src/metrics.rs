@@ -7,6 +7,7 @@ use std::ops::AddAssign;
 use std::sync::RwLock;
 use std::time::{Duration, UNIX_EPOCH};
 
+use ledger::verdict::RejectReason;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -45,6 +46,12 @@ struct Topic {
 struct Verdict {
     topic: String,
     verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Rejected {
+    topic: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -120,6 +127,8 @@ pub struct Counts {
     pub rejected: i64,
     pub duplicates: i64,
     pub dead: i64,
+    /// What `rejected` is made of, in the order of [`RejectReason::ALL`].
+    pub rejections: [i64; RejectReason::ALL.len()],
 }
 
 impl AddAssign for Counts {
@@ -128,6 +137,9 @@ impl AddAssign for Counts {
         self.rejected += other.rejected;
         self.duplicates += other.duplicates;
         self.dead += other.dead;
+        for (sum, more) in self.rejections.iter_mut().zip(other.rejections) {
+            *sum += more;
+        }
     }
 }
 
@@ -177,7 +189,9 @@ type Histograms<Label> = Family<Label, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     registry: Registry,
     records: Family<Verdict, Total>,
+    rejections: Family<Rejected, Total>,
     delay: Histograms<Topic>,
+    age: Histograms<Topic>,
     batch_records: Histogram,
     batch_bytes: Histogram,
     phases: Histograms<Phase>,
@@ -200,12 +214,19 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 18))
 }
 
+/// From 1 ms to three days: a sender's clock, and its outages.
+fn hours() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 4.0, 15))
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
             registry: Registry::with_prefix(PREFIX),
             records: Family::default(),
+            rejections: Family::default(),
             delay: Family::new_with_constructor(seconds),
+            age: Family::new_with_constructor(hours),
             batch_records: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             batch_bytes: Histogram::new(exponential_buckets(256.0, 4.0, 10)),
             phases: Family::new_with_constructor(seconds),
@@ -236,6 +257,16 @@ impl Metrics {
             "event_delay_seconds",
             "From a record's timestamp in Kafka to its commit",
             self.delay.clone(),
+        );
+        registry.register(
+            "event_age_seconds",
+            "From an event's own timestamp to its commit",
+            self.age.clone(),
+        );
+        registry.register(
+            "rejections_total",
+            "Records committed as rejected, by reason",
+            self.rejections.clone(),
         );
         registry.register(
             "batch_records",
@@ -301,6 +332,9 @@ impl Metrics {
             let topic = topic.to_owned();
             drop(self.records.get_or_create(&Verdict { topic, verdict }));
         }
+        for reason in RejectReason::ALL {
+            drop(self.rejections.get_or_create(&rejected(topic, *reason)));
+        }
         for consequence in Consequence::ALL {
             drop(self.errors.get_or_create(&failed(topic, consequence)));
         }
@@ -331,6 +365,10 @@ impl Metrics {
         if counts.dead > 0 {
             self.more_matters.notify_one();
         }
+        for (reason, count) in RejectReason::ALL.iter().zip(counts.rejections) {
+            let counter = self.rejections.get_or_create(&rejected(topic, *reason));
+            counter.0.inc_by(count.max(0) as u64);
+        }
         let counts = [
             counts.applied,
             counts.rejected,
@@ -345,19 +383,24 @@ impl Metrics {
         }
     }
 
-    /// How large a batch was, and how old its records were at its commit.
+    /// How large a batch was, and how old its records were at its commit: by Kafka's timestamps, and by the events' own,
+    /// where they have one.
     pub fn delayed(
         &self,
         topic: &str,
         bytes: usize,
         delays_ms: impl ExactSizeIterator<Item = i64> + Clone,
+        ages_us: impl Iterator<Item = i64>,
     ) {
         self.history.delayed(delays_ms.clone());
         self.batch_records.observe(delays_ms.len() as f64);
         self.batch_bytes.observe(bytes as f64);
         let topic = topic.to_owned();
-        let delay = self.delay.get_or_create(&Topic { topic });
+        let topic = Topic { topic };
+        let delay = self.delay.get_or_create(&topic);
         delays_ms.for_each(|ms| delay.observe(ms.max(0) as f64 / 1_000.0));
+        let age = self.age.get_or_create(&topic);
+        ages_us.for_each(|us| age.observe(us.max(0) as f64 / 1_000_000.0));
     }
 
     pub fn phase(&self, phase: &'static str, took: Duration) {
@@ -456,6 +499,13 @@ impl Metrics {
             "Rows of schema domain that were named longer than DANGLING_AFTER ago and are not created yet",
             gauges(matters.dangling.iter().cloned()),
         );
+    }
+}
+
+fn rejected(topic: &str, reason: RejectReason) -> Rejected {
+    Rejected {
+        topic: topic.to_owned(),
+        reason: reason.as_str(),
     }
 }
 

@@ -107,7 +107,10 @@ const COLUMNS: [(&str, &str); 15] = [
         "partition_id fencing_token lease_id commit_offset started_at last_record paused_at paused_reason bury_from resumed_at",
     ),
     ("staging_balance_changes", "piece"),
-    ("event_identities", "identity payload_hash"),
+    (
+        "event_identities",
+        "identity payload_hash kafka_offset partition_id",
+    ),
     (
         "account_balances",
         "account_id shard_id currency_code available frozen updated_msec last_offset last_partition_id last_change_no",

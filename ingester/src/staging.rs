@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ledger::contract::record_fingerprint;
-use ledger::event::{Change, check_size, decode_balance_event, decode_domain_event};
+use ledger::event::{Change, check_size, decode_balance_event, decode_domain_event, timestamp_us};
 use ledger::identity::PayloadHash;
 use ledger::staging::{self, Dead, Event};
 use ledger::verdict::DeadReason;
@@ -34,6 +34,8 @@ pub enum Kind {
 struct Mark {
     offset: i64,
     timestamp_ms: i64,
+    /// The event's own time in microseconds, where it gives one.
+    event_time_us: Option<i64>,
     rows_end: usize,
     staged_end: usize,
     key: Option<Range<usize>>,
@@ -202,14 +204,16 @@ impl Batch {
 
     /// Decodes and encodes one record.
     pub fn push(&mut self, record: &Record<'_>) {
-        if self.kind == Kind::Balance {
-            self.stage(record);
-        }
+        let event_time_us = match self.kind {
+            Kind::Balance => self.stage(record),
+            Kind::Domain => timestamp_us(record.payload.unwrap_or_default()),
+        };
         let key = keep(&mut self.arena, record.key);
         let payload = keep(&mut self.arena, record.payload);
         self.marks.push(Mark {
             offset: record.offset,
             timestamp_ms: record.timestamp_ms,
+            event_time_us,
             rows_end: self.rows,
             staged_end: self.staged.len(),
             key,
@@ -219,7 +223,8 @@ impl Batch {
         self.next_offset = record.offset + 1;
     }
 
-    fn stage(&mut self, record: &Record<'_>) {
+    /// Answers the event's own time.
+    fn stage(&mut self, record: &Record<'_>) -> Option<i64> {
         let fits = check_size(record.payload, self.max_event_bytes);
         match fits.and_then(|()| decode_balance_event(record.payload, &mut self.changes)) {
             Ok(head) => {
@@ -232,6 +237,7 @@ impl Batch {
                 };
                 staging::put_event(&mut self.staged, record.offset, &event, &self.changes);
                 self.rows += self.changes.len();
+                head.timestamp_us
             }
             Err(defect) => {
                 let dead = Dead {
@@ -248,6 +254,7 @@ impl Batch {
                 };
                 staging::put_dead(&mut self.staged, record.offset, &dead);
                 self.rows += 1;
+                defect.timestamp_us
             }
         }
     }
@@ -385,6 +392,12 @@ impl Batch {
         self.marks
             .iter()
             .map(move |mark| now_ms - mark.timestamp_ms)
+    }
+
+    /// How long ago each event happened, by its own clock, in microseconds; those that do not say it are left out.
+    pub fn own_ages_us(&self, now_ms: i64) -> impl Iterator<Item = i64> {
+        let times_us = self.marks.iter().filter_map(|mark| mark.event_time_us);
+        times_us.map(move |time_us| now_ms * 1_000 - time_us)
     }
 
     pub fn kind(&self) -> Kind {

@@ -107,6 +107,25 @@ pub fn decode_domain_event<'a>(
     decode(payload, event_type, None)
 }
 
+/// The timestamp of an envelope in microseconds since 1970, read no further than that. What is no event may have one, too.
+pub fn timestamp_us(payload: &[u8]) -> Option<i64> {
+    let read = || -> Result<Option<i64>, Malformed> {
+        let mut reader = Reader::new(payload)?;
+        if !matches!(reader.value()?, Token::Object) {
+            return Ok(None);
+        }
+        while let Some(key) = reader.next_key()? {
+            let token = reader.value()?;
+            if &*key.value() == "timestamp" {
+                return Ok(string(token).and_then(|text| timestamp::parse_us(&text)));
+            }
+            reader.skip(token)?;
+        }
+        Ok(None)
+    };
+    read().ok().flatten()
+}
+
 /// Refuses a payload that is larger than whoever runs this allows.
 ///
 /// # Errors

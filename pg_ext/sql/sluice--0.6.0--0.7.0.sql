@@ -946,6 +946,19 @@ GRANT EXECUTE ON FUNCTION
     sluice.restore_dead_letters(bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean)
 TO sluice_admin;
 
+-- --- Why records were rejected ---
+
+CREATE FUNCTION sluice.last_batch_rejections()
+RETURNS bigint[]
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'last_batch_rejections_wrapper';
+COMMENT ON FUNCTION sluice.last_batch_rejections() IS
+'How many records this session''s last batch rejected, by reason: INSUFFICIENT_BALANCE, INSUFFICIENT_FROZEN, BALANCE_OVERFLOW, EVENT_ID_CONFLICT.';
+ALTER FUNCTION sluice.last_batch_rejections() OWNER TO sluice_owner;
+REVOKE ALL ON FUNCTION sluice.last_batch_rejections() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION sluice.last_batch_rejections() TO sluice_writer;
+
 -- --- The event's own time ---
 
 CREATE OR REPLACE FUNCTION sluice.results_at(topic text, partition integer, partition_id integer, offsets bigint[])
@@ -987,7 +1000,7 @@ $$;
 
 CREATE FUNCTION sluice.check_clock(by text)
 RETURNS void
-LANGUAGE plpgsql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -1134,6 +1147,117 @@ GRANT EXECUTE ON FUNCTION
     sluice.account_history(bigint, integer, text, timestamptz, timestamptz, text),
     sluice.balance_as_of(bigint, integer, text, timestamptz, text)
 TO sluice_reader;
+
+-- --- What became of an event ---
+
+CREATE FUNCTION sluice.event_places(source text, event_id text)
+RETURNS TABLE (partition_id integer, kafka_offset bigint, is_owner boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner record;
+    sender text := nullif(source, '');
+BEGIN
+    SELECT i.partition_id, i.kafka_offset INTO owner FROM ledger.event_identities i
+    WHERE i.identity = sluice.event_identity(source, event_id);
+    IF FOUND AND owner.kafka_offset IS NULL THEN
+        -- Claimed before identities had a place: only the rows themselves know it.
+        RETURN QUERY
+        SELECT g.partition_id, g.kafka_offset, g.reject_reason IS DISTINCT FROM 'EVENT_ID_CONFLICT' FROM ledger.balance_log g
+        WHERE g.event_id = event_places.event_id AND g.source IS NOT DISTINCT FROM sender AND g.change_no = 0
+        UNION ALL
+        SELECT v.partition_id, v.kafka_offset, v.verdict = 'APPLIED' OR EXISTS (
+            SELECT FROM ledger.dead_letters d JOIN ledger.partition_leases l USING (topic, partition)
+            WHERE l.partition_id = v.partition_id AND d.kafka_offset = v.kafka_offset AND d.owns_identity)
+        FROM ledger.verdicts v
+        WHERE v.event_id = event_places.event_id AND v.source IS NOT DISTINCT FROM sender;
+        RETURN;
+    END IF;
+    -- The owner by its identity; whoever came with that identity later, or could not be used, as such.
+    RETURN QUERY
+    SELECT owner.partition_id, owner.kafka_offset, true WHERE owner.kafka_offset IS NOT NULL
+    UNION ALL
+    SELECT u.partition_id, u.kafka_offset, false
+    FROM (
+        SELECT k.partition_id, k.kafka_offset FROM ledger.event_conflicts k
+        WHERE k.identity = sluice.event_identity(source, event_id)
+        UNION
+        SELECT v.partition_id, v.kafka_offset FROM ledger.verdicts v
+        WHERE v.event_id = event_places.event_id AND v.source IS NOT DISTINCT FROM sender AND v.verdict <> 'APPLIED'
+    ) u
+    WHERE (u.partition_id, u.kafka_offset) IS DISTINCT FROM (owner.partition_id, owner.kafka_offset);
+END
+$$;
+COMMENT ON FUNCTION sluice.event_places(text, text) IS
+'Where the records are that carried an event, and which of them owns its identity; for sluice.find_event.';
+
+CREATE FUNCTION sluice.find_event(source text, event_id text)
+RETURNS TABLE (
+    topic text, partition integer, kafka_offset bigint, is_first boolean, verdict text, reason text,
+    event_time timestamptz, created_at timestamptz, changes jsonb, dead_letter jsonb, result_told boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT l.topic, l.partition, e.kafka_offset, e.is_owner, coalesce(v.verdict, c.verdict), coalesce(v.reason, c.reason),
+        coalesce(v.event_time, c.event_time), coalesce(v.created_at, c.created_at), coalesce(c.list, '[]'), d.letter,
+        -- NULL where nobody is told of this partition.
+        (SELECT e.kafka_offset < r.next_offset AND NOT EXISTS (
+                SELECT FROM ledger.changed_verdicts k WHERE k.partition_id = e.partition_id AND k.kafka_offset = e.kafka_offset)
+            FROM ledger.results_progress r WHERE r.partition_id = e.partition_id)
+    FROM sluice.event_places(source, event_id) e
+    JOIN ledger.partition_leases l USING (partition_id)
+    LEFT JOIN ledger.verdicts v ON v.partition_id = e.partition_id AND v.kafka_offset = e.kafka_offset
+    LEFT JOIN LATERAL (
+        SELECT CASE WHEN min(g.reject_reason) IS NULL THEN 'APPLIED' ELSE 'REJECTED' END AS verdict, min(g.reject_reason) AS reason,
+            min(g.event_time) AS event_time, min(g.created_at) AS created_at,
+            jsonb_agg(jsonb_build_object(
+                'change_no', g.change_no, 'account_id', g.account_id, 'shard_id', g.shard_id, 'currency_code', g.currency_code,
+                'available_delta', trim_scale(g.available_delta)::text, 'frozen_delta', trim_scale(g.frozen_delta)::text,
+                -- A rejected change has left what it met.
+                'available_before', trim_scale(g.available_after
+                    - CASE WHEN g.reject_reason IS NULL THEN g.available_delta ELSE 0 END)::text,
+                'frozen_before', trim_scale(g.frozen_after - CASE WHEN g.reject_reason IS NULL THEN g.frozen_delta ELSE 0 END)::text,
+                'available_after', trim_scale(g.available_after)::text, 'frozen_after', trim_scale(g.frozen_after)::text)
+                ORDER BY g.change_no) AS list
+        FROM ledger.balance_log g
+        WHERE g.partition_id = e.partition_id AND g.kafka_offset = e.kafka_offset
+        HAVING count(*) > 0
+    ) c ON true
+    LEFT JOIN LATERAL (
+        SELECT jsonb_build_object(
+            'id', d.id, 'status', d.status, 'error_code', d.error_code, 'error_message', d.error_message, 'attempts', d.attempts,
+            'first_failed_at', d.first_failed_at, 'updated_at', d.updated_at, 'published_at', d.published_at,
+            'actions', coalesce((
+                SELECT jsonb_agg(jsonb_build_object(
+                    'action', a.action, 'by_user', a.by_user, 'why', a.why, 'verdict', a.verdict, 'reason', a.reason,
+                    'acted_at', a.acted_at) ORDER BY a.id)
+                FROM ledger.dead_letter_actions a WHERE a.dead_letter_id = d.id), '[]')) AS letter
+        FROM ledger.dead_letters d
+        WHERE d.topic = l.topic AND d.partition = l.partition AND d.kafka_offset = e.kafka_offset
+    ) d ON true
+    ORDER BY e.is_owner DESC, coalesce(v.created_at, c.created_at), l.topic, l.partition, e.kafka_offset;
+END
+$$;
+COMMENT ON FUNCTION sluice.find_event(text, text) IS
+'What became of an event: one row for each record that carried it, first the one that owns its identity. topic, partition and kafka_offset; verdict and reason; both times; changes with the balances they met and left; its dead letter with what was done to it; whether RESULTS_TOPIC was told (NULL where it is not told of this partition). No row: no record with this source (NULL or empty: none) and event id is committed, or it was pruned. Of an event from before migration 29 it reads the whole log.';
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'sluice'::regnamespace AND p.proname IN ('event_places', 'find_event')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION sluice.find_event(text, text) TO sluice_reader;
 
 -- --- Retention and reports ---
 
@@ -1352,6 +1476,7 @@ BEGIN
     WHERE d.topic = prune_records.topic AND d.partition = prune_records.partition AND d.kafka_offset = ANY (offsets);
     GET DIAGNOSTICS answer.dead_letters = ROW_COUNT;
     DELETE FROM ledger.changed_verdicts c WHERE c.partition_id = prune_records.partition_id AND c.kafka_offset = ANY (offsets);
+    DELETE FROM ledger.event_conflicts k WHERE k.partition_id = prune_records.partition_id AND k.kafka_offset = ANY (offsets);
     DELETE FROM ledger.offset_holes h WHERE h.partition_id = prune_records.partition_id AND h.next_offset <= answer.pruned_below;
     UPDATE ledger.retention r SET pruned_below = answer.pruned_below WHERE r.partition_id = prune_records.partition_id;
     SELECT count(*) FILTER (WHERE NOT k.by_hand), count(*) FILTER (WHERE k.by_hand)

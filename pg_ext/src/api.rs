@@ -15,6 +15,7 @@ use crate::instances;
 use crate::leader::{self, Leadership, PartitionName};
 use crate::memory;
 use crate::pg::references::{self, TableId};
+use crate::rejections;
 use crate::replay;
 use crate::steps;
 
@@ -237,6 +238,11 @@ fn last_batch_steps()
 -> TableIterator<'static, (name!(step, &'static str), name!(microseconds, i64))> {
     let last = steps::last().into_iter();
     TableIterator::new(last.map(|(step, took)| (step, took.as_micros() as i64)))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn last_batch_rejections() -> Vec<i64> {
+    rejections::last().to_vec()
 }
 
 #[pg_extern(volatile, parallel_unsafe)]

@@ -25,8 +25,10 @@ use crate::leader::internal;
 use crate::memory;
 use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
 use crate::pg::capture;
+use crate::pg::identities::RecordPlace;
 use crate::pg::log::{Log, LogRow, Place};
 use crate::pg::session;
+use crate::rejections::{self, Rejections};
 use crate::steps::Steps;
 
 /// The arguments of `sluice.apply_balance_batch`.
@@ -46,6 +48,8 @@ pub struct Counts {
     pub updated_rows: i64,
     pub inserted_rows: i64,
     pub error_rows: i64,
+    /// What `rejected` is made of.
+    pub rejections: Rejections,
 }
 
 impl Counts {
@@ -90,24 +94,28 @@ impl Answer {
         let row = rows.first();
         let count =
             |column| -> i64 { row.get(column).unwrap_or_else(internal).unwrap_or_default() };
-        Self {
-            outcome: "ALREADY_COMMITTED",
-            counts: Counts {
-                applied: count(1),
-                rejected: count(2),
-                duplicates: count(3),
-                dead: count(4),
-                error_rows: count(5),
-                ..Counts::default()
-            },
+        let mut counts = Counts {
+            applied: count(1),
+            rejected: count(2),
+            duplicates: count(3),
+            dead: count(4),
+            error_rows: count(5),
+            ..Counts::default()
+        };
+        if counts.rejected > 0 {
+            let (from, next) = (span.from_offset, span.next_offset);
+            counts.rejections = rejections::recorded(client, partition_id, from, next);
         }
+        Self::of("ALREADY_COMMITTED", counts)
     }
 
     pub fn applied(counts: Counts) -> Self {
-        Self {
-            outcome: "APPLIED",
-            counts,
-        }
+        Self::of("APPLIED", counts)
+    }
+
+    fn of(outcome: &'static str, counts: Counts) -> Self {
+        rejections::keep(counts.rejections);
+        Self { outcome, counts }
     }
 }
 
@@ -185,7 +193,10 @@ fn decide(
         Content::Event(event, _) => Some((event.identity, event.payload_hash)),
         Content::Dead(_) => None,
     }));
-    let ownership = Ownership::claim(&carried);
+    let ownership = Ownership::claim(client, &carried, |record| RecordPlace {
+        partition_id: fenced.partition_id,
+        kafka_offset: staged.records[record].offset,
+    });
     fault_point!("apply.identities");
     steps.done("identities");
     let mut accounts = Accounts::lock(staged, &ownership);
@@ -356,14 +367,15 @@ impl Fold {
                 frozen_delta: change.frozen_delta,
             }));
             let verdict = fold::apply_event(accounts.book(), &legs, claim, &mut after);
-            let reject_reason = verdict.err().map(|reason| reason.as_str());
-            match reject_reason {
-                None => self.counts.applied += 1,
-                Some(_) => {
+            match verdict {
+                Ok(()) => self.counts.applied += 1,
+                Err(reason) => {
                     self.counts.rejected += 1;
+                    self.counts.rejections[reason as usize] += 1;
                     self.counts.error_rows += changes.len() as i64;
                 }
             }
+            let reject_reason = verdict.err().map(|reason| reason.as_str());
             for (change_no, ((change, leg), after)) in
                 changes.iter().zip(&legs).zip(&after).enumerate()
             {

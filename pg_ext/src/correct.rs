@@ -13,6 +13,7 @@ use crate::error::raise;
 use crate::fence::Fenced;
 use crate::identities::Ownership;
 use crate::leader::{internal, run};
+use crate::pg::identities::RecordPlace;
 
 /// Not the name of a Kafka topic that anybody would create: it has a blank.
 const TOPIC: &str = "manual corrections";
@@ -63,7 +64,11 @@ pub fn correct(payload: &str, why: &str) -> (i32, i64) {
         };
         fault_point!("correct.numbered");
         // A fresh event id is never a duplicate.
-        let ownership = Ownership::claim(&[Some((event.identity, event.payload_hash))]);
+        let carried = [Some((event.identity, event.payload_hash))];
+        let ownership = Ownership::claim(client, &carried, |_| RecordPlace {
+            partition_id,
+            kafka_offset: offset,
+        });
         let part = Anew {
             fenced: Fenced { partition_id },
             events: vec![event],

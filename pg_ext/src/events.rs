@@ -22,6 +22,7 @@ use crate::fence::{self, Fence, Fenced, Span};
 use crate::handlers::{Handler, Outcome, Task};
 use crate::identities::Ownership;
 use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
+use crate::pg::identities::RecordPlace;
 use crate::pg::session;
 
 /// The words of a record that is parked behind another one.
@@ -197,7 +198,10 @@ fn apply_behind_fence(
             Some((event.identity, event.payload_hash))
         })
         .collect();
-    let ownership = Ownership::claim(&carried);
+    let ownership = Ownership::claim(client, &carried, |record| RecordPlace {
+        partition_id: fenced.partition_id,
+        kafka_offset: records.offsets[record],
+    });
     let news: Vec<usize> = (0..decoded.len())
         .filter(|record| carried[*record].is_some() && ownership.of(*record) == Claim::New)
         .collect();
@@ -222,8 +226,10 @@ fn apply_behind_fence(
                     writer.verdict(record, name_of(decoded), Verdict::Duplicate, None)
                 }
                 (Claim::Conflict, _) => {
-                    let reason = RejectReason::EventIdConflict.as_str();
-                    writer.verdict(record, name_of(decoded), Verdict::Rejected, Some(reason));
+                    let reason = RejectReason::EventIdConflict;
+                    writer.counts.rejections[reason as usize] += 1;
+                    let (name, reason) = (name_of(decoded), reason.as_str());
+                    writer.verdict(record, name, Verdict::Rejected, Some(reason));
                 }
                 (Claim::New, None) => {
                     writer.verdict(record, name_of(decoded), Verdict::Applied, None)

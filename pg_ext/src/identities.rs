@@ -3,24 +3,43 @@
 
 use ledger::fold::{self, Claim};
 use ledger::identity::{Identity, PayloadHash};
+use pgrx::datum::Uuid;
+use pgrx::spi::SpiClient;
 
-use crate::pg::identities;
+use crate::pg::identities::{self, RecordPlace};
+use crate::statements::{execute, run};
+
+// Until the migration runs, instances go on with this version of the extension.
+const IS_MIGRATED: &str = "SELECT FROM pg_catalog.pg_class c
+    WHERE c.oid = pg_catalog.to_regclass('ledger.event_conflicts')";
+
+const CONFLICTS: &str = "
+    INSERT INTO ledger.event_conflicts (identity, partition_id, kafka_offset)
+    SELECT u.* FROM unnest($1::uuid[], $2::integer[], $3::bigint[]) AS u
+    ON CONFLICT DO NOTHING";
 
 /// For each record of the batch, what it is to its identity; `None` for a dead record.
 pub struct Ownership(Vec<Option<Claim>>);
 
 impl Ownership {
-    /// Claims what the records carry, `None` for a dead one; within the batch the first offset wins.
-    pub fn claim(carried: &[Option<(Identity, PayloadHash)>]) -> Self {
+    /// Claims what the records carry, `None` for a dead one; within the batch the first offset wins. `place` answers
+    /// where each record is.
+    pub fn claim(
+        client: &mut SpiClient<'_>,
+        carried: &[Option<(Identity, PayloadHash)>],
+        place: impl Fn(usize) -> RecordPlace,
+    ) -> Self {
         let first = fold::first_carriers(carried);
         if first.is_empty() {
             return Self(vec![None; carried.len()]);
         }
-        let known = identities::claim(&first);
-        Self(fold::claims(carried, &first, |identity| {
+        let known = identities::claim(&first, &place);
+        let claims = fold::claims(carried, &first, |identity| {
             let at = known.binary_search_by_key(identity, |(identity, _)| *identity);
             at.ok().map(|at| known[at].1)
-        }))
+        });
+        keep_conflicts(client, carried, &claims, place);
+        Self(claims)
     }
 
     /// Takes off the first records.
@@ -40,5 +59,27 @@ impl Ownership {
 
     pub fn of(&self, record: usize) -> Claim {
         self.0[record].expect("only asked for decodable records")
+    }
+}
+
+/// An identity leads to its owner alone, so each record that is refused for its sake is written down, to be found as well.
+fn keep_conflicts(
+    client: &mut SpiClient<'_>,
+    carried: &[Option<(Identity, PayloadHash)>],
+    claims: &[Option<Claim>],
+    place: impl Fn(usize) -> RecordPlace,
+) {
+    let (mut identities, mut partition_ids, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+    for (record, claim) in claims.iter().enumerate() {
+        if let (Some(Claim::Conflict), Some((identity, _))) = (claim, carried[record]) {
+            let place = place(record);
+            identities.push(Uuid::from_bytes(*identity.as_bytes()));
+            partition_ids.push(place.partition_id);
+            offsets.push(place.kafka_offset);
+        }
+    }
+    if !identities.is_empty() && !execute(client, IS_MIGRATED, &[]).is_empty() {
+        let args = [identities.into(), partition_ids.into(), offsets.into()];
+        run(client, CONFLICTS, &args);
     }
 }

@@ -24,6 +24,7 @@ use crate::identities::Ownership;
 use crate::leader::run;
 use crate::letters::{self, Fault, Letter, Part, Replayed, Settled};
 use crate::outcome::{EventName, Verdicts};
+use crate::pg::identities::RecordPlace;
 
 const FORGET_VERDICTS: &str = "
     DELETE FROM ledger.verdicts WHERE partition_id = $1 AND kafka_offset = ANY ($2)";
@@ -226,7 +227,14 @@ fn claim(
         .zip(&own)
         .map(|(carried, owned)| carried.filter(|_| !owned))
         .collect();
-    let claimed = Ownership::claim(&wanted);
+    let places = parts.iter().flat_map(|part| {
+        part.letters.iter().map(|letter| RecordPlace {
+            partition_id: part.fenced.partition_id,
+            kafka_offset: letter.offset,
+        })
+    });
+    let places: Vec<RecordPlace> = places.collect();
+    let claimed = Ownership::claim(client, &wanted, |record| places[record]);
     disown(client, false);
     let claims = carried.iter().zip(&own).enumerate();
     let claims = claims.map(|(index, (carried, owned))| {

@@ -359,6 +359,115 @@ async fn a_pruned_history_begins_with_the_balance_brought_forward() {
     assert_eq!(text(&admin, verify).await.as_deref(), Some("1"));
 }
 
+#[tokio::test]
+async fn rejections_are_counted_by_reason_also_of_a_batch_that_was_committed_before() {
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let most = "9".repeat(18);
+    let batch = Batch::default()
+        .event(0, "a", &[change(1, "10", "0")])
+        .event(1, "b", &[change(1, "-11", "0")])
+        .event(2, "c", &[change(1, "-12", "0"), change(2, "1", "0")])
+        .event(3, "d", &[change(1, "0", "-1")])
+        .event(4, "e", &[change(1, &most, "0")])
+        .event(5, "a", &[change(1, "1", "0")])
+        .event(6, "a", &[change(1, "2", "0")])
+        .event(7, "a", &[change(1, "3", "0")]);
+    let last = "SELECT sluice.last_batch_rejections()::text";
+    assert_eq!(text(&writer, last).await.as_deref(), Some("{0,0,0,0}"));
+    for _ in 0..2 {
+        batch.apply(&writer, leader, 0, 8).await.expect("applied");
+        assert_eq!(text(&writer, last).await.as_deref(), Some("{2,1,1,3}"));
+    }
+    let batch = Batch::default().event(8, "f", &[change(1, "1", "0")]);
+    batch.apply(&writer, leader, 8, 9).await.expect("applied");
+    assert_eq!(text(&writer, last).await.as_deref(), Some("{0,0,0,0}"));
+}
+
+/// What became of an event without a source: each record with its verdict, its changes and its dead letter.
+async fn found(client: &Client, event_id: &str) -> String {
+    let query = format!(
+        "SELECT string_agg(concat(
+            partition, '/', kafka_offset, CASE WHEN is_first THEN ' first' END, ' ', verdict, ' ' || reason,
+            ' @' || extract(epoch FROM event_time)::bigint, ' told ' || result_told,
+            (SELECT string_agg(concat(' [', c ->> 'account_id', ' ', c ->> 'available_before', '+', c ->> 'available_delta', '=',
+                c ->> 'available_after', ']'), '') FROM jsonb_array_elements(changes) c),
+            ' ' || (dead_letter ->> 'status'), ' ' || (dead_letter -> 'actions' -> 0 ->> 'action')), ', ')
+         FROM sluice.find_event(NULL, '{event_id}')"
+    );
+    text(client, &query).await.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn an_event_is_found_by_its_name_with_all_that_became_of_it() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let (zero, one) = (lead(&writer, 0, "a").await, lead(&writer, 1, "a").await);
+    let transfer = [change(1, "10", "0"), change(2, "5", "0")];
+    let batch = Batch::default()
+        .event(0, "paid", &transfer)
+        .at(1_795_237_200)
+        .event(2, "paid", &transfer)
+        .at(1_795_237_200)
+        .event(3, "refused", &[change(1, "-99", "0")])
+        .dead_event(4, "comma", "INVALID_AMOUNT", "{")
+        .dead(5, "MALFORMED_JSON", "{");
+    batch.apply(&writer, zero, 0, 6).await.expect("applied");
+    let batch = Batch::default().event(0, "paid", &[change(1, "11", "0")]);
+    batch.apply(&writer, one, 0, 1).await.expect("applied");
+    let at = "@1795237200";
+    let paid = format!(
+        "0/0 first APPLIED {at} [1 0+10=10] [2 0+5=5], 0/2 DUPLICATE {at}, 1/0 REJECTED EVENT_ID_CONFLICT [1 10+11=10]"
+    );
+    let refused = "0/3 first REJECTED INSUFFICIENT_BALANCE [1 10+-99=10]";
+    for (event_id, became) in [
+        ("paid", paid.as_str()),
+        ("refused", refused),
+        ("comma", "0/4 DEAD INVALID_AMOUNT PARKED"),
+        ("never sent", ""),
+    ] {
+        assert_eq!(found(&admin, event_id).await, became, "{event_id}");
+    }
+    let other = "SELECT count(*)::text FROM sluice.find_event('bank', 'paid')";
+    assert_eq!(text(&admin, other).await.as_deref(), Some("0"));
+
+    // Told to RESULTS_TOPIC up to offset 3; a replay is to be told again.
+    let mark = "SELECT sluice.mark_results('balance.changed', 0, 3, '{}')";
+    writer.batch_execute(mark).await.expect("marked");
+    assert_eq!(
+        found(&admin, "refused").await,
+        "0/3 first REJECTED INSUFFICIENT_BALANCE told false [1 10+-99=10]"
+    );
+    writer
+        .batch_execute("SELECT sluice.mark_results('balance.changed', 0, 6, '{}')")
+        .await
+        .expect("marked");
+    let corrected = r#"{"eventId":"comma","eventType":"balance.changed","data":{"accountId":1,"changes":[{"currencyCode":"USD","availableDelta":"2"}]}}"#;
+    let replay = "SELECT sluice.replay_dead_letters(ids => ARRAY(SELECT id FROM ledger.dead_letters WHERE kafka_offset = 4),
+        payload => $1, dry_run => false)";
+    admin
+        .execute(replay, &[&corrected.as_bytes()])
+        .await
+        .expect("replayed");
+    let replayed = "0/4 first APPLIED told false [1 10+2=12] REPLAYED REPLAY";
+    assert_eq!(found(&admin, "comma").await, replayed);
+    let told = "SELECT sluice.mark_results('balance.changed', 0, 6, ARRAY(SELECT id FROM ledger.changed_verdicts))";
+    admin.batch_execute(told).await.expect("marked");
+    let told = replayed.replace("false", "true");
+    assert_eq!(found(&admin, "comma").await, told);
+    let paid = paid.replace(at, &format!("{at} told true"));
+    assert_eq!(found(&admin, "paid").await, paid);
+    database.assert_invariants().await;
+
+    // Events from before migration 29 are looked for in the log.
+    let forget = "UPDATE ledger.event_identities SET kafka_offset = NULL, partition_id = NULL";
+    admin.batch_execute(forget).await.expect("forgotten");
+    assert_eq!(found(&admin, "paid").await, paid);
+    assert_eq!(found(&admin, "comma").await, told);
+    database.assert_invariants().await;
+}
+
 /// The history of account 1 by one clock, or the SQLSTATE of the refusal.
 async fn told_by(client: &Client, rest: &str) -> String {
     let query = format!(
@@ -430,7 +539,10 @@ async fn after_an_outage_an_account_is_told_by_its_events_own_times() {
     let by_event_time = "by => 'event_time'";
     for (arguments, told) in [
         (by_event_time, "1:5=3@07:00 2:-12=-2@06:00 3:10=10@05:00"),
-        ("by => 'created_at'", "1:-12=3@06:00 2:5=15@07:00 3:10=10@05:00"),
+        (
+            "by => 'created_at'",
+            "1:-12=3@06:00 2:5=15@07:00 3:10=10@05:00",
+        ),
         (
             "since => '2026-11-21T06:00Z', until => '2026-11-21T07:00Z', by => 'event_time'",
             "2:-12=-2@06:00",

@@ -364,7 +364,13 @@ fn rfc3339_us(text: &str) -> Option<i64> {
         _ => return None,
     };
     // Counted day by day, which nobody can get wrong.
-    let years = |from, to| (from..to).map(|year| (1..=12).map(|month| i64::from(days(year, month))).sum::<i64>());
+    let years = |from, to| {
+        (from..to).map(|year| {
+            (1..=12)
+                .map(|month| i64::from(days(year, month)))
+                .sum::<i64>()
+        })
+    };
     let whole_years = years(1970, year).sum::<i64>() - years(year, 1970).sum::<i64>();
     let months = (1..month).map(|month| i64::from(days(year, month)));
     let day_no = whole_years + months.sum::<i64>() + i64::from(day) - 1;
@@ -373,7 +379,7 @@ fn rfc3339_us(text: &str) -> Option<i64> {
 }
 
 fn days(year: u32, month: u32) -> u32 {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     match month {
         2 => 28 + u32::from(leap),
         4 | 6 | 9 | 11 => 30,

@@ -1,14 +1,30 @@
-//! `sluice events`: the event types that come with Sluice, from the schemas of this build.
+//! `sluice events`: the event types that come with Sluice, from the schemas of this build, and what became of an event.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use include_dir::{Dir, include_dir};
 use serde_json::Value;
+
+use crate::commands::find::Find;
+use crate::config::DatabaseArgs;
 
 static SCHEMAS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../events");
 const ENDING: &str = ".schema.json";
 
 #[derive(clap::Subcommand)]
 pub enum Events {
+    #[command(flatten)]
+    Types(Types),
+    /// What became of an event: where it is, its verdict, its changes, its dead letter, and whether its sender was told
+    Find {
+        #[command(flatten)]
+        database: Box<DatabaseArgs>,
+        #[command(flatten)]
+        find: Find,
+    },
+}
+
+#[derive(clap::Subcommand)]
+pub enum Types {
     /// All types with what each one says
     List,
     /// The JSON Schema of a type
@@ -24,11 +40,11 @@ pub enum Events {
 }
 
 /// What to print, or one line that says why not.
-pub fn events(command: &Events) -> Result<String, String> {
+pub fn types_as_text(command: &Types) -> Result<String, String> {
     match command {
-        Events::List => list(),
-        Events::Schema { event_type } => Ok(source(event_type)?.trim_end().to_owned()),
-        Events::Sample { event_type } => {
+        Types::List => list(),
+        Types::Schema { event_type } => Ok(source(event_type)?.trim_end().to_owned()),
+        Types::Sample { event_type } => {
             let schema = parse(source(event_type)?)?;
             serde_json::to_string(&schema["examples"][0]).map_err(|error| error.to_string())
         }

@@ -3,10 +3,12 @@
 pub mod check;
 pub mod dlq;
 pub mod events;
+pub mod find;
 pub mod migrate;
 pub mod output;
 pub mod partitions;
 pub mod patience;
+pub mod plan;
 pub mod prune;
 
 use std::io::{ErrorKind, Write};

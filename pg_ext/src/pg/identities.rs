@@ -5,6 +5,7 @@
 //! its owner on every subscriber of a publication. From then on each is looked up before it is inserted.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 
 use ledger::fold::Carrier;
 use ledger::identity::{Identity, PayloadHash};
@@ -17,6 +18,16 @@ use super::subtransaction;
 use super::target::{Column, Target};
 
 const COLUMNS: [Column; 2] = [Column::of(pg_sys::UUIDOID), Column::of(pg_sys::UUIDOID)];
+
+/// Columns that migration 29 adds behind them.
+const PLACE: [&CStr; 2] = [c"kafka_offset", c"partition_id"];
+
+/// Where the record is that owns an identity.
+#[derive(Clone, Copy)]
+pub struct RecordPlace {
+    pub partition_id: i32,
+    pub kafka_offset: i64,
+}
 
 thread_local! {
     /// Whether this session's last batch carried what was known: a producer that repeats itself mostly goes on with it.
@@ -31,12 +42,16 @@ const LOOKED_UP: usize = 16;
 const MOST_PARTS: usize = 32;
 
 /// Inserts what is not known yet; answers what is, sorted, with the payload that it first came with. `wanted` is
-/// sorted: two partitions that claim the same identities wait for each other, and cannot deadlock.
-pub fn claim(wanted: &[Carrier]) -> Vec<(Identity, PayloadHash)> {
+/// sorted: two partitions that claim the same identities wait for each other, and cannot deadlock. `place` answers where
+/// a record of the batch is, which its identity then knows.
+pub fn claim(
+    wanted: &[Carrier],
+    place: &impl Fn(usize) -> RecordPlace,
+) -> Vec<(Identity, PayloadHash)> {
     let (mut known, mut looks) = (Vec::new(), REPEATS.get());
     for part in wanted.chunks(PART.max(wanted.len().div_ceil(MOST_PARTS))) {
         let part = loop {
-            let insert = || insert_unknown(part, looks);
+            let insert = || insert_unknown(part, looks, place);
             match subtransaction::unless(Code::ERRCODE_UNIQUE_VIOLATION, insert) {
                 Some(known) => break known,
                 // Each is there now that was in the way, or another transaction has taken it out again.
@@ -49,20 +64,30 @@ pub fn claim(wanted: &[Carrier]) -> Vec<(Identity, PayloadHash)> {
     known
 }
 
-fn open() -> Target {
+/// The table, and how many of its columns are there to be filled.
+fn open() -> (Target, usize) {
     let target = Target::open("event_identities", &COLUMNS);
-    target.refuse_additions(COLUMNS.len());
+    // Until the migration runs, instances go on with this version of the extension.
+    let columns = target.columns().min(COLUMNS.len() + PLACE.len());
+    for name in &PLACE[..columns - COLUMNS.len()] {
+        target.column(name);
+    }
+    target.refuse_additions(columns);
     target.refuse_uniqueness_beyond_primary_key();
-    target
+    (target, columns)
 }
 
 /// Inserts in sorted order, and answers those that have an owner where it looks for one. An identity that another
 /// transaction inserts is waited for before this one has an entry of its own, so however many want it, none of them
 /// waits for one that waits for it.
-///
-fn insert_unknown(wanted: &[Carrier], looks: bool) -> Vec<(Identity, PayloadHash)> {
+fn insert_unknown(
+    wanted: &[Carrier],
+    looks: bool,
+    place: &impl Fn(usize) -> RecordPlace,
+) -> Vec<(Identity, PayloadHash)> {
     let mut known = Vec::new();
-    let mut append = Append::new(open());
+    let (target, columns) = open();
+    let mut append = Append::new(target);
     let mut lookup = looks.then(|| append.target().lookup(&[lookup::UUID], "identity"));
     let block = if looks { LOOKED_UP } else { append::ROWS };
     for block in wanted.chunks(block) {
@@ -73,9 +98,15 @@ fn insert_unknown(wanted: &[Carrier], looks: bool) -> Vec<(Identity, PayloadHash
                 known.push((carrier.identity, payload_hash));
                 continue;
             }
-            let values = [carrier.identity.as_bytes(), carrier.payload_hash.as_bytes()];
-            // SAFETY: a uuid datum points to 16 bytes; the table has these two columns.
-            unsafe { append.push(&values.map(|bytes| Some(bytes.as_ptr().into()))) };
+            let place = place(carrier.record);
+            let values: [Option<pg_sys::Datum>; COLUMNS.len() + PLACE.len()] = [
+                Some(carrier.identity.as_bytes().as_ptr().into()),
+                Some(carrier.payload_hash.as_bytes().as_ptr().into()),
+                Some(place.kafka_offset.into()),
+                Some(place.partition_id.into()),
+            ];
+            // SAFETY: a uuid datum points to 16 bytes; the table has these columns.
+            unsafe { append.push(&values[..columns]) };
         }
         append.flush();
     }

@@ -197,10 +197,21 @@ impl Batch {
         self
     }
 
-    pub fn dead(mut self, offset: i64, error_code: &str, payload: &str) -> Self {
+    pub fn dead(self, offset: i64, error_code: &str, payload: &str) -> Self {
+        self.dead_event(offset, "", error_code, payload)
+    }
+
+    /// A dead record that says which event it is.
+    pub fn dead_event(
+        mut self,
+        offset: i64,
+        event_id: &str,
+        error_code: &str,
+        payload: &str,
+    ) -> Self {
         self.rows.push(StagedRecord {
             offset,
-            event_id: String::new(),
+            event_id: event_id.to_owned(),
             payload: payload.to_owned(),
             changes: Vec::new(),
             time_us: None,
@@ -230,7 +241,7 @@ impl Batch {
                     time_ms: None,
                     event_time_us: None,
                     attempts: 1,
-                    event_id: None,
+                    event_id: Some(&*record.event_id).filter(|id| !id.is_empty()),
                     source: None,
                     key: None,
                     payload: Some(record.payload.as_bytes()),

@@ -206,7 +206,7 @@ async fn check_batches(scene: &Scene, partition: i32, case: &Case, batches_of_on
 async fn empty_ledger(scene: &Scene) {
     const EMPTY: &str =
         "TRUNCATE ledger.account_balances, ledger.balance_log, ledger.event_identities,
-        ledger.verdicts, ledger.dead_letters, ledger.dead_letter_actions";
+        ledger.verdicts, ledger.event_conflicts, ledger.dead_letters, ledger.dead_letter_actions";
     scene
         .database
         .client

@@ -248,10 +248,8 @@ async fn fill(scene: &Scene) {
             "06:10",
             r#"{"currencyCode":"USD","availableDelta":"-20"},{"accountId":7,"currencyCode":"USD","availableDelta":"20"}"#,
         ),
-        change(
-            "ord-7",
-            "06:50",
-            r#"{"currencyCode":"USD","availableDelta":"12,50"}"#,
+        Message::of(
+            r#"{"eventId":"ord-7","eventType":"balance.changed","data":{"accountId":42,"changes":[{"currencyCode":"USD","availableDelta":"12,50"}]}}"#,
         ),
     ];
     let user = |event_id: &str, data: &str| {

@@ -123,7 +123,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         ("REDIS_URL", &scene.stack.redis_url),
         ("DANGLING_AFTER", "0"),
     ]);
-    let balances = [credit("a", 1, "5"), Message::of("{")];
+    let balances = [credit("a", 1, "5"), credit("b", 1, "-6"), Message::of("{")];
     scene.kafka().produce(&scene.topic, 0, balances);
     let note = [notes.message("e", "n", Some("text"), 1)];
     scene.kafka().produce(&notes.topic, 0, note);
@@ -132,7 +132,12 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         format!("sluice_records_total{{topic=\"{topic}\",verdict=\"APPLIED\"}} 1"),
         format!("sluice_records_total{{topic=\"{note}\",verdict=\"APPLIED\"}} 1"),
         format!("sluice_dead_letters_parked{{topic=\"{topic}\",code=\"MALFORMED_JSON\"}} 1"),
+        format!("sluice_rejections_total{{topic=\"{topic}\",reason=\"INSUFFICIENT_BALANCE\"}} 1"),
+        format!("sluice_rejections_total{{topic=\"{note}\",reason=\"EVENT_ID_CONFLICT\"}} 0"),
         format!("sluice_event_delay_seconds_count{{topic=\"{note}\"}} 1"),
+        // The balance events do not say when they happened.
+        format!("sluice_event_age_seconds_count{{topic=\"{topic}\"}} 0"),
+        format!("sluice_event_age_seconds_count{{topic=\"{note}\"}} 1"),
         format!("sluice_partition_lag_seconds{{topic=\"{topic}\",partition=\"0\"}} 0.0"),
         format!("sluice_batch_errors_total{{topic=\"{topic}\",consequence=\"halt\"}} 0"),
         format!("sluice_topic_partitions{{topic=\"{topic}\"}} 1"),

@@ -8,7 +8,7 @@ use proofs::scene::{STALL, Scene};
 use proofs::stack::sluice_command;
 use proofs::wait::wait_until;
 use proofs::watch::settled;
-use proofs::workload::{Workload, credit};
+use proofs::workload::{Message, Workload, credit};
 use serde_json::{Value, json};
 
 /// What `sluice` says on stdout, and its exit status.
@@ -217,5 +217,137 @@ async fn the_offsets_of_kafka_and_database_stand_side_by_side() {
     assert_eq!(
         (status, nothing.as_str()),
         (Some(0), "no partition has been read yet\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sluice_events_find_says_what_became_of_an_event() {
+    let scene = Scene::new(1).await;
+    let event = |event_id: &str, delta: &str| {
+        Message::of(format!(
+            r#"{{"eventId":"{event_id}","eventType":"balance.changed","source":"bank","timestamp":"2026-11-21T05:00:00Z","data":{{"accountId":42,"changes":[{{"currencyCode":"USD","availableDelta":"{delta}"}}]}}}}"#
+        ))
+    };
+    let sent = ["100", "-30", "100", "-31", "12,5"];
+    let ids = ["deposit", "order", "deposit", "order", "typo"];
+    let sent = ids.iter().zip(sent).map(|(id, delta)| event(id, delta));
+    scene.kafka().produce(&scene.topic, 0, sent);
+    let mut ingester = scene.ingester();
+    scene.caught_up().await;
+    ingester.stop().await;
+
+    let find = |event_id| ["events", "find", event_id, "--source", "bank"];
+    let json = [&find("order")[..], &["--output", "json"]].concat();
+    let found: Value = serde_json::from_str(&done(&scene, &json)).expect("JSON");
+    let told = |row: &Value| {
+        json!([
+            row["kafka_offset"],
+            row["is_first"],
+            row["verdict"],
+            row["reason"],
+            row["event_time"],
+            row["changes"][0]["available_before"],
+            row["changes"][0]["available_after"]
+        ])
+    };
+    let at = "2026-11-21T05:00:00+00:00";
+    assert_eq!(
+        found
+            .as_array()
+            .expect("rows")
+            .iter()
+            .map(told)
+            .collect::<Value>(),
+        json!([
+            [1, true, "APPLIED", null, at, "100", "70"],
+            [3, false, "REJECTED", "EVENT_ID_CONFLICT", at, "70", "70"]
+        ])
+    );
+    for (event_id, words) in [
+        (
+            "deposit",
+            &[
+                "APPLIED",
+                "DUPLICATE",
+                "2026-11-21 05:00:00",
+                "available_before",
+            ][..],
+        ),
+        ("typo", &["DEAD", "INVALID_AMOUNT", "1 PARKED"]),
+    ] {
+        let table = done(&scene, &find(event_id));
+        assert!(words.iter().all(|word| table.contains(word)), "{table}");
+    }
+    let (status, stdout, stderr) = sluice(&scene, &["events", "find", "order"]);
+    assert_eq!((status, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("name one with --source"), "{stderr}");
+    scene.verify_invariants().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sluice_plan_computes_from_what_this_installation_has_stored() {
+    let scene = Scene::new(1).await;
+    let (status, _, stderr) = sluice(&scene, &["plan", "--events-per-day", "1", "--watch", "0"]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("nothing is committed here"), "{stderr}");
+    // A refused change has a row in the log, too.
+    let events = (0..1_990).map(|n| credit(&format!("e{n}"), n % 7, "1"));
+    let refused = (0..10).map(|n| credit(&format!("r{n}"), n, "-5000"));
+    let events = events.chain(refused);
+    scene.kafka().produce(&scene.topic, 0, events);
+    let mut ingester = scene.ingester();
+    scene.caught_up().await;
+    ingester.stop().await;
+    let stored = scene
+        .database
+        .count(
+            "SELECT sum(pg_total_relation_size(t::regclass))::bigint
+             FROM unnest('{ledger.balance_log,ledger.event_identities,ledger.dead_letters}'::text[]) t",
+        )
+        .await;
+    let each = stored as f64 / 2_000.0;
+    let plan = |more: &[&str]| -> Vec<Value> {
+        let all = [
+            &[
+                "plan",
+                "--events-per-day",
+                "1000000",
+                "--watch",
+                "0",
+                "--output",
+                "json",
+            ],
+            more,
+        ]
+        .concat();
+        serde_json::from_str(&done(&scene, &all)).expect("JSON")
+    };
+    let figure = |lines: &[Value], what: &str| {
+        let line = lines.iter().find(|line| line["what"] == what);
+        line.expect(what)["figure"].as_f64()
+    };
+    let lines = plan(&["--keep-days", "9", "--instances", "3"]);
+    for (what, expected) in [
+        ("a balance event in tables and indexes", each),
+        ("on disk after 30 days", each * 30.0 / 1e3),
+        ("on disk after a year", each * 365.0 / 1e3),
+        ("on disk with pruning, at most", each * 10.0 / 1e3),
+        ("events a second, peak", 3e6 / 86_400.0),
+        ("connections, at most", 60.0),
+    ] {
+        let figure = figure(&lines, what).expect(what);
+        // Three digits are told.
+        assert!(
+            (figure / expected - 1.0).abs() < 0.006,
+            "{what}: {figure}, not {expected}"
+        );
+    }
+    assert_eq!(figure(&lines, "WAL a day"), None, "nobody looked");
+    assert_eq!(figure(&lines, "a domain event in tables and indexes"), None);
+    let domain = plan(&["--domain-share", "0.5"]);
+    assert_eq!(
+        figure(&domain, "on disk after a year"),
+        None,
+        "never seen here"
     );
 }
