@@ -53,13 +53,13 @@ ALTER TABLE domain.message_reads ADD extra jsonb, ADD extra_version jsonb;
 COMMENT ON COLUMN domain.users.extra IS 'Fields of events that have no column here, by their names and as they were sent; NULL: none. Each keeps the value of the newest event that wrote it. Likewise in skills, posts, subscriptions and message_reads; in the other tables the newest event of the row writes all of them.';
 COMMENT ON COLUMN domain.users.extra_version IS 'Version of each field of extra, in hexadecimal digits, where later than created_version. Likewise in skills, posts, subscriptions and message_reads.';
 
-CREATE FUNCTION domain.extra(data jsonb, known text) RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE
+CREATE FUNCTION domain.extra(data jsonb, known text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT sluice.read_extra(data, known)
+    SELECT nullif(data - known, '{}')
 $$;
-COMMENT ON FUNCTION domain.extra(jsonb, text) IS
-'The fields of an object that are none of the known ones, between which commas stand; NULL where there are none.';
+COMMENT ON FUNCTION domain.extra(jsonb, text[]) IS
+'The fields of an object that are none of the known ones; NULL where there are none.';
 
 CREATE FUNCTION domain.with_later_fields(object jsonb, other jsonb, other_versions jsonb, created bytea, versions jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -196,7 +196,7 @@ BEGIN
                 e.data -> 'userId' AS user_id, e.data -> 'username' AS username, e.data -> 'email' AS email,
                 e.data -> 'role' AS role, e.data -> 'displayName' AS display_name, e.data -> 'bio' AS bio,
                 e.data -> 'avatarUrl' AS avatar_url,
-                domain.extra(e.data, 'userId,username,email,role,displayName,bio,avatarUrl') AS extra
+                domain.extra(e.data, '{userId,username,email,role,displayName,bio,avatarUrl}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -238,13 +238,13 @@ BEGIN
         SELECT e.event_id, e.version, e.user_id, e.beside, domain.object(e.updates, e.event_id, 'updates') AS updates
         FROM (
             SELECT e.event_id, e.version, e.data -> 'userId' AS user_id, e.data -> 'updates' AS updates,
-                domain.extra(e.data, 'userId,updates') AS beside
+                domain.extra(e.data, '{userId,updates}') AS beside
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
         OFFSET 0
     ), fields AS (
         SELECT g.event_id, g.version, g.user_id, g.beside,
-            domain.extra(g.updates, 'username,email,role,displayName,bio,avatarUrl') AS inside,
+            domain.extra(g.updates, '{username,email,role,displayName,bio,avatarUrl}') AS inside,
             g.updates -> 'username' AS username, g.updates -> 'email' AS email, g.updates -> 'role' AS role,
             g.updates -> 'displayName' AS display_name, g.updates -> 'bio' AS bio, g.updates -> 'avatarUrl' AS avatar_url
         FROM given g OFFSET 0
@@ -361,7 +361,7 @@ BEGIN
     PERFORM domain.await_users(type, events, 'followerId', 'followeeId');
     WITH given AS MATERIALIZED (
         SELECT e.event_id, e.version, e.event_time,
-            domain.extra(e.data, 'followerId,followeeId') AS extra,
+            domain.extra(e.data, '{followerId,followeeId}') AS extra,
             domain.id(e.data -> 'followerId', e.event_id, 'followerId') COLLATE "C" AS follower_id,
             domain.id(e.data -> 'followeeId', e.event_id, 'followeeId') COLLATE "C" AS followee_id
         FROM pg_catalog.unnest(events) AS e
@@ -390,7 +390,7 @@ BEGIN
     PERFORM domain.await_users(type, events, 'blockerId', 'blockedId');
     WITH given AS MATERIALIZED (
         SELECT e.event_id, e.version, e.event_time,
-            domain.extra(e.data, 'blockerId,blockedId') AS extra,
+            domain.extra(e.data, '{blockerId,blockedId}') AS extra,
             domain.id(e.data -> 'blockerId', e.event_id, 'blockerId') COLLATE "C" AS blocker_id,
             domain.id(e.data -> 'blockedId', e.event_id, 'blockedId') COLLATE "C" AS blocked_id
         FROM pg_catalog.unnest(events) AS e
@@ -428,7 +428,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'postId' AS post_id, e.data -> 'authorId' AS author_id, e.data -> 'content' AS content,
                 e.data -> 'mediaUrls' AS media_urls, e.data -> 'visibility' AS visibility,
-                domain.extra(e.data, 'postId,authorId,content,mediaUrls,visibility') AS extra
+                domain.extra(e.data, '{postId,authorId,content,mediaUrls,visibility}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -463,7 +463,7 @@ BEGIN
         SELECT e.event_id, e.version,
             domain.id(e.data -> 'postId', e.event_id, 'postId') COLLATE "C" AS post_id,
             domain.object(e.data -> 'updates', e.event_id, 'updates') AS updates,
-            domain.extra(e.data, 'postId,updates') AS beside
+            domain.extra(e.data, '{postId,updates}') AS beside
         FROM pg_catalog.unnest(events) AS e
     ), changes AS MATERIALIZED (
         SELECT g.post_id, g.event_id, g.version,
@@ -477,7 +477,7 @@ BEGIN
             CASE WHEN g.updates ? 'visibility' THEN
                 domain.text(g.updates -> 'visibility', g.event_id, 'updates.visibility', 1, 64)
             END AS visibility
-        FROM given g CROSS JOIN LATERAL (SELECT domain.extra(g.updates, 'content,mediaUrls,visibility') AS inside OFFSET 0) i
+        FROM given g CROSS JOIN LATERAL (SELECT domain.extra(g.updates, '{content,mediaUrls,visibility}') AS inside OFFSET 0) i
     ), newest (
         post_id, content, media_urls, visibility, content_version, media_urls_version, visibility_version, referenced_by) AS (
         -- Aggregates meet their rows in the order of the subquery, so [1] is the newest.
@@ -556,7 +556,7 @@ BEGIN
     PERFORM domain.await_posts('content.post.liked', events);
     WITH given AS MATERIALIZED (
         SELECT e.version, e.event_time,
-            domain.extra(e.data, 'postId,userId') AS extra,
+            domain.extra(e.data, '{postId,userId}') AS extra,
             domain.id(e.data -> 'postId', e.event_id, 'postId') COLLATE "C" AS post_id,
             domain.id(e.data -> 'userId', e.event_id, 'userId') COLLATE "C" AS user_id
         FROM pg_catalog.unnest(events) AS e
@@ -588,7 +588,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'commentId' AS comment_id, e.data -> 'postId' AS post_id, e.data -> 'authorId' AS author_id,
                 e.data -> 'parentCommentId' AS parent_comment_id, e.data -> 'content' AS content,
-                domain.extra(e.data, 'commentId,postId,authorId,content,parentCommentId') AS extra
+                domain.extra(e.data, '{commentId,postId,authorId,content,parentCommentId}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     ), rows AS (
@@ -630,7 +630,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'storyId' AS story_id, e.data -> 'authorId' AS author_id, e.data -> 'mediaUrl' AS media_url,
                 e.data -> 'caption' AS caption, e.data -> 'visibility' AS visibility, e.data -> 'expiresAt' AS expires_at,
-                domain.extra(e.data, 'storyId,authorId,mediaUrl,caption,visibility,expiresAt') AS extra
+                domain.extra(e.data, '{storyId,authorId,mediaUrl,caption,visibility,expiresAt}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -667,7 +667,7 @@ BEGIN
                 e.data -> 'videoId' AS video_id, e.data -> 'authorId' AS author_id, e.data -> 'videoUrl' AS video_url,
                 e.data -> 'title' AS title, e.data -> 'description' AS description, e.data -> 'thumbnailUrl' AS thumbnail_url,
                 e.data -> 'durationSeconds' AS duration_seconds, e.data -> 'visibility' AS visibility,
-                domain.extra(e.data, 'videoId,authorId,videoUrl,title,description,thumbnailUrl,durationSeconds,visibility') AS extra
+                domain.extra(e.data, '{videoId,authorId,videoUrl,title,description,thumbnailUrl,durationSeconds,visibility}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -705,7 +705,7 @@ BEGIN
                 e.data -> 'transactionId' AS transaction_id, e.data -> 'userId' AS user_id, e.data -> 'amount' AS amount,
                 e.data -> 'type' AS type, e.data -> 'currency' AS currency, e.data -> 'recipientId' AS recipient_id,
                 e.data -> 'referenceId' AS reference_id,
-                domain.extra(e.data, 'transactionId,userId,amount,type,currency,recipientId,referenceId') AS extra
+                domain.extra(e.data, '{transactionId,userId,amount,type,currency,recipientId,referenceId}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -745,7 +745,7 @@ BEGIN
                 e.data -> 'tipId' AS tip_id, e.data -> 'fromUserId' AS from_user_id, e.data -> 'toUserId' AS to_user_id,
                 e.data -> 'amount' AS amount, e.data -> 'currency' AS currency, e.data -> 'postId' AS post_id,
                 e.data -> 'transactionId' AS transaction_id, e.data -> 'message' AS message,
-                domain.extra(e.data, 'tipId,fromUserId,toUserId,amount,currency,postId,transactionId,message') AS extra
+                domain.extra(e.data, '{tipId,fromUserId,toUserId,amount,currency,postId,transactionId,message}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -779,7 +779,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'refundId' AS refund_id, e.data -> 'transactionId' AS transaction_id, e.data -> 'amount' AS amount,
                 e.data -> 'currency' AS currency, e.data -> 'reason' AS reason,
-                domain.extra(e.data, 'refundId,transactionId,amount,currency,reason') AS extra
+                domain.extra(e.data, '{refundId,transactionId,amount,currency,reason}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -810,7 +810,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'userId' AS user_id, e.data -> 'currency' AS currency,
                 e.data -> 'available' AS available, e.data -> 'pending' AS pending,
-                domain.extra(e.data, 'userId,currency,available,pending') AS extra
+                domain.extra(e.data, '{userId,currency,available,pending}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -841,7 +841,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'withdrawalId' AS withdrawal_id, e.data -> 'userId' AS user_id, e.data -> 'amount' AS amount,
                 e.data -> 'currency' AS currency, e.data -> 'destination' AS destination,
-                domain.extra(e.data, 'withdrawalId,userId,amount,currency,destination') AS extra
+                domain.extra(e.data, '{withdrawalId,userId,amount,currency,destination}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -874,7 +874,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'subscriptionId' AS subscription_id, e.data -> 'userId' AS user_id, e.data -> 'tierId' AS tier_id,
                 e.data -> 'status' AS status, e.data -> 'periodStart' AS period_start, e.data -> 'periodEnd' AS period_end,
-                domain.extra(e.data, 'subscriptionId,userId,tierId,status,periodStart,periodEnd') AS extra
+                domain.extra(e.data, '{subscriptionId,userId,tierId,status,periodStart,periodEnd}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     ), checked AS MATERIALIZED (
@@ -914,7 +914,7 @@ AS $$
 BEGIN
     WITH given AS MATERIALIZED (
         SELECT e.event_id, e.version, e.event_time,
-            domain.extra(e.data, 'subscriptionId,periodEnd,periodStart') AS extra,
+            domain.extra(e.data, '{subscriptionId,periodEnd,periodStart}') AS extra,
             domain.id(e.data -> 'subscriptionId', e.event_id, 'subscriptionId') COLLATE "C" AS subscription_id,
             domain.instant(e.data -> 'periodStart', e.event_id, 'periodStart', required => false) AS period_start,
             domain.instant(e.data -> 'periodEnd', e.event_id, 'periodEnd') AS period_end
@@ -968,7 +968,7 @@ AS $$
 BEGIN
     WITH given AS MATERIALIZED (
         SELECT e.event_id, e.version, e.event_time,
-            domain.extra(e.data, 'subscriptionId,reason') AS extra,
+            domain.extra(e.data, '{subscriptionId,reason}') AS extra,
             domain.id(e.data -> 'subscriptionId', e.event_id, 'subscriptionId') COLLATE "C" AS subscription_id,
             domain.text(e.data -> 'reason', e.event_id, 'reason', 0, 10000, required => false) AS reason
         FROM pg_catalog.unnest(events) AS e
@@ -1018,7 +1018,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'skillId' AS skill_id, e.data -> 'name' AS name, e.data -> 'category' AS category,
                 e.data -> 'description' AS description,
-                domain.extra(e.data, 'skillId,name,category,description') AS extra
+                domain.extra(e.data, '{skillId,name,category,description}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -1051,7 +1051,7 @@ BEGIN
         SELECT e.event_id, e.version,
             domain.id(e.data -> 'skillId', e.event_id, 'skillId') COLLATE "C" AS skill_id,
             domain.object(e.data -> 'updates', e.event_id, 'updates') AS updates,
-            domain.extra(e.data, 'skillId,updates') AS beside
+            domain.extra(e.data, '{skillId,updates}') AS beside
         FROM pg_catalog.unnest(events) AS e
     ), changes AS MATERIALIZED (
         SELECT g.skill_id, g.event_id, g.version,
@@ -1062,7 +1062,7 @@ BEGIN
             CASE WHEN g.updates ? 'name' THEN domain.text(g.updates -> 'name', g.event_id, 'updates.name', 1, 255) END AS name,
             domain.text(g.updates -> 'category', g.event_id, 'updates.category', 0, 255, required => false) AS category,
             domain.text(g.updates -> 'description', g.event_id, 'updates.description', 0, 10000, required => false) AS description
-        FROM given g CROSS JOIN LATERAL (SELECT domain.extra(g.updates, 'name,category,description') AS inside OFFSET 0) i
+        FROM given g CROSS JOIN LATERAL (SELECT domain.extra(g.updates, '{name,category,description}') AS inside OFFSET 0) i
     ), newest (
         skill_id, name, category, description, name_version, category_version, description_version, referenced_by) AS (
         -- Aggregates meet their rows in the order of the subquery, so [1] is the newest.
@@ -1119,7 +1119,7 @@ BEGIN
     PERFORM domain.await_skills(type, events);
     WITH given AS MATERIALIZED (
         SELECT e.version, e.event_time,
-            domain.extra(e.data, CASE WHEN write_user_skills.held THEN 'userId,skillId,level' ELSE 'userId,skillId' END) AS extra,
+            domain.extra(e.data, CASE WHEN write_user_skills.held THEN '{userId,skillId,level}'::text[] ELSE '{userId,skillId}' END) AS extra,
             domain.id(e.data -> 'userId', e.event_id, 'userId') COLLATE "C" AS user_id,
             domain.id(e.data -> 'skillId', e.event_id, 'skillId') COLLATE "C" AS skill_id,
             CASE WHEN write_user_skills.held THEN
@@ -1155,7 +1155,7 @@ BEGIN
             SELECT e.event_id, e.version, e.event_time,
                 e.data -> 'notificationId' AS notification_id, e.data -> 'userId' AS user_id, e.data -> 'type' AS type,
                 e.data -> 'title' AS title, e.data -> 'body' AS body, e.data -> 'data' AS data, e.data -> 'readAt' AS read_at,
-                domain.extra(e.data, 'notificationId,userId,type,title,body,data,readAt') AS extra
+                domain.extra(e.data, '{notificationId,userId,type,title,body,data,readAt}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -1189,7 +1189,7 @@ BEGIN
                 e.data -> 'messageId' AS message_id, e.data -> 'conversationId' AS conversation_id,
                 e.data -> 'senderId' AS sender_id, e.data -> 'recipientId' AS recipient_id,
                 e.data -> 'content' AS content, e.data -> 'mediaUrls' AS media_urls,
-                domain.extra(e.data, 'messageId,conversationId,senderId,content,recipientId,mediaUrls') AS extra
+                domain.extra(e.data, '{messageId,conversationId,senderId,content,recipientId,mediaUrls}') AS extra
             FROM pg_catalog.unnest(events) AS e OFFSET 0
         ) e
     )
@@ -1212,7 +1212,7 @@ BEGIN
     PERFORM domain.await_users('message.read', events, 'userId');
     PERFORM domain.await_messages('message.read', events);
     WITH given AS MATERIALIZED (
-        SELECT e.version, domain.extra(e.data, 'messageId,userId,readAt') AS extra,
+        SELECT e.version, domain.extra(e.data, '{messageId,userId,readAt}') AS extra,
             domain.id(e.data -> 'messageId', e.event_id, 'messageId') COLLATE "C" AS message_id,
             domain.id(e.data -> 'userId', e.event_id, 'userId') COLLATE "C" AS user_id,
             coalesce(domain.instant(e.data -> 'readAt', e.event_id, 'readAt', required => false), e.event_time) AS read_at

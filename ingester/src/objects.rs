@@ -30,7 +30,7 @@ const FUNCTIONS: [&str; 22] = [
 ];
 
 /// Functions that other functions and handlers call, by the role that they run as.
-const CALLERS: [(&str, &str); 10] = [
+const CALLERS: [(&str, &str); 9] = [
     ("sluice_owner", "call_handler"),
     ("sluice_handler", "blames_record"),
     ("sluice_handler", "settle_handler"),
@@ -40,7 +40,6 @@ const CALLERS: [(&str, &str); 10] = [
     ("sluice_handler", "read_amount"),
     ("sluice_handler", "read_plain_instant"),
     ("sluice_handler", "absent"),
-    ("sluice_handler", "read_extra"),
 ];
 
 /// The scripts of the extension: what they create is to be there, called by the ingester or not.

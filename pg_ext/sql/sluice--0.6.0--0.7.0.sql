@@ -590,16 +590,6 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
-CREATE FUNCTION sluice.read_extra(object jsonb, known text)
-RETURNS jsonb
-LANGUAGE c STABLE PARALLEL SAFE
-AS 'MODULE_PATHNAME', 'read_extra';
-COMMENT ON FUNCTION sluice.read_extra(jsonb, text) IS
-'The object without its known fields, between which commas stand; NULL where it has no others. What domain.extra is made of.';
-ALTER FUNCTION sluice.read_extra(jsonb, text) OWNER TO sluice_owner;
-REVOKE ALL ON FUNCTION sluice.read_extra(jsonb, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION sluice.read_extra(jsonb, text) TO sluice_handler;
-
 COMMENT ON FUNCTION sluice.read_plain_instant(jsonb) IS
 'What domain.instant answers: any RFC 3339 time, read as the envelope''s timestamp is; NULL for all else.';
 

@@ -65,7 +65,6 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("prune_records", &[]),
     ("read_amount", &[HANDLER]),
     ("read_currency", &[HANDLER]),
-    ("read_extra", &[HANDLER]),
     ("read_id", &[HANDLER]),
     ("read_plain_instant", &[HANDLER]),
     ("read_text", &[HANDLER]),

@@ -1,5 +1,5 @@
 //! What handlers read the fields of events with: a simple `jsonb` as an id, a text, a currency, an amount or an instant,
-//! or the refusal of its event; and the fields of an object that nobody reads.
+//! or the refusal of its event.
 //!
 //! Layout (src/include/utils/jsonb.h): a simple value stands in an array of one, marked as such: the container's
 //! header, the entry with kind and length, then the bytes of the string, or the number as a numeric.
@@ -11,7 +11,7 @@ use ledger::amount::Amount;
 use ledger::contract::MAX_ID_BYTES;
 use ledger::timestamp;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
-use pgrx::{FromDatum, direct_function_call, direct_function_call_as_datum, pg_guard, pg_sys};
+use pgrx::{FromDatum, direct_function_call, pg_guard, pg_sys};
 
 use super::numeric;
 use crate::error::raise;
@@ -28,7 +28,6 @@ finfo!(pg_finfo_read_text);
 finfo!(pg_finfo_read_currency);
 finfo!(pg_finfo_read_amount);
 finfo!(pg_finfo_read_plain_instant);
-finfo!(pg_finfo_read_extra);
 
 /// `sluice.read_id(value jsonb, event_id text, field text, required boolean)`.
 ///
@@ -134,57 +133,6 @@ pub unsafe extern "C-unwind" fn read_plain_instant(
     call.answer(instant.map(|us| (us - EPOCH_US).into()))
 }
 
-/// `sluice.read_extra(object jsonb, known text)`: the object without its known fields, or NULL where it has no
-/// others, as most events have none: that is found out without making an object. Commas stand between the known ones.
-///
-/// # Safety
-/// PostgreSQL calls it with the call information of these arguments.
-#[unsafe(no_mangle)]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn read_extra(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: by contract.
-    let call = unsafe { Call::of(fcinfo) };
-    // SAFETY: it is a text.
-    let known = unsafe { <&str>::from_datum(call.args[1].value, call.args[1].isnull) };
-    let known = known.unwrap_or_default();
-    let known = || known.split(',').map(str::as_bytes);
-    if call.args[0].isnull {
-        return call.answer(None);
-    }
-    let bytes = call.bytes();
-    if is_object(bytes) && keys(bytes).all(|key| known().any(|name| name == key)) {
-        return call.answer(None);
-    }
-    let object = Some(call.args[0].value);
-    // SAFETY: the operator `jsonb - text`, which takes these two.
-    call.answer(known().fold(object, |object, name| unsafe {
-        direct_function_call_as_datum(pg_sys::jsonb_delete, &[object, varlena(name)])
-    }))
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].try_into().map_or(0, u32::from_ne_bytes)
-}
-
-fn is_object(bytes: &[u8]) -> bool {
-    word(bytes, 0) & pg_sys::JB_FOBJECT != 0
-}
-
-/// The names of an object's fields. Behind the header stand the entries of all names and then of all values, and behind
-/// those the bytes of both; an entry has its length, or now and then the offset of its end.
-fn keys(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let count = (word(bytes, 0) & pg_sys::JB_CMASK) as usize;
-    let content = &bytes[4 + 8 * count..];
-    let mut start = 0;
-    (0..count).map(move |nth| {
-        let entry = word(bytes, 4 + 4 * nth);
-        let length = (entry & pg_sys::JENTRY_OFFLENMASK) as usize;
-        let has_end = entry & pg_sys::JENTRY_HAS_OFF != 0;
-        let end = if has_end { length } else { start + length };
-        &content[std::mem::replace(&mut start, end)..end]
-    })
-}
-
 /// Text and numeric are both bytes behind their length.
 fn varlena(bytes: &[u8]) -> Option<pg_sys::Datum> {
     // SAFETY: the bytes are copied.
@@ -238,34 +186,28 @@ impl<'a> Call<'a> {
         if self.args[0].isnull {
             return Value::Null;
         }
-        let bytes = self.bytes();
-        if word(bytes, 0) & pg_sys::JB_FSCALAR == 0 {
-            return Value::Other;
-        }
-        let (entry, content) = (word(bytes, 4), &bytes[HEAD..]);
-        match entry & pg_sys::JENTRY_TYPEMASK {
-            pg_sys::JENTRY_ISSTRING => {
-                let length = (entry & pg_sys::JENTRY_OFFLENMASK) as usize;
-                std::str::from_utf8(&content[..length]).map_or(Value::Other, Value::String)
-            }
-            pg_sys::JENTRY_ISNUMERIC => {
-                let number = Some(content.as_ptr().into());
-                // SAFETY: a numeric in a jsonb is aligned.
-                let text: Option<&CStr> =
-                    unsafe { direct_function_call(pg_sys::numeric_out, &[number]) };
-                Value::Number(text.map_or("", |text| text.to_str().unwrap_or_default()))
-            }
-            pg_sys::JENTRY_ISNULL => Value::Null,
-            _ => Value::Other,
-        }
-    }
-
-    /// The value as it is stored, without its length.
-    fn bytes(&self) -> &'a [u8] {
-        // SAFETY: it is a jsonb and not NULL; what is copied to make it plain lives as long as the call.
+        // SAFETY: it is a jsonb; what is copied to make it plain lives as long as the call, and a numeric in it is aligned.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(self.args[0].value.cast_mut_ptr());
-            pgrx::varlena::varlena_to_byte_slice(plain)
+            let bytes: &'a [u8] = pgrx::varlena::varlena_to_byte_slice(plain);
+            let word = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_ne_bytes);
+            if word(0) & pg_sys::JB_FSCALAR == 0 {
+                return Value::Other;
+            }
+            let (entry, content) = (word(4), &bytes[HEAD..]);
+            match entry & pg_sys::JENTRY_TYPEMASK {
+                pg_sys::JENTRY_ISSTRING => {
+                    let length = (entry & pg_sys::JENTRY_OFFLENMASK) as usize;
+                    std::str::from_utf8(&content[..length]).map_or(Value::Other, Value::String)
+                }
+                pg_sys::JENTRY_ISNUMERIC => {
+                    let number = Some(content.as_ptr().into());
+                    let text: Option<&CStr> = direct_function_call(pg_sys::numeric_out, &[number]);
+                    Value::Number(text.map_or("", |text| text.to_str().unwrap_or_default()))
+                }
+                pg_sys::JENTRY_ISNULL => Value::Null,
+                _ => Value::Other,
+            }
         }
     }
 
