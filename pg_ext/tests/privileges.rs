@@ -52,6 +52,7 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("leave", &[WRITER]),
     ("lock_holder", &[WRITER]),
     ("mark_published", &[WRITER]),
+    ("mark_replays", &[WRITER]),
     ("mark_results", &[WRITER]),
     ("offset_gaps", &[READER]),
     ("parked_dead_letters", &[WRITER, READER]),
