@@ -184,9 +184,18 @@ impl Kafka {
 
     /// First offset there is, and the offset that the next record will get.
     pub fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
+        let began = Instant::now();
         let ask = |consumer: &BaseConsumer| consumer.fetch_watermarks(topic, partition, PATIENCE);
-        self.with_consumer(ask)
-            .expect("Kafka answers with watermarks")
+        // After a restart a partition is unknown, or has no leader, for a moment.
+        loop {
+            match self.with_consumer(ask) {
+                Ok(watermarks) => return watermarks,
+                Err(_) if began.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => panic!("no watermarks of {topic}/{partition}: {error}"),
+            }
+        }
     }
 
     /// The high watermarks of partitions 0 to `partitions` - 1.

@@ -12,7 +12,7 @@ use crate::database::Database;
 use crate::deeds::{Answer, Deeds};
 use crate::families::random;
 use crate::families::schema::EventType;
-use crate::ingester::Ingester;
+use crate::ingester::{Ingester, UNSET};
 use crate::load::Feed;
 use crate::proxy::Proxy;
 use crate::rng::Rng;
@@ -56,6 +56,14 @@ impl BalanceTopic {
     }
 }
 
+/// An event type that was added during the run, with a handler that counts in `table` how often it is given each note.
+#[derive(Clone)]
+pub struct Newcomer {
+    pub topic: String,
+    pub table: String,
+    pub partitions: i32,
+}
+
 /// An ingester and its way to the database.
 pub struct Member {
     pub ingester: Ingester,
@@ -70,6 +78,8 @@ pub struct Arena {
     pub admin_url: String,
     pub balances: [BalanceTopic; 2],
     pub families: Vec<EventType>,
+    /// Event types that were added during the run.
+    newcomers: Mutex<Vec<Newcomer>>,
     pub dlq: String,
     pub results: String,
     pub members: [tokio::sync::Mutex<Member>; INGESTERS],
@@ -121,9 +131,18 @@ impl Arena {
             });
         }
         let names: Vec<&str> = balances.iter().map(|topic| topic.name.as_str()).collect();
+        only_families(&database.client).await;
+        let named = FAMILIES.join(",");
         let mut members = Vec::new();
-        for _ in 0..INGESTERS {
-            members.push(member(stack, &database, &names, &dlq, &results).await);
+        for number in 0..INGESTERS {
+            // The first reads what its setting names, the others what has a handler, also later.
+            let event_topics = if number == 0 { named.as_str() } else { UNSET };
+            let settings = [
+                ("EVENT_TOPICS", event_topics),
+                ("DLQ_TOPIC", dlq.as_str()),
+                ("RESULTS_TOPIC", results.as_str()),
+            ];
+            members.push(member(stack, &database, &names, &settings).await);
         }
         let handlers = definitions(&database.client).await;
         let domain_stop = std::sync::Arc::new(AtomicBool::new(false));
@@ -137,6 +156,7 @@ impl Arena {
                 .try_into()
                 .unwrap_or_else(|_| unreachable!("two were made")),
             families,
+            newcomers: Mutex::default(),
             dlq,
             results,
             members: members
@@ -167,7 +187,25 @@ impl Arena {
             .iter()
             .map(|topic| (topic.name.clone(), topic.count()));
         let families = self.families.iter().map(|family| (family.name.clone(), 1));
-        balances.chain(families).collect()
+        let newcomers = self.newcomers().into_iter();
+        let newcomers = newcomers.map(|newcomer| (newcomer.topic, newcomer.partitions));
+        balances.chain(families).chain(newcomers).collect()
+    }
+
+    /// A topic that is there to be read from now on.
+    pub fn welcome(&self, newcomer: Newcomer) {
+        let mut newcomers = self.newcomers.lock().expect("no panic while held");
+        newcomers.push(newcomer);
+    }
+
+    /// Whether a topic was there from the beginning.
+    pub fn is_old(&self, topic: &str) -> bool {
+        let newcomers = self.newcomers();
+        newcomers.iter().all(|newcomer| newcomer.topic != topic)
+    }
+
+    pub fn newcomers(&self) -> Vec<Newcomer> {
+        self.newcomers.lock().expect("no panic while held").clone()
     }
 
     pub fn say(&self, line: String) {
@@ -277,25 +315,29 @@ async fn member(
     stack: &Stack,
     database: &Database,
     topics: &[&str],
-    dlq: &str,
-    results: &str,
+    own: &[(&str, &str)],
 ) -> tokio::sync::Mutex<Member> {
     let proxy = Proxy::start(stack.postgres_port).await;
-    let (topics, families) = (topics.join(","), FAMILIES.join(","));
+    let topics = topics.join(",");
     let settings = [
         ("BALANCE_TOPICS", topics.as_str()),
-        ("EVENT_TOPICS", families.as_str()),
-        ("DLQ_TOPIC", dlq),
-        ("RESULTS_TOPIC", results),
         ("REDIS_URL", stack.redis_url.as_str()),
         ("BATCH_SIZE", "100"),
         ("BATCHING_DELAY_MS", "5"),
         ("RETRY_DELAY_MS", "200"),
         ("RUST_LOG", "info,sluice=debug"),
     ];
+    let settings = [settings.as_slice(), own].concat();
     let url = database.url_through(stack, proxy.port);
     let ingester = Ingester::start(stack, &url, &topics, &settings);
     tokio::sync::Mutex::new(Member { ingester, proxy })
+}
+
+/// Other tests on this stack have topics of the other types.
+async fn only_families(client: &Client) {
+    let query = "SELECT sluice.unregister_handler(h.event_type) FROM ledger.event_handlers h WHERE h.event_type <> ALL ($1)";
+    let unregistered = client.query(query, &[&FAMILIES.as_slice()]).await;
+    unregistered.expect("a superuser may");
 }
 
 /// Each family's handler, as it can be created again.

@@ -24,6 +24,7 @@ async fn parked(arena: &Arena, rng: &mut Rng) -> Option<Parked> {
         .iter()
         .map(|row| (row.get::<_, i64>(0), (row.get(1), row.get(2), row.get(3))))
         .filter(|(_, place)| !deeds.letters.contains_key(place))
+        .filter(|(_, (topic, ..))| arena.is_old(topic))
         .collect();
     if untouched.is_empty() {
         return None;

@@ -12,6 +12,7 @@ mod judge;
 mod letters;
 mod locks;
 mod network;
+mod newcomers;
 mod operators;
 mod processes;
 mod servers;
@@ -106,6 +107,7 @@ kinds! {
     "replace-handler" 1 handlers::replace,
     "unregister-handler" 1 handlers::unregister,
     "add-partition" 1 topics::add_partition,
+    "add-type" 1 newcomers::add_type,
 }
 
 fn choose(rng: &mut Rng, without: &[String]) -> &'static str {

@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::super::arena::Arena;
 use super::super::handlers;
 use super::super::servers;
+use crate::deeds::Answer;
 
 pub async fn heal(arena: &Arena) {
     {
@@ -62,5 +63,10 @@ async fn database(arena: &Arena) {
     }
     for family in &arena.families {
         handlers::restore(arena, &family.name).await;
+    }
+    for newcomer in arena.newcomers() {
+        if newcomer.register(arena).await != Answer::Done {
+            arena.finding(format!("{} cannot be registered", newcomer.topic));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod families;
 mod heal;
+mod newcomers;
 mod outlets;
 
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use crate::database::Database;
 
 /// How long everything may take to drain once all is well again.
 const DRAINED: Duration = Duration::from_secs(60);
+/// How long what is late may take, so that it can be compared all the same.
+const DRAINED_LATE: Duration = Duration::from_secs(600);
 
 pub async fn judge(arena: &Arena, faults: u64) -> Outcome {
     arena.say("healing".to_owned());
@@ -36,6 +39,7 @@ pub async fn judge(arena: &Arena, faults: u64) -> Outcome {
         arena.finding(difference.clone());
     }
     let domain = families::compare(arena, &database, &deeds).await;
+    let newcomers = newcomers::compare(arena, &database).await;
     let told = outlets::compare(arena, &database, &deeds).await;
     for (check, found) in database.run_checks().await {
         if let Some(found) = found {
@@ -45,7 +49,7 @@ pub async fn judge(arena: &Arena, faults: u64) -> Outcome {
     audit(arena, &database).await;
     logs(arena).await;
     let summary = format!(
-        "{} balance records {:?}; {domain} domain records; {told}; {} letters and {} corrections by hand",
+        "{} balance records {:?}; {domain} domain records, {newcomers} of new types; {told}; {} letters and {} corrections by hand",
         report.records,
         report.verdicts,
         deeds.letters.len(),
@@ -53,7 +57,7 @@ pub async fn judge(arena: &Arena, faults: u64) -> Outcome {
     );
     Outcome {
         faults,
-        records: report.records + domain,
+        records: report.records + domain + newcomers,
         drained,
         findings: arena.findings(),
         summary,
@@ -63,9 +67,9 @@ pub async fn judge(arena: &Arena, faults: u64) -> Outcome {
 /// Until every record is committed, every letter that can be applied is, and everybody was told of it.
 async fn drain(arena: &Arena, database: &Database, began: Instant) {
     let mut is_replayed = false;
-    let mut undone = String::new();
-    while began.elapsed() < DRAINED {
-        undone = uncommitted(arena, database).await;
+    let mut is_late = false;
+    while began.elapsed() < DRAINED_LATE {
+        let mut undone = uncommitted(arena, database).await;
         if undone.is_empty() && !is_replayed {
             is_replayed = families::replay(arena, database).await;
         }
@@ -75,8 +79,17 @@ async fn drain(arena: &Arena, database: &Database, began: Instant) {
                 return;
             }
         }
+        if began.elapsed() > DRAINED && !is_late {
+            is_late = true;
+            late(arena, &undone).await;
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    arena.finding(format!("not drained within {DRAINED_LATE:?} either"));
+}
+
+/// Says what is missing, and what the ingesters said last.
+async fn late(arena: &Arena, undone: &str) {
     arena.finding(format!("not drained within {DRAINED:?}: {undone}"));
     for member in &arena.members {
         let member = member.lock().await;
@@ -113,7 +126,7 @@ async fn untold(database: &Database) -> String {
     for (what, query) in [
         (
             "dead letters not published",
-            "SELECT count(*) FROM ledger.dead_letters WHERE published_at IS NULL AND status = 'PARKED'",
+            "SELECT count(*) FROM ledger.dead_letters WHERE published_at IS NULL AND status IN ('PARKED', 'DISCARDED')",
         ),
         (
             "partitions with results not told",

@@ -85,7 +85,7 @@ async fn compare_letters(arena: &Arena, database: &Database, deeds: &Deeds) -> u
         );
         published.insert(place, record.message);
     }
-    let query = "SELECT topic, partition, kafka_offset, key, payload FROM ledger.dead_letters WHERE status = 'PARKED'";
+    let query = "SELECT topic, partition, kafka_offset, key, payload FROM ledger.dead_letters WHERE status IN ('PARKED', 'DISCARDED')";
     for row in database
         .client
         .query(query, &[])
@@ -105,6 +105,12 @@ async fn compare_letters(arena: &Arena, database: &Database, deeds: &Deeds) -> u
         if !is_treated && bytes != (message.key.clone(), message.payload.clone()) {
             arena.finding(format!("{place:?}: published with other bytes"));
         }
+    }
+    // Also what was pruned since.
+    let discarded = deeds.letters.iter();
+    let discarded = discarded.filter(|(_, letter)| letter.settled == Some("DISCARDED"));
+    for (place, _) in discarded.filter(|(place, _)| !published.contains_key(*place)) {
+        arena.finding(format!("{place:?}: discarded, but never published"));
     }
     published.len()
 }
