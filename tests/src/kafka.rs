@@ -309,9 +309,10 @@ struct Deliveries {
 
 impl ClientContext for Deliveries {
     fn stats(&self, statistics: Statistics) {
+        // One that was dropped lingers in the list, but is not connected.
         let is_left = |source: &str| matches!(source, "learned" | "configured");
         let mut brokers = statistics.brokers.values();
-        let is_forlorn = !brokers.any(|broker| is_left(&broker.source));
+        let is_forlorn = !brokers.any(|broker| is_left(&broker.source) && broker.state == "UP");
         self.is_forlorn.store(is_forlorn, Ordering::Relaxed);
     }
 }
