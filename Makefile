@@ -14,7 +14,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test demo up down bench bench-peers acceptance soak nemesis disasters faults mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
+.PHONY: help setup build install-extension test unit coverage demo up down bench bench-peers acceptance soak nemesis disasters faults mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,12 @@ install-extension: ## build, and install the extension into PG_CONFIG's PostgreS
 
 test: build ## all tests, in two halves, each beside a private PostgreSQL, Kafka and Redis
 	@scripts/test.sh
+
+unit: setup ## the tests that need no service: pure rules, decoding, settings, formats, the model
+	@scripts/unit.sh
+
+coverage: setup ## which lines the tests reach, a figure for each crate (cargo-llvm-cov; UNIT=1 of make unit alone)
+	@scripts/coverage.sh
 
 demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, KEEP=1 leaves it running)
 	@scripts/with-stack.sh target/release/demo

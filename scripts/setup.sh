@@ -19,8 +19,9 @@ die() { say "$*"; exit 1; }
 have() { command -v "$1" >/dev/null; }
 have_file() { compgen -G "$1" >/dev/null; }
 kafka_is_here() { have_file "$kafka_home/kafka_*.jar"; }
+kafka_tools_are_here() { have_file "$kafka_tools_home/kafka-tools-*.jar"; }
 connect_is_here() { have_file "$connect_home/connect-runtime-*.jar"; }
-jars_are_here() { kafka_is_here && { [ $peers = no ] || connect_is_here; }; }
+jars_are_here() { kafka_is_here && kafka_tools_are_here && { [ $peers = no ] || connect_is_here; }; }
 # Kafka 4 needs Java 17; the version stands in quotes on the first line: openjdk version "17.0.15"
 java_fits() {
   local version
@@ -184,5 +185,8 @@ if [ ${#missing[@]} -gt 0 ]; then
   [ ${#missing[@]} = 0 ] || die "still missing after the installation, or an older one comes first in PATH: ${missing[*]}"
 fi
 [ $package = yes ] || kafka_is_here || fetch "Apache Kafka $kafka_version" "$kafka_pom" "$kafka_home"
+# One test sends with the console producer: a machine that cannot have it is no reason to stop.
+[ $package = yes ] || kafka_tools_are_here || (fetch "Kafka's console producer" "$kafka_tools_pom" "$kafka_tools_home") \
+  || say "Kafka's console producer could not be fetched, its test will fail"
 [ $peers = no ] || connect_is_here || fetch "Kafka Connect and Debezium's JDBC sink" "$connect_pom" "$connect_home"
 [ $package = yes ] || "$here/promtool.sh" --version >/dev/null 2>&1 || fetch_promtool

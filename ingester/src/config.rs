@@ -136,12 +136,12 @@ pub struct RunArgs {
     /// Bytes of a payload at most; a larger one is a dead letter
     #[arg(long, env = "MAX_EVENT_BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1024..=67_108_864))]
     max_event_bytes: u32,
-    /// Milliseconds to wait for a first record
-    #[arg(long, env = "BATCH_TIMEOUT_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
-    batch_timeout_ms: u64,
-    /// Milliseconds to wait for more, counted from the first record; 0 sends what is there
-    #[arg(long, env = "BATCHING_DELAY_MS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=60_000))]
-    batching_delay_ms: u64,
+    /// Milliseconds that a batch waits for more records at the longest, where BATCHING_DELAY_MS is not set
+    #[arg(long, env = "BATCH_TIMEOUT_MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    batch_timeout_ms: Option<u64>,
+    /// Milliseconds that a batch waits for more records at the longest, counted from its first; 0 sends what is there [default: BATCH_TIMEOUT_MS, or 30]
+    #[arg(long, env = "BATCHING_DELAY_MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    batching_delay_ms: Option<u64>,
     /// Milliseconds after which a silent leader is replaced
     #[arg(long, env = "LEASE_MS", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
     lease_ms: u64,
@@ -200,7 +200,6 @@ pub struct GateSettings {
     pub batch_size: usize,
     pub batch_bytes: usize,
     pub max_event_bytes: usize,
-    pub batch_timeout: Duration,
     pub batching_delay: Duration,
 }
 
@@ -277,6 +276,8 @@ fn bad(name: &str, what: impl fmt::Display) -> BadSetting {
     BadSetting(format!("{name}: {what}"))
 }
 
+/// How long a batch waits for more where nothing is set.
+const BATCHING_DELAY: Duration = Duration::from_millis(30);
 /// The topic that is read where BALANCE_TOPICS names none.
 const BALANCE_TOPIC: &str = "balance.changed";
 
@@ -691,8 +692,7 @@ impl RunArgs {
                 batch_size: self.batch_size as usize,
                 batch_bytes: self.batch_bytes as usize,
                 max_event_bytes: self.max_event_bytes as usize,
-                batch_timeout: Duration::from_millis(self.batch_timeout_ms),
-                batching_delay: Duration::from_millis(self.batching_delay_ms),
+                batching_delay: self.batching_delay(),
             },
             lease,
             renew_interval: Duration::from_millis(self.renew_interval_ms),
@@ -715,6 +715,12 @@ impl RunArgs {
             dangling_after: Duration::from_secs(self.dangling_after),
             service_id,
         })
+    }
+
+    /// Who sets the longest wait of a batch only, means that one.
+    fn batching_delay(&self) -> Duration {
+        let given = self.batching_delay_ms.or(self.batch_timeout_ms);
+        given.map_or(BATCHING_DELAY, Duration::from_millis)
     }
 
     /// A login of its own where one is given, so that the ingester's may do no more than before.

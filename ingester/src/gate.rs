@@ -94,7 +94,6 @@ mod tests {
             batch_size,
             batch_bytes,
             max_event_bytes: usize::MAX,
-            batch_timeout: Duration::from_secs(1),
             batching_delay: DELAY,
         }
     }

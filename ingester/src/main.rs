@@ -294,6 +294,12 @@ async fn execute(command: Command) -> ExitCode {
                 Err(line) => fail(BAD_SETTING, &line),
             },
             Events::Find { database, find } => said(find::find(&database, &find).await),
+            Events::Topics { kafka, topics } => {
+                match kafka.settings(sluice::config::environment()) {
+                    Ok(settings) => said(events::topics(&settings, &topics).await),
+                    Err(bad) => fail(BAD_SETTING, &bad.0),
+                }
+            }
         },
         Command::Migrate { database, choices } => said(migrate::migrate(&database, &choices).await),
         Command::Check {

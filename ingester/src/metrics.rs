@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::RwLock;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use ledger::verdict::RejectReason;
 use prometheus_client::encoding::text::encode_registry;
@@ -30,10 +30,14 @@ const PREFIX: &str = "sluice";
 pub const VERDICTS: [&str; 4] = ["APPLIED", "REJECTED", "DUPLICATE", "DEAD"];
 /// How often the database is asked for what waits for a person.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often it is asked who else may write: rights change rarely.
+const WRITERS_LOOK: Duration = Duration::from_secs(30);
 /// How long a batch with dead letters waits for the next look at least: many of them must not ask all the time.
 const NEXT_LOOK: Duration = Duration::from_secs(1);
 
 const PARKED: &str = "SELECT topic, error_code, letters FROM sluice.parked_dead_letters()";
+/// In rows, so many at most.
+const OTHER_WRITERS: &str = "SELECT kind, writer, writes FROM sluice.other_writers() LIMIT 50";
 const DANGLING: &str =
     "SELECT kind, rows FROM sluice.dangling_references($1::double precision * interval '1 s')";
 
@@ -95,6 +99,12 @@ struct Letters {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Kind {
     kind: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Writer {
+    kind: String,
+    writer: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -204,6 +214,8 @@ pub struct Metrics {
     silences: Total,
     staging: Gauge,
     matters: RwLock<Option<Matters>>,
+    /// Who may write what Sluice alone should, and what.
+    other_writers: RwLock<Vec<(Writer, String)>>,
     /// Something new waits for a person.
     more_matters: Notify,
     pub history: History,
@@ -239,6 +251,7 @@ impl Default for Metrics {
             silences: Total::default(),
             staging: Gauge::default(),
             matters: RwLock::default(),
+            other_writers: RwLock::default(),
             more_matters: Notify::new(),
             history: History::default(),
         };
@@ -444,12 +457,19 @@ impl Metrics {
 
     /// Asks the database for what waits for a person, as long as the process lives.
     pub async fn look(&self, pool: Pool, dangling_after: Duration) {
+        let mut writers_seen: Option<Instant> = None;
         loop {
             let matters = Matters::of(&pool, dangling_after).await;
             let matters = matters.map_err(|failed| {
                 debug!("nothing known of dead letters: {}", failed.describe());
             });
             *self.matters.write().expect("no panic while held") = matters.ok();
+            if writers_seen.is_none_or(|seen| seen.elapsed() > WRITERS_LOOK)
+                && let Ok(writers) = other_writers(&pool).await
+            {
+                writers_seen = Some(Instant::now());
+                *self.other_writers.write().expect("no panic while held") = writers;
+            }
             tokio::time::sleep(NEXT_LOOK).await;
             tokio::select! {
                 () = self.more_matters.notified() => {}
@@ -463,6 +483,15 @@ impl Metrics {
         let matters = self.matters.read().expect("no panic while held");
         let letters = &matters.as_ref()?.dead_letters;
         Some(letters.iter().map(|(_, count)| count).sum())
+    }
+
+    /// Who may write what Sluice alone should, in words, as the database last told.
+    pub fn other_writers(&self) -> Vec<String> {
+        let writers = self.other_writers.read().expect("no panic while held");
+        writers
+            .iter()
+            .map(|(Writer { kind, writer }, writes)| format!("{kind} {writer} ({writes})"))
+            .collect()
     }
 
     /// The text that Prometheus reads.
@@ -485,6 +514,12 @@ impl Metrics {
     }
 
     fn register_matters(&self, registry: &mut Registry) {
+        let writers = self.other_writers.read().expect("no panic while held");
+        registry.register(
+            "other_writers",
+            "Logins, triggers, rules and foreign keys that may write tables which Sluice alone should",
+            gauges(writers.iter().map(|(label, _)| (label.clone(), 1))),
+        );
         let matters = self.matters.read().expect("no panic while held");
         let Some(matters) = matters.as_ref() else {
             return;
@@ -689,6 +724,16 @@ fn register_pool(registry: &mut Registry, pool: &Pool) {
         "Batches and other work that wait for a connection of the pool",
         gauge(connections.waiting as i64),
     );
+}
+
+async fn other_writers(pool: &Pool) -> Result<Vec<(Writer, String)>, AskError> {
+    let client = pool.get().await.map_err(AskError::of_pool)?;
+    let rows = client.answer(client.query(OTHER_WRITERS, &[])).await?;
+    let writers = rows.iter().map(|row| {
+        let (kind, writer) = (row.get(0), row.get(1));
+        (Writer { kind, writer }, row.get(2))
+    });
+    Ok(writers.collect())
 }
 
 impl Matters {

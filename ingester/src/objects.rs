@@ -4,7 +4,7 @@
 use tokio_postgres::Client;
 
 /// Functions of schema `sluice` that the ingester's login calls.
-const FUNCTIONS: [&str; 22] = [
+const FUNCTIONS: [&str; 23] = [
     "acquire_partition_lock",
     "renew_partition_lock",
     "release_partition_lock",
@@ -27,6 +27,7 @@ const FUNCTIONS: [&str; 22] = [
     "mark_replays",
     "parked_dead_letters",
     "dangling_references",
+    "other_writers",
 ];
 
 /// Functions that other functions and handlers call, by the role that they run as.

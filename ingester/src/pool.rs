@@ -21,6 +21,11 @@ pub type Pool = managed::Pool<Manager>;
 pub type Object = managed::Object<Manager>;
 pub type PoolError = managed::PoolError<Error>;
 
+/// A session that nothing was asked of for so long is ended: the next one to ask opens another.
+const IDLE: Duration = Duration::from_secs(30);
+/// How often it is looked for such.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
 /// Bytes a second that the network is trusted with.
 const SLOWEST: f64 = 1_048_576.0;
 
@@ -291,7 +296,7 @@ impl Manager {
 
     /// A pool of `size` connections; one may take `wait` to open.
     pub fn pool(self, size: usize, wait: Duration) -> Result<Pool, String> {
-        Pool::builder(self)
+        let pool = Pool::builder(self)
             .max_size(size)
             // The one that was used last, whose plans and caches the processor still holds.
             .queue_mode(QueueMode::Lifo)
@@ -299,7 +304,17 @@ impl Manager {
             .create_timeout(Some(wait))
             .wait_timeout(None)
             .build()
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        tokio::spawn(end_idle(pool.clone()));
+        Ok(pool)
+    }
+}
+
+/// Runs for as long as the process.
+async fn end_idle(pool: Pool) {
+    loop {
+        tokio::time::sleep(IDLE_LOOK).await;
+        drop(pool.retain(|_, metrics| metrics.last_used() < IDLE));
     }
 }
 

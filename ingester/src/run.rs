@@ -78,6 +78,7 @@ struct Led {
 /// Runs until `shutdown`; an error is one line for the operator.
 pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(), String> {
     let (status, metrics) = (Arc::<Status>::default(), Arc::<Metrics>::default());
+    status.batches_wait(settings.gate.batching_delay);
     let kafka = Arc::new(Kafka::connect(&settings.kafka, status.clone())?);
     kafka.serve();
     let watcher = Watcher::new(settings.database.clone(), metrics.clone());
@@ -437,7 +438,7 @@ impl Conductor {
         Ok(session)
     }
 
-    /// Connections that a take-over will need are opened before it.
+    /// Connections that the first batches will need are opened before them.
     fn warm_up(&self) {
         let partitions: i32 = self.counts.values().sum();
         tokio::spawn(apply::warm_up(self.pool.clone(), partitions as usize));

@@ -6,6 +6,7 @@
 //! tools work. Nothing reads them back.
 
 pub mod brokers;
+pub mod creation;
 pub mod headers;
 mod native;
 

@@ -10,7 +10,7 @@ use crate::partition::Partition;
 
 /// PostgreSQL answers every look for partitions, twice a second.
 const DATABASE_ANSWERS: Duration = Duration::from_secs(4);
-/// A partition that has records and commits none for so long stands still.
+/// A partition that has records and commits none for so long, beyond what its batch waits for more, stands still.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
 /// How a led partition does.
@@ -78,12 +78,12 @@ pub struct LastBatch {
 
 impl Led {
     /// Says so where records wait, and what for.
-    fn look_at_waits(&mut self) {
+    fn look_at_waits(&mut self, batching_delay: Duration) {
         if self.state != State::Running || self.lag.is_none_or(|lag| lag <= 0) {
             return;
         }
         let still = self.progressed_at.elapsed();
-        if still > STANDS_STILL {
+        if still > STANDS_STILL + batching_delay {
             self.state = State::Stalled;
             let mut reason = format!("nothing was committed for {} s", still.as_secs());
             if let Some(holder) = &self.behind {
@@ -246,6 +246,8 @@ struct Inner {
     last_processed: Option<Processed>,
     queue: Queue,
     leases_renewed_at: Option<Instant>,
+    /// How long records wait for company, as they are told to.
+    batching_delay: Duration,
 }
 
 #[derive(Default)]
@@ -287,6 +289,11 @@ impl Status {
         if let Some(led) = self.inner().led.get_mut(partition) {
             (led.state, led.reason) = (state, reason.map(str::to_owned));
         }
+    }
+
+    /// How long a batch may wait for more records.
+    pub fn batches_wait(&self, batching_delay: Duration) {
+        self.inner().batching_delay = batching_delay;
     }
 
     /// All leases are as old as `at`.
@@ -440,7 +447,7 @@ impl Status {
             .collect();
         for (partition, led) in &inner.led {
             let mut led = led.clone();
-            led.look_at_waits();
+            led.look_at_waits(inner.batching_delay);
             partitions.insert(partition.clone(), Some(led));
         }
         Snapshot {
@@ -556,6 +563,21 @@ mod tests {
         assert_eq!(snapshot.last_processed.map(|last| last.offset), Some(7));
         assert_eq!(status.take_moved(), HashMap::from([(partition(0), 8)]));
         assert!(status.take_moved().is_empty());
+    }
+
+    #[test]
+    fn a_batch_that_waits_as_long_as_it_is_told_to_does_not_stand_still() {
+        let status = up();
+        status.leads(&partition(0), 5);
+        let waiting = [(partition(0), ends(9))];
+        status.kafka_tells(true, Queue::default(), waiting.into_iter());
+        let mut led = status.snapshot().partitions[&partition(0)].clone();
+        let led = led.as_mut().expect("led");
+        led.progressed_at = Instant::now() - STANDS_STILL - Duration::from_secs(5);
+        led.look_at_waits(Duration::from_secs(60));
+        assert_eq!(led.state, State::Running);
+        led.look_at_waits(Duration::from_secs(4));
+        assert_eq!(led.state, State::Stalled);
     }
 
     #[test]

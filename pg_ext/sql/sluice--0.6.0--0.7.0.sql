@@ -1556,3 +1556,72 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- --- Who else may write ---
+
+CREATE FUNCTION sluice.other_writers()
+RETURNS TABLE (kind text, writer text, writes text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- What changes rows, in the text of a function or rule.
+    statement constant text := '(insert\s+into|update|delete\s+from|truncate|merge\s+into)\s+(only\s+|table\s+)*"?(ledger|domain)"?\s*\.';
+BEGIN
+    RETURN QUERY
+    WITH RECURSIVE ours AS (
+        SELECT c.oid, c.relacl, c.relowner, c.relkind FROM pg_class c
+        WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.relowner = 'sluice_owner'::regrole
+            AND c.relnamespace IN (SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('ledger', 'domain'))
+        UNION
+        -- Who may write a view that can be written writes what is behind it, as its owner.
+        SELECT c.oid, c.relacl, c.relowner, c.relkind
+        FROM ours o
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.oid AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite r ON r.oid = d.objid
+        JOIN pg_class c ON c.oid = r.ev_class
+        WHERE c.relkind = 'v' AND pg_relation_is_updatable(c.oid, true) & 28 <> 0
+    ), grants AS (
+        SELECT o.oid AS relation, a.grantee
+        FROM ours o CROSS JOIN LATERAL aclexplode(coalesce(o.relacl, acldefault('r', o.relowner))) a
+        WHERE a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+        UNION
+        SELECT o.oid, a.grantee
+        FROM ours o JOIN pg_attribute t ON t.attrelid = o.oid AND t.attacl IS NOT NULL
+        CROSS JOIN LATERAL aclexplode(t.attacl) a
+        WHERE a.privilege_type IN ('INSERT', 'UPDATE')
+        UNION
+        SELECT o.oid, w.role FROM ours o
+        CROSS JOIN LATERAL (VALUES (o.relowner), ('pg_write_all_data'::regrole::oid)) AS w (role)
+    ), logins AS (
+        SELECT l.rolname, array_agg(DISTINCT g.relation::regclass::text) AS relations
+        FROM pg_roles l
+        -- As itself, or as a role that it can become.
+        JOIN grants g ON g.grantee = 0 OR pg_has_role(l.oid, g.grantee, 'MEMBER')
+        WHERE l.rolcanlogin AND NOT l.rolsuper
+        GROUP BY l.rolname
+    )
+    SELECT 'login', l.rolname::text, array_to_string(l.relations[:3], ', ')
+        || CASE WHEN cardinality(l.relations) > 3 THEN format(' and %s more', cardinality(l.relations) - 3) ELSE '' END
+    FROM logins l
+    UNION ALL
+    SELECT 'trigger', format('%s on %s', t.tgname, t.tgrelid::regclass), format('by %s', p.oid::regprocedure)
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE NOT t.tgisinternal AND p.prosrc ~* statement
+        AND NOT (n.nspname IN ('sluice', 'ledger') AND p.proowner = 'sluice_owner'::regrole)
+    UNION ALL
+    SELECT 'rule', format('%s on %s', r.rulename, r.ev_class::regclass), 'by ' || lower(substring(pg_get_ruledef(r.oid) FROM '(?i)' || statement || '"?\w+'))
+    FROM pg_rewrite r
+    WHERE r.rulename <> '_RETURN' AND pg_get_ruledef(r.oid) ~* statement
+    UNION ALL
+    SELECT 'foreign key', format('%s of %s', f.conname, f.conrelid::regclass), format('when %s changes', f.confrelid::regclass)
+    FROM pg_constraint f JOIN ours o ON o.oid = f.conrelid
+    WHERE f.contype = 'f' AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))
+    ORDER BY 1, 2;
+END
+$$;
+COMMENT ON FUNCTION sluice.other_writers() IS
+'Who but Sluice may write its tables in ledger and domain: each login that is no superuser and has the right, itself or by a role that it can become, or through a view; and triggers, rules and foreign keys that do so when another table changes. A trigger is known by the text of its function, so one that builds its statements from parts is not found.';
+ALTER FUNCTION sluice.other_writers() OWNER TO sluice_owner;
+REVOKE ALL ON FUNCTION sluice.other_writers() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION sluice.other_writers() TO sluice_writer, sluice_reader;

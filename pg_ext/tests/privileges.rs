@@ -55,6 +55,7 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("mark_replays", &[WRITER]),
     ("mark_results", &[WRITER]),
     ("offset_gaps", &[READER]),
+    ("other_writers", &[WRITER, READER]),
     ("parked_dead_letters", &[WRITER, READER]),
     ("partition_position", &[WRITER]),
     ("partitions_to_care_for", &[WRITER]),

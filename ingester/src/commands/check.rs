@@ -319,6 +319,43 @@ async fn privileges(
         open.is_empty(),
         "let the ingester log in as a plain member of sluice_writer",
     );
+    other_writers(client, &missing, findings).await
+}
+
+/// What Sluice relies on: that nobody else writes its tables.
+async fn other_writers(
+    client: &Client,
+    missing: &[String],
+    findings: &mut Findings,
+) -> Result<(), tokio_postgres::Error> {
+    // Said already.
+    if missing
+        .iter()
+        .any(|missing| missing.contains("other_writers"))
+    {
+        return Ok(());
+    }
+    let writers = "SELECT kind, writer, writes FROM sluice.other_writers()";
+    let rows = client.query(writers, &[]).await?;
+    if rows.is_empty() {
+        findings.test("only writer", "nobody else", true, "");
+    }
+    for row in &rows {
+        let (kind, writer, writes): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        let advice = match kind {
+            "login" => format!(
+                "REVOKE its right, also roles that it is a member of, unless it is yours: {writer} can change things by the functions of schema sluice"
+            ),
+            // Known by the text of its function alone.
+            "trigger" => "drop it, unless it never writes there".to_owned(),
+            _ => format!("drop the {kind}"),
+        };
+        findings.note(
+            "only writer",
+            format!("{kind} {writer} ({writes})"),
+            &advice,
+        );
+    }
     Ok(())
 }
 

@@ -1,11 +1,16 @@
-//! `sluice events`: the event types that come with Sluice, from the schemas of this build, and what became of an event.
+//! `sluice events`: the event types that come with Sluice, from the schemas of this build, their topics, and what
+//! became of an event.
+
+use std::sync::Arc;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use include_dir::{Dir, include_dir};
 use serde_json::Value;
 
 use crate::commands::find::Find;
-use crate::config::DatabaseArgs;
+use crate::commands::write_line;
+use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings};
+use crate::source::{Kafka, creation};
 
 static SCHEMAS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../events");
 const ENDING: &str = ".schema.json";
@@ -20,6 +25,13 @@ pub enum Events {
         database: Box<DatabaseArgs>,
         #[command(flatten)]
         find: Find,
+    },
+    /// The topics of the types, and how many partitions each has; --create makes those that are not there
+    Topics {
+        #[command(flatten)]
+        kafka: Box<KafkaArgs>,
+        #[command(flatten)]
+        topics: Topics,
     },
 }
 
@@ -37,6 +49,21 @@ pub enum Types {
         /// For example user.created
         event_type: String,
     },
+}
+
+#[derive(clap::Args)]
+pub struct Topics {
+    /// Of these types only, for example user.created; default: of all
+    types: Vec<String>,
+    /// Make those that are not there
+    #[arg(long)]
+    create: bool,
+    /// Partitions of each topic that is made: as many as instances will ever share it
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    partitions: i32,
+    /// Copies of each record in a topic that is made; default: as the brokers do by themselves
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=100))]
+    replication: Option<i32>,
 }
 
 /// What to print, or one line that says why not.
@@ -65,6 +92,51 @@ fn list() -> Result<String, String> {
         table.add_row([event_type.to_owned(), meaning]);
     }
     Ok(table.trim_fmt())
+}
+
+pub async fn topics(settings: &KafkaSettings, arguments: &Topics) -> Result<(), String> {
+    let names: Vec<&str> = match arguments.types.is_empty() {
+        true => types(),
+        false => arguments.types.iter().map(String::as_str).collect(),
+    };
+    for name in &names {
+        source(name)?;
+    }
+    let kafka = Arc::new(Kafka::connect(settings, Arc::default())?);
+    kafka.serve();
+    let mut missing = Vec::new();
+    let mut found: Vec<(&str, String)> = Vec::new();
+    for name in names {
+        let counted = kafka.partition_count(name).await;
+        match counted.map_err(|error| refused(&kafka, &error))? {
+            Some(count) => found.push((name, format!("{count} partitions"))),
+            None => missing.push(name),
+        }
+    }
+    if arguments.create && !missing.is_empty() {
+        let (partitions, copies) = (arguments.partitions, arguments.replication);
+        creation::create(settings, &missing, partitions, copies).await?;
+        let made = |name| (name, format!("made, {partitions} partitions"));
+        found.extend(missing.into_iter().map(made));
+    } else {
+        found.extend(
+            missing
+                .into_iter()
+                .map(|name| (name, "not there".to_owned())),
+        );
+    }
+    found.sort();
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    for (name, state) in found {
+        table.add_row([name.to_owned(), state]);
+    }
+    write_line(&table.trim_fmt())
+}
+
+fn refused(kafka: &Kafka, error: &str) -> String {
+    let said = kafka.refusal();
+    said.unwrap_or_else(|| format!("{error}; see KAFKA_BROKERS"))
 }
 
 fn types() -> Vec<&'static str> {

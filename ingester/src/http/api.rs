@@ -56,6 +56,7 @@ async fn state(State(told): State<Arc<Told>>) -> Json<Value> {
         "redis_connected": snapshot.redis_is_connected,
         "last_processed_event": snapshot.last_processed.as_ref().map(Processed::at),
         "missing_topics": snapshot.missing_topics,
+        "other_writers": told.metrics.other_writers(),
         "changes_allowed": told.admin_token.is_some(),
         "seen_s_ago": seen.at.map(|at| at.elapsed().as_secs_f64()),
         "stale": seen.is_stale(),

@@ -49,6 +49,7 @@ function show(state) {
     state.trouble ? `PostgreSQL: ${state.trouble}` : "",
     state.redis_connected === false ? "Redis does not answer" : "",
     state.missing_topics.length ? `no topic ${state.missing_topics.join(", ")}` : "",
+    state.other_writers.length ? `others may write Sluice's tables: ${state.other_writers.join(", ")}` : "",
   ];
   say($("troubles"), troubles.filter(Boolean).join("; "));
   const age = state.seen_s_ago === null ? "PostgreSQL was not seen yet" : `seen in PostgreSQL ${number(state.seen_s_ago)} s ago`;

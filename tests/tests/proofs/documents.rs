@@ -1,9 +1,14 @@
 //! The words of the platform's own document, as they stand there: what it sets, asks and sends works here as it is.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use proofs::ingester::{Ingester, UNSET};
 use proofs::scene::{STALL, Scene};
+use proofs::stack::{repository, sluice_command};
 use proofs::wait::wait_until;
-use proofs::workload::credit;
+use proofs::workload::{Message, credit};
 use serde_json::{Value, json};
 
 /// All settings of the document. Addresses and logins are a stack's own.
@@ -31,6 +36,18 @@ BATCH_TIMEOUT_MS=1000
 ";
 
 const HEALTH: &str = r#"{"status": "healthy", "kafka": {"connected": true, "lag": 0}, "database": {"connected": true, "activeConnections": 5, "poolSize": 20}, "redis": {"connected": true}, "lastProcessedEvent": "2024-01-01T00:00:00.000Z"}"#;
+
+/// What its console producer sends: a pattern, not JSON.
+const LINE: &str = r#"{"eventId":"test-123","eventType":"user.created","timestamp":"2024-01-01T00:00:00.000Z","data":{...}}"#;
+
+/// Events with the fields that it names, in its own spelling: words are plain strings, amounts are numbers.
+const EVENTS: [&str; 5] = [
+    r#"{"eventId":"doc-1","eventType":"user.created","timestamp":"2024-01-01T00:00:00.000Z","data":{"userId":"usr_1","username":"ada","email":"ada@example.org","role":"user"}}"#,
+    r#"{"eventId":"doc-2","eventType":"user.updated","timestamp":"2024-01-01T00:00:01.000Z","data":{"userId":"usr_1","updates":{"displayName":"Ada","bio":"Engines"}}}"#,
+    r#"{"eventId":"doc-3","eventType":"content.post.created","timestamp":"2024-01-01T00:00:02.000Z","data":{"postId":"pst_1","authorId":"usr_1","content":"First light.","mediaUrls":["https://cdn.example.org/1.jpg"],"visibility":"public"}}"#,
+    r#"{"eventId":"doc-4","eventType":"payment.completed","timestamp":"2024-01-01T00:00:03.000Z","data":{"transactionId":"txn_1","userId":"usr_1","amount":9.99,"type":"TIP"}}"#,
+    r#"{"eventId":"doc-5","eventType":"subscription.created","timestamp":"2024-01-01T00:00:04.000Z","data":{"subscriptionId":"sub_1","userId":"usr_1","tierId":"tier_1","status":"active"}}"#,
+];
 
 /// An ingester with the settings of the document and no other, but for a free port and its log.
 fn by_the_document(scene: &Scene) -> Ingester {
@@ -135,4 +152,181 @@ fn assert_looks_like(found: &Value, example: &Value, path: &str) {
         (Value::Number(_), Value::Number(_)) => {}
         (found, example) => assert_eq!(found, example, "{path}"),
     }
+}
+
+fn type_of(event: &str) -> String {
+    let event: Value = event.parse().expect("JSON");
+    event["eventType"].as_str().expect("a type").to_owned()
+}
+
+/// The first block of commands of a page in which a line begins with `command`.
+fn commands(page: &str, command: &str) -> String {
+    let page = std::fs::read_to_string(repository().join(page)).expect(page);
+    let blocks = page.split("```sh\n").skip(1);
+    let mut blocks = blocks.map(|block| block.split("```").next().expect("its end"));
+    let found = blocks.find(|block| block.lines().any(|line| line.starts_with(command)));
+    found.expect(command).to_owned()
+}
+
+/// Runs commands of a page as its reader would, with Kafka's own console producer at hand.
+fn run_commands(scene: &Scene, commands: &str) -> String {
+    let scripts = repository().join("scripts");
+    let release = repository().join("target/release");
+    let path = std::env::var("PATH").expect("a PATH");
+    let path = format!("{}:{}:{path}", scripts.display(), release.display());
+    let mut shell = Command::new("sh")
+        .arg("-eu")
+        .env("PATH", path)
+        .env("KAFKA_BROKERS", &scene.kafka().brokers)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut stdin = shell.stdin.take().expect("piped");
+    stdin.write_all(commands.as_bytes()).expect("taken");
+    drop(stdin);
+    let output = shell.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{commands}{said}{complained}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_topics_events_and_console_lines_are_taken_and_marked_as_it_says() {
+    let scene = Scene::new(1).await;
+    let topics = commands("docs/sending.md", "sluice events topics --create");
+    let made = run_commands(&scene, &topics);
+    assert_eq!(made.matches("made, 8 partitions").count(), 30, "{made}");
+    let again = run_commands(&scene, &topics);
+    assert_eq!(again.matches("  8 partitions").count(), 30, "{again}");
+    let mut ingester = by_the_document(&scene);
+    for event in EVENTS {
+        let kafka = scene.kafka();
+        kafka.produce(&type_of(event), 0, [Message::of(event)]);
+    }
+    let lines = commands("docs/sending.md", "kafka-console-producer.sh");
+    assert!(lines.contains(LINE), "{lines}");
+    run_commands(&scene, &lines);
+    let verdicts = async |verdicts: &str| {
+        let query = format!(
+            "SELECT count(*) FROM ledger.event_verdicts
+             WHERE (event_id LIKE 'doc-%' OR event_id = 'test-123' OR reason = 'MALFORMED_JSON') AND verdict = '{verdicts}'"
+        );
+        scene.database.count(&query).await
+    };
+    wait_until("all events to be applied", STALL, async || {
+        verdicts("APPLIED").await == EVENTS.len() as i64 + 1
+    })
+    .await;
+    assert_eq!(verdicts("DEAD").await, 1, "the pattern itself");
+    // Its words as they came.
+    for (query, word) in [
+        (
+            "SELECT role FROM domain.users WHERE user_id = 'usr_1'",
+            "user",
+        ),
+        (
+            "SELECT display_name FROM domain.users WHERE user_id = 'usr_1'",
+            "Ada",
+        ),
+        (
+            "SELECT visibility FROM domain.posts WHERE post_id = 'pst_1'",
+            "public",
+        ),
+        (
+            "SELECT amount::float8::text FROM domain.payments WHERE transaction_id = 'txn_1'",
+            "9.99",
+        ),
+        (
+            "SELECT status FROM domain.subscriptions WHERE subscription_id = 'sub_1'",
+            "active",
+        ),
+        (
+            "SELECT username FROM domain.users WHERE user_id = 'usr_123'",
+            "ada",
+        ),
+    ] {
+        let row = scene.database.client.query_one(query, &[]).await;
+        assert_eq!(row.expect(query).get::<_, &str>(0), word, "{query}");
+    }
+
+    // Its question to Redis, and how long the answer lasts.
+    for event_id in ["test-123", "doc-1", "doc-5"] {
+        let key = format!("processed:{event_id}");
+        wait_until(&key, STALL, async || {
+            scene.stack.redis(&["GET", &key]) == "1"
+        })
+        .await;
+        let ttl: i64 = scene.stack.redis(&["TTL", &key]).parse().expect("seconds");
+        assert!((86_000..=86_400).contains(&ttl), "{ttl}");
+    }
+    let body = until_healthy(&ingester, |body| body["kafka"]["lag"] == 0).await;
+    let parked = wait_for_parked(&ingester).await;
+    assert_eq!(parked, 1, "{body}");
+    ingester.stop().await;
+    let types = sluice_command(&["events", "list"], &[]).output();
+    let types = String::from_utf8(types.expect("sluice").stdout).expect("text");
+    let types: Vec<String> = types
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect();
+    scene.kafka().delete_topics(&types).await;
+}
+
+async fn wait_for_parked(ingester: &Ingester) -> i64 {
+    let mut parked = None;
+    wait_until("the parked letter to be told of", STALL, async || {
+        parked = health(ingester).await["deadLetters"]["parked"].as_i64();
+        parked.is_some_and(|parked| parked > 0)
+    })
+    .await;
+    parked.expect("waited for it")
+}
+
+/// How many batches the ingester has sent.
+async fn batches(ingester: &Ingester) -> u64 {
+    let (_, metrics) = ingester.get("/metrics").await;
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("sluice_batch_records_count "));
+    line.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Sends nine records, a tenth of a second between them, and says in how many batches they came.
+async fn sent_in_batches(scene: &Scene, settings: &[(&str, &str)], name: &str) -> u64 {
+    let mut ingester = scene.ingester_with(settings);
+    let send = |n: usize| {
+        let event = credit(&format!("{name}-{n}"), 1, "1");
+        scene.kafka().produce(&scene.topic, 0, [event]);
+    };
+    // The first batch of a take-over does not wait.
+    send(0);
+    wait_until("the first batch", STALL, async || {
+        batches(&ingester).await == 1
+    })
+    .await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    for n in 1..10 {
+        ticks.tick().await;
+        send(n);
+    }
+    scene.caught_up().await;
+    let count = batches(&ingester).await - 1;
+    ingester.stop().await;
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_batch_timeout_is_the_longest_wait_of_a_batch_unless_the_delay_is_set() {
+    let scene = Scene::new(1).await;
+    let waits = [("BATCH_TIMEOUT_MS", "4000")];
+    // The clock may tick in between.
+    let together = sent_in_batches(&scene, &waits, "together").await;
+    assert!(together <= 2, "{together} batches");
+    let waits = [("BATCH_TIMEOUT_MS", "4000"), ("BATCHING_DELAY_MS", "10")];
+    let apart = sent_in_batches(&scene, &waits, "apart").await;
+    assert!(apart > 3, "{apart} batches");
 }

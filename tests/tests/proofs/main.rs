@@ -39,4 +39,5 @@ mod tls;
 mod together;
 mod topics;
 mod upgrade;
+mod writers;
 mod zombies;

@@ -118,6 +118,9 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         .batch_execute(placeholder)
         .await
         .expect("a placeholder");
+    let other = "CREATE TABLE public.people (id text PRIMARY KEY);
+        ALTER TABLE domain.posts ADD CONSTRAINT of FOREIGN KEY (author_id) REFERENCES public.people ON DELETE CASCADE NOT VALID";
+    database.batch_execute(other).await.expect("another writer");
     let mut ingester = scene.ingester_with(&[
         ("EVENT_TOPICS", &notes.topic),
         ("REDIS_URL", &scene.stack.redis_url),
@@ -142,6 +145,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         format!("sluice_batch_errors_total{{topic=\"{topic}\",consequence=\"halt\"}} 0"),
         format!("sluice_topic_partitions{{topic=\"{topic}\"}} 1"),
         "sluice_dangling_references{kind=\"user\"} 1".to_owned(),
+        "sluice_other_writers{kind=\"foreign key\",writer=\"of of domain.posts\"} 1".to_owned(),
         "sluice_leadership_changes_total{change=\"acquired\"} 2".to_owned(),
         "sluice_partitions_led{state=\"running\"} 2".to_owned(),
         "sluice_staging_bytes 0".to_owned(),

@@ -180,3 +180,26 @@ async fn two_instances_of_one_name_do_not_write_against_each_other() {
     first.stop().await;
     second.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_nothing_is_asked_of_are_ended() {
+    let scene = Scene::new(8).await;
+    let mut ingester = scene.ingester();
+    let sessions = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sluice/{}'",
+        ingester.service_id
+    );
+    // Three for leases and watcher, and one of the pool for each partition.
+    wait_until("sessions for the first batches", STALL, async || {
+        scene.database.count(&sessions).await > 8
+    })
+    .await;
+    wait_until("the idle ones to end", STALL, async || {
+        scene.database.count(&sessions).await <= 5
+    })
+    .await;
+    let event = credit("after a rest", 1, "1");
+    scene.kafka().produce(&scene.topic, 0, [event]);
+    scene.caught_up().await;
+    ingester.stop().await;
+}
