@@ -1610,7 +1610,7 @@ BEGIN
     WHERE NOT t.tgisinternal AND p.prosrc ~* statement
         AND NOT (n.nspname IN ('sluice', 'ledger') AND p.proowner = 'sluice_owner'::regrole)
     UNION ALL
-    SELECT 'rule', format('%s on %s', r.rulename, r.ev_class::regclass), 'by ' || lower(substring(pg_get_ruledef(r.oid) FROM '(?i)' || statement || '"?\w+'))
+    SELECT 'rule', format('%s on %s', r.rulename, r.ev_class::regclass), 'by ' || lower(substring(pg_get_ruledef(r.oid) FROM '(?i)(' || statement || '\s*"?\w+)'))
     FROM pg_rewrite r
     WHERE r.rulename <> '_RETURN' AND pg_get_ruledef(r.oid) ~* statement
     UNION ALL
