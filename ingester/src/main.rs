@@ -161,7 +161,7 @@ enum Command {
         #[command(subcommand)]
         command: Dlq,
     },
-    /// Event types that come with Sluice: list, schema, sample; and what became of an event: find
+    /// Event types that come with Sluice: list, schema, sample, topics; and what became of an event: find
     Events {
         #[command(subcommand)]
         command: Events,
