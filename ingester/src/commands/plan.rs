@@ -131,7 +131,7 @@ pub async fn plan(database: &DatabaseArgs, plan: &Plan) -> Result<(), String> {
     let shown = Shown::by(&client, plan.watch).await;
     let shown = shown.map_err(|error| failed(&error))?;
     if shown.balance_records + shown.domain_records == 0 {
-        return Err("nothing is committed here, so there is nothing to plan by".into());
+        return Err("nothing is committed here, so there is nothing to plan by: docs/capacity.md has figures to begin with".into());
     }
     let lines: Vec<Value> = lines(&shown, plan).iter().map(Line::told).collect();
     print(&lines, plan.format.output, "")
