@@ -1,6 +1,6 @@
 //! Marks in Redis, `processed:{source}:{eventId}`, for other services that want to know
 //! early whether an event was processed. Set after COMMIT, by the verdict that the database
-//! holds: an event that is `DEAD` or `REJECTED` gets none. Never asked, and done without when
+//! holds: an event that is `DEAD` or `REJECTED` gets none, nor does its duplicate. Never asked, and done without when
 //! Redis is away: the database's identities decide.
 
 use std::collections::HashSet;
@@ -187,7 +187,7 @@ pub struct Committed {
     pub span: Range<i64>,
     /// The mark of each event, with its record's offset.
     pub keys: Vec<(i64, String)>,
-    /// None of them is `DEAD` or `REJECTED`.
+    /// All of them are `APPLIED`.
     pub all_processed: bool,
 }
 

@@ -394,7 +394,7 @@ impl Lane {
                         partition: applier.partition.clone(),
                         span: batch.from_offset..batch.next_offset,
                         keys: batch.hint_keys(topic),
-                        all_processed: counts.rejected + counts.dead == 0,
+                        all_processed: counts.rejected + counts.duplicates + counts.dead == 0,
                     });
                 }
             }

@@ -1478,6 +1478,31 @@ $$;
 
 -- --- Marks in Redis ---
 
+CREATE FUNCTION sluice.is_processed(verdict text, source text, event_id text)
+RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF verdict <> 'DUPLICATE' THEN
+        RETURN verdict = 'APPLIED';
+    END IF;
+    -- It says what the record that owns the identity says. Where nobody knows which that is, it was there before.
+    RETURN NOT EXISTS (
+        SELECT FROM ledger.event_identities i
+        WHERE i.identity = sluice.event_identity(source, is_processed.event_id) AND i.kafka_offset IS NOT NULL
+            AND NOT EXISTS (
+                SELECT FROM ledger.verdicts v
+                WHERE v.partition_id = i.partition_id AND v.kafka_offset = i.kafka_offset AND v.verdict = 'APPLIED')
+            AND NOT EXISTS (
+                SELECT FROM ledger.balance_log g
+                WHERE g.partition_id = i.partition_id AND g.kafka_offset = i.kafka_offset AND g.change_no = 0
+                    AND g.reject_reason IS NULL));
+END
+$$;
+COMMENT ON FUNCTION sluice.is_processed(text, text, text) IS
+'Whether Redis is told that an event was processed whose record has this verdict: it is APPLIED, or a DUPLICATE of a record that is.';
+
 CREATE FUNCTION sluice.unprocessed_records(topic text, partition integer, from_offset bigint, next_offset bigint)
 RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1494,11 +1519,11 @@ BEGIN
     UNION ALL
     SELECT v.kafka_offset FROM ledger.verdicts v
     WHERE v.partition_id = id AND v.kafka_offset >= from_offset AND v.kafka_offset < next_offset
-        AND v.verdict IN ('REJECTED', 'DEAD');
+        AND v.verdict <> 'APPLIED' AND NOT sluice.is_processed(v.verdict, v.source, v.event_id);
 END
 $$;
 COMMENT ON FUNCTION sluice.unprocessed_records(text, integer, bigint, bigint) IS
-'Offsets of a partition, from from_offset up to next_offset, whose record is REJECTED or DEAD: Redis is not told that its event was processed.';
+'Offsets of a partition, from from_offset up to next_offset, whose record is REJECTED, DEAD or a DUPLICATE of such a one: Redis is not told that its event was processed.';
 
 CREATE FUNCTION sluice.unmarked_replays(topics text[], partitions integer[], younger_than interval, max_rows integer)
 RETURNS TABLE (id bigint, event_id text, source text, is_processed boolean)
@@ -1507,7 +1532,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN QUERY
-    SELECT d.id, v.event_id, v.source, coalesce(v.verdict IN ('APPLIED', 'DUPLICATE'), false)
+    SELECT d.id, v.event_id, v.source, coalesce(sluice.is_processed(v.verdict, v.source, v.event_id), false)
     FROM ledger.dead_letters d
     JOIN unnest(topics, partitions) AS led (topic, partition) ON d.topic = led.topic AND d.partition = led.partition
     LEFT JOIN ledger.partition_leases l ON l.topic = d.topic AND l.partition = d.partition
@@ -1524,7 +1549,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sluice.unmarked_replays(text[], integer[], interval, integer) IS
-'Dead letters of these partitions that were replayed less than younger_than ago and that Redis was not told of, with the event that each became, and whether that is APPLIED or a DUPLICATE.';
+'Dead letters of these partitions that were replayed less than younger_than ago and that Redis was not told of, with the event that each became, and whether that was processed.';
 
 CREATE FUNCTION sluice.mark_replays(ids bigint[])
 RETURNS void
@@ -1548,14 +1573,17 @@ BEGIN
     FOR f IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'sluice'::regnamespace
-            AND p.proname IN ('unprocessed_records', 'unmarked_replays', 'mark_replays')
+            AND p.proname IN ('is_processed', 'unprocessed_records', 'unmarked_replays', 'mark_replays')
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO sluice_writer', f);
     END LOOP;
 END
 $$;
+GRANT EXECUTE ON FUNCTION
+    sluice.unprocessed_records(text, integer, bigint, bigint), sluice.unmarked_replays(text[], integer[], interval, integer),
+    sluice.mark_replays(bigint[])
+TO sluice_writer;
 
 -- --- Who else may write ---
 

@@ -44,6 +44,7 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("forget_result_headers", &[WRITER]),
     ("halt_partition", &[WRITER]),
     ("heartbeat", &[WRITER]),
+    ("is_processed", &[]),
     ("keep_result_headers", &[WRITER]),
     ("keep_topic_id", &[WRITER]),
     ("known_partition", &[]),

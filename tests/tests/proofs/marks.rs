@@ -70,11 +70,13 @@ async fn rejected_and_dead_events_are_not_marked_as_processed() {
         credit(&applied, 1, "5"),
         credit(&applied, 1, "5"),
         credit(&rejected, 2, "-5"),
+        credit(&rejected, 2, "-5"),
         credit(&conflict, 3, "5"),
         credit(&refused, 666, "5"),
     ];
     scene.kafka().produce(&scene.topic, 0, messages);
     let lines = [
+        notes.message(&dead, "a", None, 1),
         notes.message(&dead, "a", None, 1),
         notes.message(&good, "b", Some("text"), 1),
         // What it owns is another event's.

@@ -81,6 +81,7 @@ fn commands<'a>(partition: &'a str, folder: &'a str) -> Vec<Vec<&'a str>> {
         vec!["events", "schema", "user.created"],
         vec!["events", "sample", "user.created"],
         vec!["events", "find", "nobody"],
+        vec!["events", "topics"],
         vec!["plan", "--events-per-day", "1000", "--watch", "0"],
         vec!["completions", "bash"],
         vec!["man", folder],
