@@ -99,6 +99,14 @@ impl Ingester {
         kill_process(pid, signal).expect("a child that was not waited for");
     }
 
+    pub fn catches_sigterm(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("a child that was not waited for");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.expect("a line of its own").trim(), 16);
+        caught.expect("hexadecimal digits") >> (Signal::TERM.as_raw() - 1) & 1 == 1
+    }
+
     /// Kills it with -9 and waits until it is gone.
     pub fn kill9(&mut self) {
         self.signal(Signal::KILL);

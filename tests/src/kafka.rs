@@ -186,11 +186,13 @@ impl Kafka {
     pub fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
         let began = Instant::now();
         let ask = |consumer: &BaseConsumer| consumer.fetch_watermarks(topic, partition, PATIENCE);
-        // After a restart a partition is unknown, or has no leader, for a moment.
+        // After a restart a partition is unknown, or has no leader, for a moment; one that was just added until somebody
+        // asks for the topic's partitions again.
         loop {
             match self.with_consumer(ask) {
                 Ok(watermarks) => return watermarks,
                 Err(_) if began.elapsed() < PATIENCE => {
+                    self.partitions(topic);
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 Err(error) => panic!("no watermarks of {topic}/{partition}: {error}"),
