@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::database::{Database, Progress};
+use crate::ingester::Ingester;
 
 /// What one partition needed from the fault to its successor's first COMMIT.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,20 @@ pub async fn led_by(database: &Database, topic: &str, service_id: &str) -> BTree
     let mut progress = database.progress(topic).await;
     progress.retain(|_, progress| progress.leader.as_deref() == Some(service_id));
     progress
+}
+
+/// The same, once the instance has the answers, too: what it acquires is committed a moment before.
+pub async fn led_knowingly(
+    database: &Database,
+    topic: &str,
+    instance: &Ingester,
+) -> BTreeMap<i32, Progress> {
+    let led = led_by(database, topic, &instance.service_id).await;
+    for progress in led.values() {
+        let told = format!("fencing_token={}", progress.fencing_token);
+        instance.logs(&told, Duration::from_secs(10)).await;
+    }
+    led
 }
 
 /// Polls as fast as the database answers until every partition in `led` was advanced under another

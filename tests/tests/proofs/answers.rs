@@ -11,7 +11,7 @@ use proofs::rng::seed;
 use proofs::scene::{STALL, Scene, assert_mixed};
 use proofs::stack::{command_of, sluice};
 use proofs::wait::wait_until;
-use proofs::watch::{led_by, settled, takeovers};
+use proofs::watch::{led_knowingly, settled, takeovers};
 use proofs::workload::{Workload, credit};
 
 /// How long an answer that never comes may hold up one partition.
@@ -191,7 +191,7 @@ async fn the_successor_of_a_leader_that_no_answer_reaches_commits_a_second_after
     let mut quickest = Duration::MAX;
     for _ in 0..3 {
         settled(&scene.database, &scene.topic, 2, &names, STALL).await;
-        let led = led_by(&scene.database, &scene.topic, &leader.service_id).await;
+        let led = led_knowingly(&scene.database, &scene.topic, &leader).await;
         proxy.swallow();
         let (database, topic) = (&scene.database, &scene.topic);
         let took = takeovers(database, topic, &led, Instant::now(), STALL).await;

@@ -7,7 +7,7 @@ use proofs::ingester::Ingester;
 use proofs::proxy::{Point, Proxy};
 use proofs::rng::{Rng, seed};
 use proofs::scene::{Scene, assert_mixed};
-use proofs::watch::{led_by, settled, takeovers};
+use proofs::watch::{led_by, led_knowingly, settled, takeovers};
 use proofs::workload::Workload;
 
 const LEASE: Duration = Duration::from_millis(1_000);
@@ -210,7 +210,7 @@ async fn a_leader_cut_off_from_the_database_stops_itself_and_comes_back_later() 
             Duration::from_secs(30),
         )
         .await;
-        let led = led_by(&scene.database, &scene.topic, &leader.service_id).await;
+        let led = led_knowingly(&scene.database, &scene.topic, &leader).await;
         proxy.swallow();
         // PostgreSQL still sees its sessions, so this is for the lease to decide.
         takeovers(
