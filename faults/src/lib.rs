@@ -87,6 +87,8 @@ pub fn crash() -> ! {
 /// Stops this process until it is continued.
 pub fn freeze() {
     kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
+    // The signal is for the process: another thread may take it, a moment later.
+    std::thread::sleep(Duration::from_millis(50));
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ use crate::hint::{self, Hint};
 use crate::lease::{Held, led_among};
 use crate::metrics::Metrics;
 use crate::outlet::{Message, Outlet};
-use crate::partition::Partition;
 use crate::pool::{AskError, Object, Pool};
 use crate::source::headers::of_json;
 
@@ -119,7 +118,7 @@ impl Aftercare {
         let (mut more, mut first) = (false, None);
         for held in &led_among(&self.pool, led, TO_CARE_FOR).await? {
             let partition = &held.0;
-            for work in [self.retry(held).await, self.publish(partition).await] {
+            for work in [self.retry(held).await, self.publish(held).await] {
                 match work {
                     Ok(again) => more |= again,
                     Err(trouble) if trouble.passes => debug!(%partition, "{}", trouble.text),
@@ -204,7 +203,7 @@ impl Aftercare {
     }
 
     /// At least once: what was produced and not marked is produced again.
-    async fn publish(&self, partition: &Partition) -> Result<bool, Trouble> {
+    async fn publish(&self, (partition, leadership): &Held) -> Result<bool, Trouble> {
         let Some(outlet) = &self.outlet else {
             return Ok(false);
         };
@@ -249,7 +248,7 @@ impl Aftercare {
                     .unwrap_or_default(),
             })
             .collect();
-        while let Err(refused) = outlet.produce(&messages).await {
+        while let Err(refused) = outlet.produce(&messages, leadership).await {
             // The whole letter is in the database; without its bytes it holds up nothing behind it.
             if !(refused.too_large && omit_bytes(&mut messages[refused.index])) {
                 return Err(Trouble {

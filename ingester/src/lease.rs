@@ -33,7 +33,7 @@ impl Leadership {
     /// Completes once the lease has run out or is known to be lost.
     pub async fn ended(&self) {
         loop {
-            let deadline = *self.deadline.lock().expect("no panic while held");
+            let deadline = self.deadline();
             if Instant::now() >= deadline {
                 return;
             }
@@ -44,8 +44,17 @@ impl Leadership {
         }
     }
 
+    /// Whether it has run out or is known to be lost.
+    pub fn is_over(&self) -> bool {
+        self.lost.is_cancelled() || Instant::now() >= self.deadline()
+    }
+
     pub fn lose(&self) {
         self.lost.cancel();
+    }
+
+    fn deadline(&self) -> Instant {
+        *self.deadline.lock().expect("no panic while held")
     }
 
     fn extend(&self, deadline: Instant) {

@@ -11,6 +11,7 @@ use rdkafka::statistics::Statistics;
 use tracing::debug;
 
 use crate::config::KafkaSettings;
+use crate::lease::Leadership;
 use crate::source::brokers::Brokers;
 use crate::source::{STATISTICS, client_config, describe_config_error, topic_setting};
 
@@ -137,7 +138,13 @@ impl Outlet {
     }
 
     /// Produces all, in order; an error says that some of them may be there and some not.
-    pub async fn produce(&self, messages: &[Message<'_>]) -> Result<(), Refused> {
+    /// None is produced once the leadership of the partition that they are about is over: a successor may have told
+    /// something newer.
+    pub async fn produce(
+        &self,
+        messages: &[Message<'_>],
+        leadership: &Leadership,
+    ) -> Result<(), Refused> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -153,7 +160,7 @@ impl Outlet {
         // The first lot last, to be taken from the end.
         lots.reverse();
         while let Some(lot) = lots.pop() {
-            match self.produce_lot(&messages[lot.clone()]).await {
+            match self.produce_lot(&messages[lot.clone()], leadership).await {
                 Ok(()) => {}
                 // Kafka refuses all records of a request that is too large, whichever made it so.
                 Err(refused) if refused.too_large && lot.len() > 1 => {
@@ -173,7 +180,18 @@ impl Outlet {
     }
 
     /// Produces records that may travel in one request.
-    async fn produce_lot(&self, messages: &[Message<'_>]) -> Result<(), Refused> {
+    async fn produce_lot(
+        &self,
+        messages: &[Message<'_>],
+        leadership: &Leadership,
+    ) -> Result<(), Refused> {
+        if leadership.is_over() {
+            return Err(Refused {
+                index: 0,
+                too_large: false,
+                text: "not led any more".to_owned(),
+            });
+        }
         let mut refused: Option<Refused> = None;
         let mut deliveries = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 use tracing::warn;
 
 use crate::error::back_off;
-use crate::lease::{Held, led_among};
+use crate::lease::{Held, Leadership, led_among};
 use crate::outlet::{Message, Outlet};
 use crate::partition::Partition;
 use crate::pool::{AskError, Object, Pool};
@@ -69,8 +69,8 @@ impl Results {
     /// Whether there was anything to tell.
     async fn look(&mut self, led: &[Held]) -> Result<bool, String> {
         let (mut told, mut first) = (false, None);
-        for (partition, _) in &led_among(&self.pool, led, PARTITIONS).await? {
-            match self.tell(partition).await {
+        for (partition, leadership) in &led_among(&self.pool, led, PARTITIONS).await? {
+            match self.tell(partition, leadership).await {
                 Ok(()) => told = true,
                 // The others need not wait for it.
                 Err(trouble) => {
@@ -81,7 +81,11 @@ impl Results {
         first.map_or(Ok(told), Err)
     }
 
-    async fn tell(&mut self, partition: &Partition) -> Result<(), String> {
+    async fn tell(
+        &mut self,
+        partition: &Partition,
+        leadership: &Leadership,
+    ) -> Result<(), String> {
         let Partition { topic, number } = partition;
         let client = self.client().await?;
         if !self.begun.contains(partition) {
@@ -116,7 +120,7 @@ impl Results {
                 })
             })
             .collect();
-        let produced = self.outlet.produce(&messages).await;
+        let produced = self.outlet.produce(&messages, leadership).await;
         produced.map_err(|refused| format!("RESULTS_TOPIC: {}", refused.text))?;
         fault_point!("results.produced");
         let next_offset: Option<i64> = rows.iter().filter_map(|row| row.get("next_offset")).max();

@@ -168,10 +168,15 @@ impl Ingester {
     }
 
     pub async fn logs(&self, text: &str, timeout: Duration) {
+        self.logs_times(1, text, timeout).await;
+    }
+
+    /// Waits until `text` is that often in the log.
+    pub async fn logs_times(&self, times: usize, text: &str, timeout: Duration) {
         wait_until(
-            &format!("{text:?} in the log of {}", self.service_id),
+            &format!("{text:?} {times} times in the log of {}", self.service_id),
             timeout,
-            async || self.log().contains(text),
+            async || self.log().matches(text).count() >= times,
         )
         .await;
     }

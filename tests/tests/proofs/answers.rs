@@ -182,6 +182,7 @@ async fn a_batch_that_is_slow_or_waits_for_a_lock_is_not_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_successor_of_a_leader_that_no_answer_reaches_commits_a_second_after_its_lease() {
     const LEASE: Duration = Duration::from_millis(3_000);
+    const LOST: &str = "leadership lost";
     let scene = Scene::new(2).await;
     let (proxy, mut leader) = through(&scene, &[]).await;
     let mut successor = scene.ingester();
@@ -192,13 +193,14 @@ async fn the_successor_of_a_leader_that_no_answer_reaches_commits_a_second_after
     for _ in 0..3 {
         settled(&scene.database, &scene.topic, 2, &names, STALL).await;
         let led = led_knowingly(&scene.database, &scene.topic, &leader).await;
+        let lost = leader.log().matches(LOST).count() + led.len();
         proxy.swallow();
         let (database, topic) = (&scene.database, &scene.topic);
         let took = takeovers(database, topic, &led, Instant::now(), STALL).await;
         println!("no answer for the leader: successor committed after {took:?}");
         let last = took.iter().map(|took| took.after).max();
         quickest = quickest.min(last.expect("one partition at least"));
-        leader.logs("leadership lost", STALL).await;
+        leader.logs_times(lost, LOST, STALL).await;
         proxy.pass_on();
     }
     // Other tests may keep the machine busy during one of them.

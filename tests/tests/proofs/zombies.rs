@@ -191,6 +191,7 @@ async fn a_batch_held_up_past_the_lease_keeps_its_leadership_because_renewals_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_cut_off_from_the_database_stops_itself_and_comes_back_later() {
+    const LOST: &str = "leadership lost";
     let seed = seed();
     let scene = Scene::new(2).await;
     let feed = scene.feed(&Workload::new(seed), 2_000);
@@ -211,6 +212,7 @@ async fn a_leader_cut_off_from_the_database_stops_itself_and_comes_back_later() 
         )
         .await;
         let led = led_knowingly(&scene.database, &scene.topic, &leader).await;
+        let lost = leader.log().matches(LOST).count() + led.len();
         proxy.swallow();
         // PostgreSQL still sees its sessions, so this is for the lease to decide.
         takeovers(
@@ -221,9 +223,7 @@ async fn a_leader_cut_off_from_the_database_stops_itself_and_comes_back_later() 
             NOT_HELD_UP,
         )
         .await;
-        leader
-            .logs("leadership lost", Duration::from_secs(10))
-            .await;
+        leader.logs_times(lost, LOST, Duration::from_secs(10)).await;
         // Whatever it had sent before arrives at last, under a token that is stale by now.
         proxy.pass_on();
     }

@@ -3,6 +3,7 @@
 
 mod chapter;
 mod release;
+mod results;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
