@@ -81,11 +81,7 @@ impl Results {
         first.map_or(Ok(told), Err)
     }
 
-    async fn tell(
-        &mut self,
-        partition: &Partition,
-        leadership: &Leadership,
-    ) -> Result<(), String> {
+    async fn tell(&mut self, partition: &Partition, leadership: &Leadership) -> Result<(), String> {
         let Partition { topic, number } = partition;
         let client = self.client().await?;
         if !self.begun.contains(partition) {

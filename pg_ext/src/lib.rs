@@ -22,6 +22,7 @@ mod letters;
 mod memory;
 mod outcome;
 mod pg;
+mod recent;
 mod rejections;
 mod replay;
 mod statements;

@@ -2,9 +2,10 @@
 //!
 //! Nearly always all are new, so they are inserted without asking, in subtransactions. Where one is known, nothing of
 //! its subtransaction stays, also not for whoever decodes the WAL: a row that was inserted and deleted again would meet
-//! its owner on every subscriber of a publication. From then on each is looked up before it is inserted.
+//! its owner on every subscriber of a publication. From then on those are looked up before they are inserted that this
+//! session has met before, or all, where that does not foretell which are known.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
 use ledger::fold::Carrier;
@@ -16,6 +17,7 @@ use super::append::{self, Append};
 use super::lookup::{self, Lookup, Version};
 use super::subtransaction;
 use super::target::{Column, Target};
+use crate::recent::Recent;
 
 const COLUMNS: [Column; 2] = [Column::of(pg_sys::UUIDOID), Column::of(pg_sys::UUIDOID)];
 
@@ -29,9 +31,19 @@ pub struct RecordPlace {
     pub kafka_offset: i64,
 }
 
+/// Which are looked up before they are inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Looks {
+    AtNone,
+    /// At those that this session has met lately.
+    AtRecent,
+    AtAll,
+}
+
 thread_local! {
-    /// Whether this session's last batch carried what was known: a producer that repeats itself mostly goes on with it.
-    static REPEATS: Cell<bool> = const { Cell::new(false) };
+    /// What this session's last batch would have needed: a producer that repeats itself mostly goes on with it.
+    static LOOKS: Cell<Looks> = const { Cell::new(Looks::AtNone) };
+    static RECENT: RefCell<Recent> = const { RefCell::new(Recent::new()) };
 }
 
 /// Rows of one subtransaction: so many are inserted in vain where the first known one of a batch is met.
@@ -48,19 +60,31 @@ pub fn claim(
     wanted: &[Carrier],
     place: &impl Fn(usize) -> RecordPlace,
 ) -> Vec<(Identity, PayloadHash)> {
-    let (mut known, mut looks) = (Vec::new(), REPEATS.get());
+    let (mut known, mut looks, mut needed) = (Vec::new(), LOOKS.get(), Looks::AtNone);
     for part in wanted.chunks(PART.max(wanted.len().div_ceil(MOST_PARTS))) {
-        let part = loop {
+        let owned = loop {
             let insert = || insert_unknown(part, looks, place);
             match subtransaction::unless(Code::ERRCODE_UNIQUE_VIOLATION, insert) {
-                Some(known) => break known,
+                Some(owned) => break owned,
                 // Each is there now that was in the way, or another transaction has taken it out again.
-                None => looks = true,
+                None => looks = Looks::AtAll,
             }
         };
-        known.extend(part);
+        RECENT.with_borrow_mut(|recent| {
+            if needed != Looks::AtAll && !owned.is_empty() {
+                let foretold = owned.iter().all(|(identity, _)| recent.has(identity));
+                needed = if foretold {
+                    Looks::AtRecent
+                } else {
+                    Looks::AtAll
+                };
+            }
+            let part = part.iter();
+            part.for_each(|carrier| recent.remember(&carrier.identity));
+        });
+        known.extend(owned);
     }
-    REPEATS.set(!known.is_empty());
+    LOOKS.set(needed);
     known
 }
 
@@ -82,17 +106,24 @@ fn open() -> (Target, usize) {
 /// waits for one that waits for it.
 fn insert_unknown(
     wanted: &[Carrier],
-    looks: bool,
+    looks: Looks,
     place: &impl Fn(usize) -> RecordPlace,
 ) -> Vec<(Identity, PayloadHash)> {
     let mut known = Vec::new();
     let (target, columns) = open();
     let mut append = Append::new(target);
-    let mut lookup = looks.then(|| append.target().lookup(&[lookup::UUID], "identity"));
-    let block = if looks { LOOKED_UP } else { append::ROWS };
+    let mut lookup =
+        (looks != Looks::AtNone).then(|| append.target().lookup(&[lookup::UUID], "identity"));
+    let block = if looks == Looks::AtAll {
+        LOOKED_UP
+    } else {
+        append::ROWS
+    };
     for block in wanted.chunks(block) {
         for carrier in block {
             if let Some(lookup) = &mut lookup
+                && (looks == Looks::AtAll
+                    || RECENT.with_borrow(|recent| recent.has(&carrier.identity)))
                 && let Some(payload_hash) = owner(lookup, &carrier.identity)
             {
                 known.push((carrier.identity, payload_hash));

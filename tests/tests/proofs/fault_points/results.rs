@@ -22,8 +22,7 @@ async fn a_leader_that_stood_still_tells_no_verdict_older_than_what_its_successo
     let verdicts = || -> Vec<String> {
         let results = kafka.read(&told, 0).into_iter();
         let results = results.map(|record| record.message.payload.expect("a result"));
-        let results =
-            results.map(|result| serde_json::from_slice::<Value>(&result).expect("JSON"));
+        let results = results.map(|result| serde_json::from_slice::<Value>(&result).expect("JSON"));
         results
             .map(|result| result["verdict"].as_str().expect("a verdict").to_owned())
             .collect()
