@@ -3,7 +3,8 @@
 -- next applied change of the account started from or, without one, the balance as it is.
 -- An account that another partition opens meanwhile has no row yet that could be locked. A change may have met nothing as
 -- long as the batch before it in its partition was made before the account was changed a second time: from then on the row
--- was there to be found. Of pruned balances only what came after the last change that was pruned.
+-- was there to be found. The first batch of a partition has none before it: it looked for its balances after it had set
+-- started_at. Of pruned balances only what came after the last change that was pruned.
 WITH log AS (
     SELECT l.*,
         count(*) FILTER (WHERE reject_reason IS NULL) OVER account AS applied_since,
@@ -35,7 +36,8 @@ FROM met
 LEFT JOIN ledger.account_balances b USING (account_id, shard_id, currency_code)
 LEFT JOIN ledger.balance_checkpoints c USING (account_id, shard_id, currency_code)
 LEFT JOIN opened o USING (account_id, shard_id, currency_code)
+LEFT JOIN ledger.partition_progress p USING (partition_id)
 WHERE reject_reason IS NOT NULL
     AND (available_after, frozen_after) IS DISTINCT FROM (coalesce(available_then, b.available, 0), coalesce(frozen_then, b.frozen, 0))
     AND (c.pruned_until IS NULL OR created_at > c.pruned_until)
-    AND NOT (available_after = 0 AND frozen_after = 0 AND (batch_before_at < o.changed_again_at) IS NOT FALSE);
+    AND NOT (available_after = 0 AND frozen_after = 0 AND (coalesce(batch_before_at, p.started_at) < o.changed_again_at) IS NOT FALSE);

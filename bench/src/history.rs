@@ -96,7 +96,7 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
     table.add_row(["what became of an event", "any", &time]);
     figures.push(("find-event", spread));
     admin
-        .batch_execute("TRUNCATE ledger.balance_log, ledger.event_identities")
+        .batch_execute("TRUNCATE ledger.balance_log, ledger.event_identities, ledger.verdicts")
         .await?;
     fill::identities(&admin, KNOWN_IDENTITIES).await?;
     let text = format!(
@@ -108,13 +108,13 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
     Ok(Measured::of(text, figures))
 }
 
-/// Any of the events, each asked for once.
+/// Any of the events, each asked for once: one in ten came again, and one in ten is not known.
 async fn find_events(admin: &Client, random: &mut Random) -> Result<Spread> {
-    let statement = "SELECT kafka_offset, verdict, jsonb_array_length(changes) FROM sluice.find_event(NULL, $1)";
+    let statement = "SELECT kafka_offset, verdict, coalesce(jsonb_array_length(changes), 0) FROM sluice.find_event(NULL, $1)";
     let statement = admin.prepare(statement).await?;
     let mut times = Vec::new();
     for _ in 0..QUESTIONS {
-        let number = random.below(ROWS);
+        let number = random.below(ROWS + ROWS / 9);
         let clock = Instant::now();
         let rows = admin
             .query(&statement, &[&format!("event-{number}")])
@@ -124,7 +124,14 @@ async fn find_events(admin: &Client, random: &mut Random) -> Result<Spread> {
             .iter()
             .map(|row| (row.get(0), row.get(1), row.get(2)))
             .collect();
-        if found != [(number as i64, "APPLIED", 1)] {
+        let (first, again) = (number as i64, (ROWS + number / 10) as i64);
+        let wanted = [(first, "APPLIED", 1), (again, "DUPLICATE", 0)];
+        let wanted = match number {
+            ROWS.. => &wanted[..0],
+            _ if number.is_multiple_of(10) => &wanted[..],
+            _ => &wanted[..1],
+        };
+        if found != wanted {
             return Err(format!("event-{number} is found as {found:?}").into());
         }
     }
@@ -164,13 +171,18 @@ async fn fill(admin: &Client) -> Result<()> {
              TRUNCATE ledger.event_identities;
              INSERT INTO ledger.event_identities (identity, payload_hash, kafka_offset, partition_id)
              SELECT sluice.event_identity(NULL, event_id) AS identity, gen_random_uuid(), kafka_offset, partition_id
-             FROM ledger.balance_log ORDER BY identity"
+             FROM ledger.balance_log ORDER BY identity;
+             INSERT INTO ledger.verdicts (partition_id, kafka_offset, event_id, verdict, created_at)
+             SELECT l.partition_id, {ROWS} + n, 'event-' || n * 10, 'DUPLICATE', {BEGIN} + ({ROWS} + n) * interval '1 ms'
+             FROM ledger.partition_leases l, generate_series(0, {ROWS} / 10 - 1) n
+             WHERE l.topic = 'bench.history'"
         ))
         .await?;
     for table in [
         "ledger.balance_log",
         "ledger.account_balances",
         "ledger.event_identities",
+        "ledger.verdicts",
     ] {
         admin
             .batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {table}"))

@@ -2,6 +2,7 @@
 //! handler, their way into the dead letter topic, and the mark in Redis of one that was replayed,
 //! whoever did that. The database holds what is to be done.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::error::Consequence;
 use crate::hint::{self, Hint};
 use crate::lease::{Held, led_among};
 use crate::metrics::Metrics;
-use crate::outlet::{Message, Outlet};
+use crate::outlet::{HEADERS_OMITTED, Message, Outlet};
 use crate::pool::{AskError, Object, Pool};
 use crate::source::headers::of_json;
 
@@ -24,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How often while something is under way.
 const BUSY_LOOK: Duration = Duration::from_millis(250);
 const CHUNK: i32 = 500;
-/// And this many bytes of payloads.
+/// And this many bytes of payloads, keys and headers.
 const CHUNK_BYTES: i64 = 8 << 20;
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
@@ -33,17 +34,25 @@ const RETRY: &str =
     "SELECT retried, waiting FROM sluice.retry_dead_letters($1, $2, $3, $4, $5, $6, $7)";
 // A lot may go beyond its bytes by its last letter only.
 const UNPUBLISHED: &str = "
-    SELECT u.*, h.headers FROM (
-        SELECT d.*, sum(coalesce(octet_length(d.payload), 0)) OVER (
-            ORDER BY d.kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+    SELECT * FROM (
+        SELECT d.*, h.headers,
+            sum(coalesce(octet_length(d.payload), 0) + coalesce(octet_length(d.key), 0)
+                + coalesce(octet_length(h.headers::text), 0)) OVER (
+                ORDER BY d.kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
         FROM sluice.unpublished_dead_letters($1, $2, $3, $4) d
+        LEFT JOIN sluice.dead_letter_headers($1, $2, $3, $4) h ON h.id = d.id
     ) u
-    LEFT JOIN sluice.dead_letter_headers($1, $2, $3, $4) h USING (id)
     WHERE coalesce(u.bytes_before, 0) < $5 ORDER BY u.kafka_offset";
 const MARK: &str = "SELECT sluice.mark_published($1)";
 const UNMARKED: &str = "SELECT id, event_id, source, is_processed
     FROM sluice.unmarked_replays($1, $2, $3::double precision * interval '1 s', $4)";
 const MARK_REPLAYS: &str = "SELECT sluice.mark_replays($1)";
+
+const PAYLOAD_OMITTED: &str = "sluice-payload-omitted";
+const KEY_OMITTED: &str = "sluice-key-omitted";
+const ERROR_MESSAGE: &str = "sluice-error-message";
+/// Says how many bytes the whole message has.
+const ERROR_MESSAGE_SHORTENED: &str = "sluice-error-message-shortened";
 
 pub struct Aftercare {
     pub pool: Pool,
@@ -223,7 +232,7 @@ impl Aftercare {
             .iter()
             .map(|letter| Message {
                 key: letter.get("key"),
-                payload: letter.get("payload"),
+                payload: letter.get::<_, Option<&[u8]>>("payload").map(Cow::Borrowed),
                 headers: vec![
                     ("sluice-topic", topic.clone()),
                     ("sluice-partition", number.to_string()),
@@ -232,7 +241,7 @@ impl Aftercare {
                         letter.get::<_, i64>("kafka_offset").to_string(),
                     ),
                     ("sluice-error-code", letter.get("error_code")),
-                    ("sluice-error-message", letter.get("error_message")),
+                    (ERROR_MESSAGE, letter.get("error_message")),
                     (
                         "sluice-attempts",
                         letter.get::<_, i32>("attempts").to_string(),
@@ -248,15 +257,11 @@ impl Aftercare {
                     .unwrap_or_default(),
             })
             .collect();
-        while let Err(refused) = outlet.produce(&messages, leadership).await {
-            // The whole letter is in the database; without its bytes it holds up nothing behind it.
-            if !(refused.too_large && omit_bytes(&mut messages[refused.index])) {
-                return Err(Trouble {
-                    text: format!("DLQ_TOPIC: {}", refused.text),
-                    passes: false,
-                });
-            }
-        }
+        let produced = outlet.produce(&mut messages, shorten, leadership).await;
+        produced.map_err(|trouble| Trouble {
+            text: format!("DLQ_TOPIC: {trouble}"),
+            passes: false,
+        })?;
         fault_point!("letters.produced");
         let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
         let marked = client.answer(client.execute(MARK, &[&ids])).await;
@@ -266,28 +271,44 @@ impl Aftercare {
     }
 }
 
-/// Leaves out the largest of payload, key and headers, and says so; false where there is nothing left to leave out.
-fn omit_bytes(message: &mut Message<'_>) -> bool {
+/// Leaves out the largest of payload, key and headers; without them it halves the error's message. Says so; false where
+/// there is nothing left to leave out.
+fn shorten(message: &mut Message<'_>) -> bool {
     let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-    let headers = message.original_headers.iter();
-    let headers = headers.map(|(name, value)| name.len() + length(value.as_deref()));
     let parts = [
-        (length(message.payload), "sluice-payload-omitted"),
-        (length(message.key), "sluice-key-omitted"),
-        (headers.sum(), "sluice-headers-omitted"),
+        (length(message.payload.as_deref()), PAYLOAD_OMITTED),
+        (length(message.key), KEY_OMITTED),
+        (message.original_bytes(), HEADERS_OMITTED),
     ];
     // Of equals the first.
     let largest = parts.into_iter().rev().max_by_key(|(bytes, _)| *bytes);
     let Some((bytes @ 1.., header)) = largest else {
-        return false;
+        return halve_error_message(message);
     };
     match header {
-        "sluice-payload-omitted" => message.payload = None,
-        "sluice-key-omitted" => message.key = None,
-        _ => message.original_headers.clear(),
+        PAYLOAD_OMITTED => message.payload = None,
+        KEY_OMITTED => message.key = None,
+        _ => return message.omit_original_headers(),
     }
     message.headers.push((header, bytes.to_string()));
     true
+}
+
+fn halve_error_message(message: &mut Message<'_>) -> bool {
+    let mut headers = message.headers.iter_mut();
+    let Some((_, text)) = headers.find(|(name, _)| *name == ERROR_MESSAGE) else {
+        return false;
+    };
+    let bytes = text.len();
+    let half = (0..=bytes / 2)
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(half.unwrap_or_default());
+    let said = ERROR_MESSAGE_SHORTENED;
+    if bytes > 0 && message.headers.iter().all(|(name, _)| *name != said) {
+        message.headers.push((said, bytes.to_string()));
+    }
+    bytes > 0
 }
 
 #[cfg(test)]
@@ -298,16 +319,16 @@ mod tests {
     fn what_is_too_large_loses_its_largest_part_first() {
         let mut message = Message {
             key: Some(b"key"),
-            payload: Some(b"payload"),
+            payload: Some(b"payload".as_slice().into()),
             headers: Vec::new(),
             original_headers: vec![("traceparent".to_owned(), Some(b"00".to_vec()))],
         };
-        assert!(omit_bytes(&mut message));
+        assert!(shorten(&mut message));
         assert!(message.original_headers.is_empty() && message.payload.is_some());
-        assert!(omit_bytes(&mut message));
-        assert_eq!((message.key, message.payload), (Some(&b"key"[..]), None));
-        assert!(omit_bytes(&mut message));
-        assert!(!omit_bytes(&mut message));
+        assert!(shorten(&mut message));
+        assert!(message.key == Some(&b"key"[..]) && message.payload.is_none());
+        assert!(shorten(&mut message));
+        assert!(!shorten(&mut message));
         let headers = [
             ("sluice-headers-omitted", "13"),
             ("sluice-payload-omitted", "7"),
@@ -316,6 +337,36 @@ mod tests {
         assert_eq!(
             message.headers,
             headers.map(|(name, bytes)| (name, bytes.to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_letter_that_is_too_large_has_its_message_shortened_last() {
+        let mut message = Message {
+            key: None,
+            payload: Some(b"{".as_slice().into()),
+            headers: vec![
+                ("sluice-offset", "7".to_owned()),
+                (ERROR_MESSAGE, "éééa".to_owned()),
+            ],
+            original_headers: Vec::new(),
+        };
+        assert!(shorten(&mut message));
+        assert!(message.payload.is_none());
+        for left in ["é", ""] {
+            assert!(shorten(&mut message));
+            assert_eq!(message.headers[1].1, left);
+        }
+        assert!(!shorten(&mut message));
+        let headers = [
+            ("sluice-offset", "7"),
+            (ERROR_MESSAGE, ""),
+            ("sluice-payload-omitted", "1"),
+            (ERROR_MESSAGE_SHORTENED, "7"),
+        ];
+        assert_eq!(
+            message.headers,
+            headers.map(|(name, text)| (name, text.to_owned()))
         );
     }
 }

@@ -131,8 +131,8 @@ impl Applier {
         let mut parts = Vec::new();
         parts.push(0..batch.records());
         while let Some(part) = parts.pop() {
-            let slice = batch.slice(part.clone());
-            match self.persist(&slice, Place::of(batch, &part)).await? {
+            let (slice, place) = (batch.slice(part.clone()), Place::of(batch, &part));
+            match self.persist(&slice, place).await? {
                 Persisted::Committed(more) => counts += more,
                 Persisted::Refused(_) if part.len() > 1 => {
                     let middle = part.start + part.len() / 2;
@@ -155,8 +155,9 @@ impl Applier {
                 Persisted::Refused(text) if part.len() == 1 && batch.kind() == Kind::Balance => {
                     counts += self.bury(batch, part.start, &slice, text).await?;
                 }
+                // Not even as a dead letter: an owner's trigger there, or a constraint that is checked at COMMIT.
                 Persisted::Refused(text) | Persisted::Ordered(_, text) => {
-                    return Err(Failure::Halt(text));
+                    return Err(Failure::Halt(self.stands(place, &text)));
                 }
             }
         }
@@ -206,7 +207,9 @@ impl Applier {
         let dead = batch.dead_slice(index, DeadReason::Buried, text, 1);
         match self.persist(&dead, Place::One(offset)).await? {
             Persisted::Committed(counts) => Ok(counts),
-            Persisted::Refused(text) | Persisted::Ordered(_, text) => Err(Failure::Halt(text)),
+            Persisted::Refused(text) | Persisted::Ordered(_, text) => Err(Failure::Halt(format!(
+                "stands at offset {offset}, which is to be a dead letter by order, and the database refuses that: {text}; mend that"
+            ))),
         }
     }
 
@@ -234,7 +237,7 @@ impl Applier {
         let dead = batch.dead_slice(index, DeadReason::ApplyFailed, &text, attempts);
         match self.persist(&dead, Place::One(offset)).await? {
             Persisted::Committed(counts) => Ok(counts),
-            Persisted::Refused(text) => Err(Failure::Halt(text)),
+            Persisted::Refused(text) => Err(Failure::Halt(self.stands(Place::One(offset), &text))),
             Persisted::Ordered(..) => self.bury_by_order(batch, index, &text).await,
         }
     }

@@ -64,7 +64,12 @@ impl Consequence {
 /// Sorts an error of tokio-postgres; what is no answer of the server is a connection that failed.
 pub fn consequence(error: &tokio_postgres::Error) -> Consequence {
     match error.as_db_error() {
-        Some(answer) => of_answer(answer.code().code(), answer.constraint(), answer.routine()),
+        Some(answer) => of_answer(
+            answer.code().code(),
+            answer.message(),
+            answer.constraint(),
+            answer.routine(),
+        ),
         None => Consequence::Retry,
     }
 }
@@ -82,13 +87,18 @@ pub fn ordered_offset(error: &tokio_postgres::Error) -> Option<i64> {
 }
 
 /// Sorts a SQLSTATE. `routine` is where it was raised: only the extension itself speaks of leadership, pauses and orders.
-pub fn of_answer(code: &str, constraint: Option<&str>, raised_by: Option<&str>) -> Consequence {
+pub fn of_answer(
+    code: &str,
+    message: &str,
+    constraint: Option<&str>,
+    raised_by: Option<&str>,
+) -> Consequence {
     let ours = match raised_by {
         Some(routine::FENCE) if code == sqlstate::STALE => Some(Consequence::Reacquire),
         Some(routine::SLUICE) => of_the_extension(code),
         _ => None,
     };
-    ours.unwrap_or_else(|| of_sqlstate(code, constraint))
+    ours.unwrap_or_else(|| of_sqlstate(code, message, constraint))
 }
 
 /// What the extension means by a SQLSTATE that it raises.
@@ -104,7 +114,7 @@ fn of_the_extension(code: &str) -> Option<Consequence> {
 }
 
 /// What PostgreSQL, a trigger or a handler means by it. What is not listed never costs a record its life.
-fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
+fn of_sqlstate(code: &str, message: &str, constraint: Option<&str>) -> Consequence {
     match (code, &code[..2.min(code.len())]) {
         // Another partition opened the same account; now it is there to be found.
         ("23505", _) if constraint == Some("account_balances_pkey") => Consequence::RetryAtOnce,
@@ -114,7 +124,7 @@ fn of_sqlstate(code: &str, constraint: Option<&str>) -> Consequence {
         // No such database: a swap takes it away for a moment.
         ("3D000", _) => Consequence::Retry,
         (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
-        (code, _) if fault::is_of_the_record(code) => Consequence::Reject,
+        (code, _) if fault::is_of_the_record(code, message) => Consequence::Reject,
         (_, "0A" | "28" | "3F" | "42") => Consequence::Halt,
         _ => Consequence::Unclassified,
     }
@@ -217,7 +227,7 @@ mod tests {
             ("22P05", None, Reject),
             ("P0001", None, Reject),
             ("09000", None, Reject),
-            ("54000", None, Reject),
+            ("54000", None, Unclassified),
             ("42P01", None, Halt),
             ("42501", None, Halt),
             ("42883", None, Halt),
@@ -239,7 +249,7 @@ mod tests {
             ("", None, Unclassified),
         ] {
             assert_eq!(
-                of_answer(code, constraint, Some("exec_stmt_raise")),
+                of_answer(code, "", constraint, Some("exec_stmt_raise")),
                 expected,
                 "{code} {constraint:?}"
             );
@@ -257,13 +267,13 @@ mod tests {
             ("XX001", routine::SLUICE, Retry, Unclassified),
             ("22023", routine::SLUICE, Halt, Reject),
             ("22004", routine::SLUICE, Halt, Reject),
-            ("54000", routine::SLUICE, Halt, Reject),
+            ("54000", routine::SLUICE, Halt, Unclassified),
             // Not the fence's, though the extension's.
             ("55000", routine::SLUICE, Unclassified, Unclassified),
             ("P0001", routine::SLUICE, Reject, Reject),
         ] {
             assert_eq!(
-                of_answer(code, None, Some(routine)),
+                of_answer(code, "", None, Some(routine)),
                 from_the_extension,
                 "{code}"
             );
@@ -273,11 +283,40 @@ mod tests {
                 Some("CheckCmdReplicaIdentity"),
             ] {
                 assert_eq!(
-                    of_answer(code, None, other),
+                    of_answer(code, "", None, other),
                     from_others,
                     "{code} {other:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_limit_of_the_database_rejects_no_record() {
+        for (message, expected) in [
+            (
+                "index row size 2800 exceeds btree version 4 maximum 2704 for index \"i\"",
+                Consequence::Reject,
+            ),
+            (
+                "index row requires 12016 bytes, maximum size is 8191",
+                Consequence::Reject,
+            ),
+            (
+                "multixact \"members\" limit exceeded",
+                Consequence::Unclassified,
+            ),
+            (
+                "database is not accepting commands to avoid wraparound data loss in database \"d\"",
+                Consequence::Unclassified,
+            ),
+            (
+                "too many notifications in the NOTIFY queue",
+                Consequence::Unclassified,
+            ),
+        ] {
+            let found = of_answer("54000", message, None, Some("exec_stmt_raise"));
+            assert_eq!(found, expected, "{message}");
         }
     }
 

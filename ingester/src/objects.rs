@@ -1,33 +1,48 @@
-//! What the ingester needs of the database besides versions: functions with the right to call them, the trigger that
-//! hands over staged rows, tables with their columns. `DROP EXTENSION … CASCADE` and owners may take them away.
+//! What the ingester needs of the database besides versions: functions with the right to call them, views, triggers,
+//! tables with their columns. `DROP EXTENSION … CASCADE` and owners may take them away.
 
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error};
+
+use crate::shipped::{self, SCRIPTS, Trigger};
 
 /// Functions of schema `sluice` that the ingester's login calls.
-const FUNCTIONS: [&str; 23] = [
+const FUNCTIONS: [&str; 34] = [
     "acquire_partition_lock",
     "renew_partition_lock",
     "release_partition_lock",
+    "partition_position",
+    "start_topics",
+    "keep_topic_id",
+    "halt_partition",
     "heartbeat",
     "leave",
     "report_partitions",
     "apply_balance_batch",
     "apply_event_batch",
+    "last_batch_rejections",
     "pause_handler",
     "trip_breaker",
     "retry_dead_letters",
     "unpublished_dead_letters",
+    "dead_letter_headers",
     "mark_published",
     "partitions_to_care_for",
     "partitions_with_results",
     "unsent_results",
     "mark_results",
+    "keep_result_headers",
+    "result_headers",
+    "forget_result_headers",
     "unprocessed_records",
     "unmarked_replays",
     "mark_replays",
     "parked_dead_letters",
     "dangling_references",
     "other_writers",
+    "lock_holder",
+    // The view partition_status calls it.
+    "partition_holder",
 ];
 
 /// Functions that other functions and handlers call, by the role that they run as.
@@ -43,42 +58,8 @@ const CALLERS: [(&str, &str); 9] = [
     ("sluice_handler", "absent"),
 ];
 
-/// The scripts of the extension: what they create is to be there, called by the ingester or not.
-pub const SCRIPTS: [&str; 7] = [
-    include_str!("../../pg_ext/sql/sluice--0.1.0.sql"),
-    include_str!("../../pg_ext/sql/sluice--0.1.0--0.2.0.sql"),
-    include_str!("../../pg_ext/sql/sluice--0.2.0--0.3.0.sql"),
-    include_str!("../../pg_ext/sql/sluice--0.3.0--0.4.0.sql"),
-    include_str!("../../pg_ext/sql/sluice--0.4.0--0.5.0.sql"),
-    include_str!("../../pg_ext/sql/sluice--0.5.0--0.6.0.sql"),
-    include_str!("../../pg_ext/sql/sluice--0.6.0--0.7.0.sql"),
-];
-
-/// Triggers of schema `ledger`: table, name, and how it is made anew.
-const TRIGGERS: [(&str, &str, &str); 3] = [
-    // It depends on the extension, and goes with it.
-    (
-        "staging_balance_changes",
-        "capture",
-        "CREATE TRIGGER capture BEFORE INSERT ON ledger.staging_balance_changes
-         FOR EACH ROW EXECUTE FUNCTION sluice.capture_staged_row()",
-    ),
-    (
-        "partition_progress",
-        "record_pause",
-        "CREATE TRIGGER record_pause AFTER UPDATE OF paused_at ON ledger.partition_progress
-         FOR EACH ROW WHEN (NEW.paused_at IS DISTINCT FROM OLD.paused_at) EXECUTE FUNCTION ledger.record_partition_action()",
-    ),
-    (
-        "partition_leases",
-        "record_step_down",
-        "CREATE TRIGGER record_step_down AFTER UPDATE OF stepped_down_until ON ledger.partition_leases
-         FOR EACH ROW WHEN (NEW.stepped_down_until IS NOT NULL) EXECUTE FUNCTION ledger.record_partition_action()",
-    ),
-];
-
 /// What the ingester's login reads or writes itself: table of schema `ledger`, privilege, columns.
-const RIGHTS: [(&str, &str, &str); 7] = [
+const RIGHTS: [(&str, &str, &str); 8] = [
     ("staging_balance_changes", "INSERT", "piece"),
     ("partition_leases", "SELECT", "partition_id topic partition"),
     (
@@ -91,26 +72,29 @@ const RIGHTS: [(&str, &str, &str); 7] = [
         "SELECT",
         "topic partition leader_svc_id paused_reason stepped_down_svc_id",
     ),
+    ("partition_halts", "SELECT", "topic partition reason"),
     ("live_instances", "SELECT", "service_id topics"),
     ("partition_status", "SELECT", "topic partition state reason"),
     ("event_handlers", "SELECT", "event_type"),
 ];
 
 /// Columns of schema `ledger` that the functions work on.
-const COLUMNS: [(&str, &str); 15] = [
+const COLUMNS: [(&str, &str); 18] = [
     (
         "partition_leases",
         "partition_id topic partition leader_svc_id lease_id lease_expires_at session_pid stepped_down_svc_id stepped_down_until",
     ),
     (
         "partition_progress",
-        "partition_id fencing_token lease_id commit_offset started_at last_record paused_at paused_reason bury_from resumed_at",
+        "partition_id fencing_token lease_id commit_offset started_at last_record paused_at paused_reason bury_from resumed_at \
+         is_domain topic_id is_halted accepted_at",
     ),
     ("staging_balance_changes", "piece"),
     (
         "event_identities",
         "identity payload_hash kafka_offset partition_id",
     ),
+    ("event_conflicts", "identity partition_id kafka_offset"),
     (
         "account_balances",
         "account_id shard_id currency_code available frozen updated_msec last_offset last_partition_id last_change_no",
@@ -127,7 +111,7 @@ const COLUMNS: [(&str, &str); 15] = [
     (
         "dead_letters",
         "id topic partition kafka_offset event_id key payload headers error_code error_message attempts status \
-         first_failed_at updated_at record_time_ms published_at marked_at",
+         first_failed_at updated_at record_time_ms published_at marked_at is_domain owns_identity retry_payload",
     ),
     (
         "dead_letter_actions",
@@ -146,23 +130,26 @@ const COLUMNS: [(&str, &str); 15] = [
         "ingester_instances",
         "service_id session_pid topics expires_at",
     ),
+    ("topic_starts", "topic partitions"),
     ("results_progress", "partition_id next_offset"),
+    ("result_headers", "partition_id kafka_offset headers"),
     ("changed_verdicts", "id partition_id kafka_offset"),
 ];
 
 const MIGRATE: &str = "run `sluice migrate`";
 
-/// What is missing, each with what to do about it; nothing where all is there.
-pub async fn missing(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+/// What is missing, each with what to do about it; nothing where all is there. Takes the texts of the migrations.
+pub async fn missing(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
     let mut missing = functions(client).await?;
     missing.extend(callers(client).await?);
-    missing.extend(triggers(client).await?);
+    missing.extend(views(client, migrations).await?);
+    missing.extend(triggers(client, migrations).await?);
     missing.extend(columns(client).await?);
     missing.extend(rights(client).await?);
     Ok(missing)
 }
 
-async fn functions(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+async fn functions(client: &Client) -> Result<Vec<String>, Error> {
     const FUNCTION: &str = "
         SELECT w.name, count(p.oid) > 0, coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), false)
         FROM unnest($1::text[]) w(name)
@@ -184,7 +171,7 @@ async fn functions(client: &Client) -> Result<Vec<String>, tokio_postgres::Error
     Ok(told.collect())
 }
 
-async fn callers(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+async fn callers(client: &Client) -> Result<Vec<String>, Error> {
     const CALLER: &str = "
         SELECT w.role, w.name FROM unnest($1::text[], $2::text[]) w(role, name)
         JOIN pg_proc p ON p.pronamespace = to_regnamespace('sluice') AND p.proname = w.name
@@ -221,68 +208,118 @@ fn created() -> Vec<&'static str> {
     names
 }
 
-async fn triggers(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
-    let told = broken_triggers(client).await?.into_iter().map(|broken| {
-        let state = if broken.exists { "disabled" } else { "missing" };
-        let Broken { table, name, .. } = broken;
-        format!("trigger {name} of ledger.{table} is {state}: {MIGRATE}")
+/// Which of these views the database does not have.
+async fn missing_views(client: &Client, names: &[&str]) -> Result<Vec<String>, Error> {
+    // Not by to_regclass, which asks for the right to use the schema.
+    const MISSING: &str = "
+        SELECT w.name FROM unnest($1::text[]) WITH ORDINALITY w(name, n)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace WHERE s.nspname || '.' || c.relname = w.name)
+        ORDER BY w.n";
+    let rows = client.query(MISSING, &[&names]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Views of `domain` are for people: the ingester runs without them.
+async fn views(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
+    let views = shipped::views(texts(migrations));
+    let names: Vec<&str> = views.iter().map(|view| view.name).collect();
+    let missing = missing_views(client, &names).await?;
+    let needed = missing.iter().filter(|name| name.starts_with("ledger."));
+    Ok(needed
+        .map(|name| format!("view {name} is missing: {MIGRATE}"))
+        .collect())
+}
+
+fn texts(migrations: &[String]) -> impl Iterator<Item = &str> {
+    migrations.iter().map(String::as_str)
+}
+
+async fn triggers(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
+    let broken = broken_triggers(client, migrations).await?;
+    let told = broken.into_iter().map(|(trigger, exists)| {
+        let state = if exists { "disabled" } else { "missing" };
+        let Trigger { table, name, .. } = trigger;
+        format!("trigger {name} of {table} is {state}: {MIGRATE}")
     });
     Ok(told.collect())
 }
 
-/// A trigger that does not fire.
-struct Broken {
-    table: &'static str,
-    name: &'static str,
-    anew: &'static str,
-    exists: bool,
-}
-
-async fn broken_triggers(client: &Client) -> Result<Vec<Broken>, tokio_postgres::Error> {
+/// The triggers that do not fire, each with whether it exists.
+async fn broken_triggers<'m>(
+    client: &Client,
+    migrations: &'m [String],
+) -> Result<Vec<(Trigger<'m>, bool)>, Error> {
     // Where the table itself is not there its columns are told of.
     const STATE: &str = "
         SELECT t.tgenabled::text FROM pg_class c
         LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = $2 AND NOT t.tgisinternal
-        WHERE c.oid = to_regclass('ledger.' || $1)";
+        WHERE c.oid = to_regclass($1)";
     let mut broken = Vec::new();
-    for (table, name, anew) in TRIGGERS {
-        let Some(row) = client.query_opt(STATE, &[&table, &name]).await? else {
+    for trigger in shipped::triggers(texts(migrations)) {
+        let which: [&(dyn ToSql + Sync); 2] = [&trigger.table, &trigger.name];
+        let Some(row) = client.query_opt(STATE, &which).await? else {
             continue;
         };
         let state: Option<String> = row.get(0);
-        let exists = state.is_some();
         if !matches!(state.as_deref(), Some("O" | "A")) {
-            broken.push(Broken {
-                table,
-                name,
-                anew,
-                exists,
-            });
+            broken.push((trigger, state.is_some()));
         }
     }
     Ok(broken)
 }
 
-/// Makes anew what belongs to the tables and went with the extension; answers what it was.
-pub async fn restore(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+/// Makes anew what belongs to the tables and is not there any more; answers what it was.
+pub async fn restore(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
     let mut restored = Vec::new();
-    for Broken {
-        table,
-        name,
-        anew,
-        exists,
-    } in broken_triggers(client).await?
+    // What triggers call, before the triggers.
+    let functions = shipped::functions(texts(migrations));
+    // Those of `domain` are handlers and what they call: whoever drops one has one of his own.
+    let names = functions.keys().copied();
+    let names: Vec<&str> = names.filter(|name| name.starts_with("ledger.")).collect();
+    for name in missing_functions(client, &names).await? {
+        as_owner(client, functions[name.as_str()].statement).await?;
+        restored.push(format!("function {name}"));
+    }
+    // In the order of their definitions, because one may read another.
+    let views = shipped::views(texts(migrations));
+    let names: Vec<&str> = views.iter().map(|view| view.name).collect();
+    let missing = missing_views(client, &names).await?;
+    for view in views
+        .iter()
+        .filter(|view| missing.iter().any(|name| name == view.name))
     {
-        let enable = format!("ALTER TABLE ledger.{table} ENABLE TRIGGER {name}");
-        client
-            .batch_execute(if exists { &enable } else { anew })
-            .await?;
-        restored.push(format!("trigger {name} of ledger.{table}"));
+        as_owner(client, &view.anew()).await?;
+        restored.push(format!("view {}", view.name));
+    }
+    for (trigger, exists) in broken_triggers(client, migrations).await? {
+        let Trigger { table, name, anew } = trigger;
+        let enable = format!("ALTER TABLE {table} ENABLE TRIGGER {name}");
+        let statement: &str = if exists { &enable } else { anew };
+        client.batch_execute(statement).await?;
+        restored.push(format!("trigger {name} of {table}"));
     }
     Ok(restored)
 }
 
-async fn columns(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+/// Which of these functions the database does not have.
+async fn missing_functions(client: &Client, names: &[&str]) -> Result<Vec<String>, Error> {
+    const MISSING: &str = "
+        SELECT w.name FROM unnest($1::text[]) w(name)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace WHERE s.nspname || '.' || p.proname = w.name)
+        ORDER BY 1";
+    let rows = client.query(MISSING, &[&names]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// What the owner of the tables makes is his, and the default privileges of his schemas go with it.
+async fn as_owner(client: &Client, statements: &str) -> Result<(), Error> {
+    let transaction = format!("BEGIN; SET LOCAL ROLE sluice_owner; {statements} COMMIT");
+    client.batch_execute(&transaction).await
+}
+
+async fn columns(client: &Client) -> Result<Vec<String>, Error> {
     const COLUMN: &str = "
         SELECT 'ledger.' || w.table || '.' || w.name
         FROM unnest($1::text[], $2::text[]) w(\"table\", name)
@@ -302,7 +339,7 @@ async fn columns(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> 
     Ok(told.collect())
 }
 
-async fn rights(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+async fn rights(client: &Client) -> Result<Vec<String>, Error> {
     // A column that is not there has been told of already.
     const RIGHT: &str = "
         SELECT w.right, w.table, w.name
@@ -327,6 +364,9 @@ async fn rights(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
     use super::*;
 
     #[test]
@@ -336,5 +376,60 @@ mod tests {
             assert!(created.contains(&name), "{name}");
         }
         assert!(created.len() > 40, "{created:?}");
+    }
+
+    /// Of operators, who call by logins of their own; and what is about texts only.
+    const NOT_THE_INGESTERS: [&str; 6] = [
+        "commands/dlq.rs",
+        "commands/find.rs",
+        "commands/partitions.rs",
+        "commands/prune.rs",
+        "objects.rs",
+        "shipped.rs",
+    ];
+
+    fn sources(folder: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).expect("a folder of ours") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                found.extend(sources(&path));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+        found
+    }
+
+    /// A function that is not in the list is one whose loss `sluice check` would not see.
+    #[test]
+    fn every_function_that_the_sources_call_is_checked() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut called = BTreeSet::new();
+        for path in sources(&folder) {
+            if NOT_THE_INGESTERS
+                .iter()
+                .any(|file| path == folder.join(file))
+            {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            for (at, schema) in text.match_indices("sluice.") {
+                let rest = &text[at + schema.len()..];
+                let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+                let (name, behind) =
+                    rest.split_at(rest.find(|c: char| !is_name(c)).unwrap_or(rest.len()));
+                if behind.starts_with('(') {
+                    called.insert(name.to_owned());
+                }
+            }
+        }
+        assert!(called.len() > 30, "{called:?}");
+        for name in called {
+            assert!(
+                FUNCTIONS.contains(&name.as_str()),
+                "{name} is called and not in FUNCTIONS"
+            );
+        }
     }
 }

@@ -1,5 +1,7 @@
-//! Producing to Kafka: at least once, in order per key, and never more at once than the topic takes.
+//! Producing to Kafka: at least once, in order per key, and never more at once than the topic takes. A record that is too
+//! large by itself is made smaller, so that it holds up nothing behind it.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,10 +33,13 @@ const BATCH_HEAD: usize = 61;
 const RECORD_HEAD: usize = 32;
 const HEADER_HEAD: usize = 10;
 
+/// Says how many bytes of the original's headers were left out.
+pub const HEADERS_OMITTED: &str = "sluice-headers-omitted";
+
 /// One record to be produced.
 pub struct Message<'m> {
     pub key: Option<&'m [u8]>,
-    pub payload: Option<&'m [u8]>,
+    pub payload: Option<Cow<'m, [u8]>>,
     pub headers: Vec<(&'static str, String)>,
     /// Those of the record that it is about.
     pub original_headers: Vec<(String, Option<Vec<u8>>)>,
@@ -42,26 +47,43 @@ pub struct Message<'m> {
 
 impl Message<'_> {
     /// Bytes of it in a batch, at most.
-    fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
         let own = self.headers.iter();
         let own = own.map(|(name, value)| HEADER_HEAD + name.len() + value.len());
-        let original = self.original_headers.iter();
-        let original =
-            original.map(|(name, value)| HEADER_HEAD + name.len() + length(value.as_deref()));
-        let headers: usize = own.chain(original).sum();
-        RECORD_HEAD + length(self.key) + length(self.payload) + headers
+        let original = HEADER_HEAD * self.original_headers.len() + self.original_bytes();
+        let payload = length(self.payload.as_deref());
+        RECORD_HEAD + length(self.key) + payload + own.sum::<usize>() + original
+    }
+
+    /// Bytes of the original's headers, names and values.
+    pub fn original_bytes(&self) -> usize {
+        let headers = self.original_headers.iter();
+        let value_bytes = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        headers
+            .map(|(name, value)| name.len() + value_bytes(value))
+            .sum()
+    }
+
+    /// Leaves out the original's headers, and says how long they were; false where there are none.
+    pub fn omit_original_headers(&mut self) -> bool {
+        let bytes = self.original_bytes();
+        let has_any = !self.original_headers.is_empty();
+        if has_any {
+            self.original_headers.clear();
+            self.headers.push((HEADERS_OMITTED, bytes.to_string()));
+        }
+        has_any
     }
 }
 
-/// Why not all were produced.
-#[derive(Debug)]
-pub struct Refused {
+/// Why not all of a lot were produced.
+struct Refused {
     /// The one to blame.
-    pub index: usize,
-    /// By itself, and in company of nobody.
-    pub too_large: bool,
-    pub text: String,
+    index: usize,
+    /// A record, or all of the lot together.
+    too_large: bool,
+    text: String,
 }
 
 impl Refused {
@@ -137,20 +159,22 @@ impl Outlet {
         limit
     }
 
-    /// Produces all, in order; an error says that some of them may be there and some not.
+    /// Produces all, in order; an error says that some of them may be there and some not. A record that the topic does not
+    /// take by itself is made smaller by `shorten`, step by step, until that answers false.
     /// None is produced once the leadership of the partition that they are about is over: a successor may have told
     /// something newer.
     pub async fn produce(
         &self,
-        messages: &[Message<'_>],
+        messages: &mut [Message<'_>],
+        shorten: fn(&mut Message<'_>) -> bool,
         leadership: &Leadership,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), String> {
         if messages.is_empty() {
             return Ok(());
         }
         self.brokers.name_again(self.producer.client());
         let limit = self.limit().await;
-        let mut rest = messages;
+        let mut rest = &*messages;
         let mut lots = Vec::new();
         while !rest.is_empty() {
             let (_, behind) = rest.split_at(fitting(rest, limit));
@@ -168,12 +192,17 @@ impl Outlet {
                     lots.push(middle..lot.end);
                     lots.push(lot.start..middle);
                 }
-                Err(refused) => {
-                    return Err(Refused {
-                        index: lot.start + refused.index,
-                        ..refused
-                    });
+                // The database has the whole of it.
+                Err(refused) if refused.too_large => {
+                    if !shorten(&mut messages[lot.start]) {
+                        return Err(format!(
+                            "{}, and nothing more of it can be left out: raise max.message.bytes of topic {}",
+                            refused.text, self.topic
+                        ));
+                    }
+                    lots.push(lot);
                 }
+                Err(refused) => return Err(refused.text),
             }
         }
         Ok(())
@@ -199,7 +228,7 @@ impl Outlet {
             if let Some(key) = message.key {
                 record = record.key(key);
             }
-            if let Some(payload) = message.payload {
+            if let Some(payload) = message.payload.as_deref() {
                 record = record.payload(payload);
             }
             // Queued here and now, so that they keep their order.
@@ -255,7 +284,7 @@ mod tests {
     fn message(payload: &[u8]) -> Message<'_> {
         Message {
             key: Some(b"key"),
-            payload: Some(payload),
+            payload: Some(payload.into()),
             headers: vec![("name", "value".to_owned())],
             original_headers: vec![("trace".to_owned(), Some(vec![0; 10]))],
         }

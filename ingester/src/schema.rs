@@ -50,6 +50,19 @@ pub async fn migrations(client: &Client) -> Result<Vec<(Migration, bool)>, tokio
         .collect())
 }
 
+/// The texts of the migrations of this binary, in their order.
+pub fn texts() -> Vec<String> {
+    let mut migrations = runner().get_migrations().clone();
+    migrations.sort();
+    let texts = migrations.iter().filter_map(Migration::sql);
+    texts.map(str::to_owned).collect()
+}
+
+/// What this binary needs and the database lacks, each with what to do about it.
+pub async fn missing(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    objects::missing(client, &texts()).await
+}
+
 /// The newest migration that this binary knows.
 pub fn newest() -> i64 {
     runner()
@@ -183,7 +196,7 @@ pub async fn fits(client: &Client) -> Result<Result<(), Misfit>, tokio_postgres:
     }
     Ok(match level(client).await? {
         Some((level, name)) if level > newest() => Err(Misfit::Wrong(too_new(level, &name))),
-        Some((level, _)) if level == newest() => match objects::missing(client).await? {
+        Some((level, _)) if level == newest() => match missing(client).await? {
             missing if missing.is_empty() => Ok(()),
             missing => Err(Misfit::Wrong(missing.join("; "))),
         },

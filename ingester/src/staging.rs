@@ -56,6 +56,7 @@ pub struct Batch {
     rows: usize,
     marks: Vec<Mark>,
     arena: Vec<u8>,
+    header_bytes: usize,
     changes: Vec<Change>,
 }
 
@@ -152,7 +153,11 @@ impl Slice<'_> {
                 Staged::Copy(copy) => copy.len(),
             },
             Content::Domain(records) => {
-                records.payloads.iter().flatten().map(|one| one.len()).sum()
+                let raw = records.payloads.iter().chain(&records.keys).flatten();
+                let headers = records.headers.iter().flatten();
+                raw.map(|one| one.len())
+                    .chain(headers.map(|one| one.len()))
+                    .sum()
             }
         }
     }
@@ -169,6 +174,7 @@ impl Batch {
             rows: 0,
             marks: Vec::new(),
             arena: Vec::new(),
+            header_bytes: 0,
             changes: Vec::new(),
         }
     }
@@ -186,6 +192,7 @@ impl Batch {
         self.rows = 0;
         self.marks.clear();
         self.arena.clear();
+        self.header_bytes = 0;
     }
 
     pub fn records(&self) -> usize {
@@ -197,9 +204,9 @@ impl Batch {
         self.rows
     }
 
-    /// Bytes of the records, raw and staged.
+    /// Bytes of the records, raw with their headers, and staged.
     pub fn bytes(&self) -> usize {
-        self.arena.len() + self.staged.len()
+        self.arena.len() + self.header_bytes + self.staged.len()
     }
 
     /// Decodes and encodes one record.
@@ -210,6 +217,7 @@ impl Batch {
         };
         let key = keep(&mut self.arena, record.key);
         let payload = keep(&mut self.arena, record.payload);
+        self.header_bytes += record.headers.as_ref().map_or(0, String::len);
         self.marks.push(Mark {
             offset: record.offset,
             timestamp_ms: record.timestamp_ms,
@@ -537,6 +545,33 @@ mod tests {
         let staged = staged(&dead);
         let has = |part: &[u8]| staged.windows(part.len()).any(|window| window == part);
         assert!(has(b"APPLY_FAILED") && has(br#""eventId":"e12""#));
+    }
+
+    #[test]
+    fn headers_count_as_bytes_of_a_batch_and_of_what_is_sent() {
+        let payload = br#"{"eventId":"e","eventType":"balance.changed","data":{"accountId":1,"changes":[{"currencyCode":"USD","availableDelta":"1"}]}}"#;
+        let of = |kind: Kind, headers: Option<String>| {
+            let mut batch = Batch::new(kind, 0);
+            batch.push(&Record {
+                offset: 0,
+                timestamp_ms: 0,
+                key: Some(b"key"),
+                payload: Some(payload),
+                headers,
+            });
+            batch
+        };
+        for kind in [Kind::Balance, Kind::Domain] {
+            let (without, mut with) = (of(kind, None), of(kind, Some("h".repeat(1_000))));
+            assert_eq!(with.bytes(), without.bytes() + 1_000, "{kind:?}");
+            if kind == Kind::Domain {
+                let sent = without.slice(0..1).bytes();
+                assert_eq!(sent, payload.len() + "key".len());
+                assert_eq!(with.slice(0..1).bytes(), sent + 1_000);
+            }
+            with.restart(1);
+            assert_eq!(with.bytes(), 0, "{kind:?}");
+        }
     }
 
     #[test]

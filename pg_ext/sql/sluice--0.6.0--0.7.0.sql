@@ -3,6 +3,14 @@
 
 -- --- Leadership ---
 
+CREATE FUNCTION sluice.partition_row_holders(partition_id integer)
+RETURNS TABLE (what text, id text)
+LANGUAGE c STABLE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'partition_row_holders_wrapper';
+COMMENT ON FUNCTION sluice.partition_row_holders(integer) IS
+'The ids of the transactions that lock or change the lease or the progress of a partition, as pg_locks has them. xmax alone does not tell: it may be the number of a MultiXact.';
+
 CREATE FUNCTION sluice.transaction_holder(id xid, OUT pid integer, OUT gid text, OUT age interval, OUT words text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -13,17 +21,7 @@ BEGIN
     SELECT l.pid, l.virtualtransaction INTO held FROM pg_locks l
     WHERE l.locktype = 'transactionid' AND l.transactionid = id AND l.granted LIMIT 1;
     IF NOT FOUND THEN
-        -- Several may have locked the row: then it is the number of a list of transactions.
-        BEGIN
-            SELECT l.pid, l.virtualtransaction INTO held
-            FROM pg_get_multixact_members(id) m
-            JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = m.xid AND l.granted LIMIT 1;
-        EXCEPTION WHEN OTHERS THEN
-            RETURN; -- of nobody that lives
-        END;
-    END IF;
-    IF held.virtualtransaction IS NULL THEN
-        RETURN;
+        RETURN; -- of nobody that lives
     ELSIF held.pid IS NULL THEN
         SELECT p.gid, clock_timestamp() - p.prepared,
             format('prepared transaction %L of %I (since %s): COMMIT PREPARED or ROLLBACK PREPARED it in database %I',
@@ -44,7 +42,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sluice.transaction_holder(xid) IS
-'Who runs a transaction that is not over: a process, or a prepared transaction by its gid. For those who wait for a row that it has locked.';
+'Who runs a transaction that is not over: a process, or a prepared transaction by its gid; of any other number, nobody. For those who wait for a row that it has locked.';
 
 CREATE FUNCTION sluice.lock_holder(waiting integer)
 RETURNS text
@@ -84,15 +82,9 @@ BEGIN
     -- Leading takes both rows for moments only.
     RETURN (
         SELECT format('its %s is held by %s', f.what, h.words)
-        FROM (
-            SELECT 1 AS n, 'lease' AS what, l.xmax AS id FROM ledger.partition_leases l
-            WHERE l.partition_id = partition_holder.partition_id
-            UNION ALL
-            SELECT 2, 'progress', p.xmax FROM ledger.partition_progress p
-            WHERE p.partition_id = partition_holder.partition_id
-        ) f, sluice.transaction_holder(f.id) h
+        FROM sluice.partition_row_holders(partition_holder.partition_id) f, sluice.transaction_holder(f.id::xid) h
         WHERE h.age > interval '1 s'
-        ORDER BY f.n LIMIT 1);
+        ORDER BY f.what, h.age DESC LIMIT 1);
 END
 $$;
 COMMENT ON FUNCTION sluice.partition_holder(integer) IS
@@ -153,7 +145,10 @@ DO $$
 DECLARE
     f regprocedure;
 BEGIN
-    FOREACH f IN ARRAY ARRAY['sluice.transaction_holder(xid)', 'sluice.lock_holder(integer)', 'sluice.partition_holder(integer)']::regprocedure[] LOOP
+    FOREACH f IN ARRAY ARRAY[
+        'sluice.partition_row_holders(integer)', 'sluice.transaction_holder(xid)', 'sluice.lock_holder(integer)',
+        'sluice.partition_holder(integer)']::regprocedure[]
+    LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;
@@ -267,7 +262,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sluice.accept_partition(text, integer, text, bigint) IS
-'Ends the halt of a partition whose topic was not recognised: what Kafka holds now is what is read on, from the committed offset, or from next_offset behind it. What lies between is recorded as a hole, the decision in ledger.partition_actions. Answers where reading goes on.';
+'Ends the halt of a partition whose topic was not recognised: what Kafka holds now is what is read on, from the committed offset, or from next_offset behind it. What lies between is recorded as a hole, the decision in ledger.partition_actions, with the offsets (from, to) in its arguments. Answers where reading goes on.';
 
 CREATE FUNCTION sluice.dead_letter_headers(topic text, partition integer, max_attempts integer, max_rows integer)
 RETURNS TABLE (id bigint, headers jsonb)
@@ -413,13 +408,13 @@ GRANT EXECUTE ON FUNCTION sluice.accept_partition(text, integer, text, bigint) T
 
 -- --- Batches ---
 
-CREATE FUNCTION sluice.blames_record(sqlstate text)
+CREATE FUNCTION sluice.blames_record(sqlstate text, message text)
 RETURNS boolean
 LANGUAGE c IMMUTABLE PARALLEL SAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'blames_record_wrapper';
-COMMENT ON FUNCTION sluice.blames_record(text) IS
-'Whether an error with this SQLSTATE inside a handler is the fault of the event that met it, or of the handler, so that the event may become a dead letter for it. Any other is trouble of the database.';
+COMMENT ON FUNCTION sluice.blames_record(text, text) IS
+'Whether an error with this SQLSTATE and message inside a handler is the fault of the event that met it, or of the handler, so that the event may become a dead letter for it. Any other is trouble of the database.';
 
 CREATE FUNCTION sluice.bury_record(topic text, partition integer, kafka_offset bigint, why text)
 RETURNS boolean
@@ -488,7 +483,9 @@ DECLARE
     paused integer := 0;
 BEGIN
     FOR one IN
-        SELECT l.partition_id, l.partition FROM ledger.partition_leases l WHERE l.topic = trip_breaker.topic ORDER BY l.partition_id
+        -- As everybody locks: by topic and partition, so that no replay waits for this while this waits for it.
+        SELECT l.partition_id, l.partition FROM ledger.partition_leases l WHERE l.topic = trip_breaker.topic
+        ORDER BY l.topic COLLATE "C", l.partition
     LOOP
         UPDATE ledger.partition_progress p
         SET paused_at = clock_timestamp(), paused_reason = 'circuit breaker: ' || coalesce(reason, 'no reason given')
@@ -516,7 +513,8 @@ BEGIN
     FOR one IN
         SELECT l.partition FROM ledger.partition_leases l JOIN ledger.partition_progress p USING (partition_id)
         WHERE l.topic = reset_breaker.topic AND p.paused_reason LIKE 'circuit breaker: %'
-        ORDER BY l.partition_id
+        -- As everybody locks.
+        ORDER BY l.topic COLLATE "C", l.partition
     LOOP
         IF sluice.resume_partition(topic, one.partition) THEN
             resumed := resumed + 1;
@@ -542,7 +540,7 @@ BEGIN
     END LOOP;
 END
 $$;
-GRANT EXECUTE ON FUNCTION sluice.blames_record(text) TO sluice_handler;
+GRANT EXECUTE ON FUNCTION sluice.blames_record(text, text) TO sluice_handler;
 GRANT EXECUTE ON FUNCTION sluice.trip_breaker(text, text) TO sluice_writer;
 GRANT EXECUTE ON FUNCTION
     sluice.bury_record(text, integer, bigint, text), sluice.withdraw_burial(text, integer, bigint), sluice.reset_breaker(text)
@@ -582,7 +580,7 @@ BEGIN
     PERFORM sluice.settle_handler();
 EXCEPTION WHEN OTHERS THEN
     -- Trouble of the database, a handler that lacks a table: no fault of the events.
-    IF NOT sluice.blames_record(SQLSTATE) THEN
+    IF NOT sluice.blames_record(SQLSTATE, SQLERRM) THEN
         RAISE;
     END IF;
     GET STACKED DIAGNOSTICS broke_with = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
@@ -858,6 +856,14 @@ BEGIN
                         AND e.error_code <> 'PARKED_BEHIND' AND e.kafka_offset < d.kafka_offset)
             END
         ORDER BY d.kafka_offset LIMIT 500 FOR UPDATE SKIP LOCKED);
+    -- The first of them, as many as are 8 MiB together: a backend has each in memory several times.
+    due := ARRAY(
+        SELECT s.id FROM (
+            SELECT d.id, d.kafka_offset, sum(octet_length(coalesce(d.retry_payload, d.payload, ''))) OVER (
+                ORDER BY d.kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+            FROM ledger.dead_letters d WHERE d.id = ANY (due)) s
+        WHERE s.bytes_before IS NULL OR s.bytes_before < 8 << 20
+        ORDER BY s.kafka_offset);
     retried := 0;
     IF cardinality(due) > 0 THEN
         SELECT count(*) INTO retried FROM sluice.replay_letters(due, NULL);
@@ -1594,7 +1600,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     -- What changes rows, in the text of a function or rule.
-    statement constant text := '(insert\s+into|update|delete\s+from|truncate|merge\s+into)\s+(only\s+|table\s+)*"?(ledger|domain)"?\s*\.';
+    verb constant text := '(insert\s+into|update|delete\s+from|truncate|merge\s+into)\s+(only\s+|table\s+)*';
+    statement constant text := verb || '"?(ledger|domain)"?\s*\.';
 BEGIN
     RETURN QUERY
     WITH RECURSIVE ours AS (
@@ -1628,6 +1635,12 @@ BEGIN
         JOIN grants g ON g.grantee = 0 OR pg_has_role(l.oid, g.grantee, 'MEMBER')
         WHERE l.rolcanlogin AND NOT l.rolsuper
         GROUP BY l.rolname
+    ), unqualified AS (
+        -- The same with names that leave out the schema.
+        SELECT n.nspname::text AS schema_name, verb || '"?(' || string_agg(c.relname::text, '|') || ')"?(?![\w."])' AS written
+        FROM ours o JOIN pg_class c ON c.oid = o.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname IN ('ledger', 'domain')
+        GROUP BY n.nspname
     )
     SELECT 'login', l.rolname::text, array_to_string(l.relations[:3], ', ')
         || CASE WHEN cardinality(l.relations) > 3 THEN format(' and %s more', cardinality(l.relations) - 3) ELSE '' END
@@ -1635,7 +1648,13 @@ BEGIN
     UNION ALL
     SELECT 'trigger', format('%s on %s', t.tgname, t.tgrelid::regclass), format('by %s', p.oid::regprocedure)
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE NOT t.tgisinternal AND p.prosrc ~* statement
+    WHERE NOT t.tgisinternal
+        AND (p.prosrc ~* statement OR EXISTS (
+            SELECT FROM unqualified u
+            -- Where the function sets no search_path, it has the one of whoever writes the table of the trigger.
+            WHERE p.prosrc ~* u.written AND coalesce(
+                (SELECT s ~ ('\m' || u.schema_name || '\M') FROM unnest(p.proconfig) s WHERE s LIKE 'search\_path=%'),
+                t.tgrelid IN (SELECT o.oid FROM ours o))))
         AND NOT (n.nspname IN ('sluice', 'ledger') AND p.proowner = 'sluice_owner'::regrole)
     UNION ALL
     SELECT 'rule', format('%s on %s', r.rulename, r.ev_class::regclass), 'by ' || lower(substring(pg_get_ruledef(r.oid) FROM '(?i)(' || statement || '\s*"?\w+)'))
@@ -1649,7 +1668,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sluice.other_writers() IS
-'Who but Sluice may write its tables in ledger and domain: each login that is no superuser and has the right, itself or by a role that it can become, or through a view; and triggers, rules and foreign keys that do so when another table changes. A trigger is known by the text of its function, so one that builds its statements from parts is not found.';
+'Who but Sluice may write its tables in ledger and domain: each login that is no superuser and has the right, itself or by a role that it can become, or through a view; and triggers, rules and foreign keys that do so when another table changes. A trigger is known by the text of its function, which has to name a table of Sluice after the verb: with its schema; or without it where the function''s own search_path has the schema or, where it sets none, the trigger is on a table of Sluice. Not found are triggers whose function builds its statements from parts, calls another function that writes, or takes an unqualified name from the search_path of a session that writes tables of others.';
 ALTER FUNCTION sluice.other_writers() OWNER TO sluice_owner;
 REVOKE ALL ON FUNCTION sluice.other_writers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sluice.other_writers() TO sluice_writer, sluice_reader;

@@ -14,6 +14,7 @@ use crate::fence::Span;
 use crate::instances;
 use crate::leader::{self, Leadership, PartitionName};
 use crate::memory;
+use crate::pg::holders;
 use crate::pg::references::{self, TableId};
 use crate::rejections;
 use crate::replay;
@@ -93,6 +94,14 @@ fn release_partition_lock(
             lease_id: given("lease_id", lease_id),
         },
     )
+}
+
+#[pg_extern(stable, parallel_unsafe)]
+fn partition_row_holders(
+    partition_id: Option<i32>,
+) -> TableIterator<'static, (name!(what, &'static str), name!(id, String))> {
+    let held = partition_id.map(holders::of_partition);
+    TableIterator::new(held.unwrap_or_default())
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -186,7 +195,7 @@ fn apply_event_batch(
     record_times_ms: Option<Vec<Option<i64>>>,
     keys: Option<Array<'_, &[u8]>>,
     payloads: Option<Array<'_, &[u8]>>,
-    headers: Option<Vec<Option<String>>>,
+    headers: Option<Array<'_, &str>>,
 ) -> TableIterator<
     'static,
     (
@@ -221,14 +230,19 @@ fn apply_event_batch(
         is_domain: true,
     };
     let records = kafka_offsets.as_ref().map_or(0, Vec::len);
-    let carried = carried(keys.as_ref()) + carried(payloads.as_ref());
+    let told = headers.iter().flat_map(|headers| headers.iter().flatten());
+    let carried =
+        carried(keys.as_ref()) + carried(payloads.as_ref()) + told.map(str::len).sum::<usize>();
     memory::ensure(records * memory::BYTES_PER_ROW + carried * memory::COPIES);
     let records = Records {
         offsets: all("kafka_offsets", kafka_offsets),
         times_ms: all("record_times_ms", record_times_ms),
         keys: bytes("keys", keys),
         payloads: bytes("payloads", payloads),
-        headers: given("headers", headers),
+        headers: given("headers", headers)
+            .iter()
+            .map(|value| value.map(memory::text))
+            .collect(),
     };
     row(&events::event_batch(&span, &records), span.next_offset)
 }
@@ -346,6 +360,7 @@ fn event_identity(source: Option<&str>, event_id: Option<&str>) -> Uuid {
 }
 
 #[pg_extern(immutable, parallel_safe)]
-fn blames_record(sqlstate: Option<&str>) -> bool {
-    sqlstate.is_some_and(ledger::fault::is_of_the_handled_event)
+fn blames_record(sqlstate: Option<&str>, message: Option<&str>) -> bool {
+    let message = message.unwrap_or_default();
+    sqlstate.is_some_and(|code| ledger::fault::is_of_the_handled_event(code, message))
 }

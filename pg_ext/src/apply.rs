@@ -164,7 +164,7 @@ fn apply_behind_fence(
     Holes::between(&call.span, offsets()).write(client, fenced);
     let (counts, verdicts, mut letters) = decide(client, fenced, staged, steps);
     burials.sign(&mut letters);
-    breaker::check(client, fenced, &call.span, &letters);
+    breaker::check(client, fenced, &call.span, &letters, offsets());
     assert_count(
         "verdicts",
         verdicts.write(fenced) as i64,

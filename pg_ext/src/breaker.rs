@@ -1,55 +1,131 @@
-//! The circuit breaker of balance topics: where the database refuses most records of a window, the fault is not
-//! theirs. Handlers of domain events count their own failures, by the same rule.
+//! The circuit breakers: where most records of a window break, the fault is not theirs. Balance topics and handlers of
+//! domain events count by the same rule, in records: of the offsets some hold none (compacted, or a transaction's marker).
 
 use ledger::verdict::DeadReason;
 use pgrx::PgSqlErrorCode as Code;
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::SpiClient;
 
 use crate::error::raise;
 use crate::fence::{Fenced, Span};
-use crate::leader::internal;
+use crate::leader::{PartitionName, internal};
 use crate::outcome::DeadLetters;
 
-/// More than so many refused records …
-const MAX_FAILURES: usize = 100;
-/// … among so many offsets are too much.
-const WINDOW: i64 = 200;
+/// More than `max` broken ones of `records` neighbours are too much.
+#[derive(Clone, Copy)]
+pub struct Limit {
+    pub max: usize,
+    pub records: i64,
+}
 
-// What was refused before somebody resumed the partition does not count any more.
-const REFUSED_RECENTLY: &str = "
-    SELECT d.kafka_offset FROM ledger.dead_letters d
-    WHERE d.topic = $1 AND d.partition = $2 AND d.kafka_offset >= $3 AND d.error_code = 'APPLY_FAILED'
-        AND d.first_failed_at > coalesce(
-            (SELECT p.resumed_at FROM ledger.partition_progress p WHERE p.partition_id = $4), '-infinity')";
+const BALANCES: Limit = Limit {
+    max: 100,
+    records: 200,
+};
 
-/// Raises when one more letter of a refused record is one too many.
-pub fn check(client: &mut SpiClient<'_>, fenced: &Fenced, span: &Span<'_>, letters: &DeadLetters) {
+impl Limit {
+    /// Whether so many of the broken records are neighbours, the last of them in this batch. `places` rise, and count
+    /// records from the first one of the batch; those before it are negative.
+    pub fn is_exceeded(self, places: &[i64]) -> bool {
+        places
+            .windows(self.max + 1)
+            .any(|run| run[self.max] >= 0 && run[self.max] - run[0] < self.records)
+    }
+
+    /// How many are too much, of how many: for messages.
+    pub fn words(self) -> String {
+        format!("{} of the last {}", self.max + 1, self.records)
+    }
+}
+
+// Each record has its verdict in one of two tables. What broke before somebody resumed does not count any more.
+const BROKEN_BEFORE: &str = "
+    SELECT -r.nth
+    FROM (
+        SELECT u.kafka_offset, row_number() OVER (ORDER BY u.kafka_offset DESC) AS nth
+        FROM ledger.partition_leases l
+        CROSS JOIN LATERAL (
+            (SELECT g.kafka_offset FROM ledger.balance_log g
+            WHERE g.partition_id = l.partition_id AND g.kafka_offset < $3 AND g.change_no = 0
+            ORDER BY g.kafka_offset DESC LIMIT $4)
+            UNION ALL
+            (SELECT v.kafka_offset FROM ledger.verdicts v
+            WHERE v.partition_id = l.partition_id AND v.kafka_offset < $3
+            ORDER BY v.kafka_offset DESC LIMIT $4)
+        ) u
+        WHERE l.topic = $1 AND l.partition = $2
+        ORDER BY u.kafka_offset DESC LIMIT $4
+    ) r
+    JOIN ledger.dead_letters d ON d.topic = $1 AND d.partition = $2 AND d.kafka_offset = r.kafka_offset
+    WHERE d.error_code = $5 AND d.first_failed_at > coalesce($6, '-infinity')
+    ORDER BY r.nth DESC";
+
+const RESUMED_AT: &str =
+    "SELECT p.resumed_at FROM ledger.partition_progress p WHERE p.partition_id = $1";
+
+/// The places of those records before `from_offset` that broke for this reason, as far back as the limit looks; -1 is the
+/// place of the last one. Reads as many rows as the window has records, so it is for where something broke.
+pub fn broken_before(
+    client: &mut SpiClient<'_>,
+    name: PartitionName<'_>,
+    from_offset: i64,
+    limit: Limit,
+    reason: DeadReason,
+    since: Option<TimestampWithTimeZone>,
+) -> Vec<i64> {
+    let args = [
+        name.topic.into(),
+        name.partition.into(),
+        from_offset.into(),
+        (limit.records - 1).into(),
+        reason.as_str().into(),
+        since.into(),
+    ];
+    client
+        .update(BROKEN_BEFORE, None, &args)
+        .unwrap_or_else(internal)
+        .filter_map(|row| row.get::<i64>(1).unwrap_or_else(internal))
+        .collect()
+}
+
+/// Raises when one more letter of a refused balance record is one too many; `offsets` are those of all records of the
+/// batch, and rise.
+pub fn check(
+    client: &mut SpiClient<'_>,
+    fenced: &Fenced,
+    span: &Span<'_>,
+    letters: &DeadLetters,
+    offsets: impl Iterator<Item = i64>,
+) {
     let is_refused = |place: &usize| letters.codes[*place] == DeadReason::ApplyFailed.as_str();
     let refused: Vec<usize> = (0..letters.codes.len()).filter(is_refused).collect();
     let Some(last) = refused.last().copied() else {
         return;
     };
-    let begin = letters.offsets[last] - WINDOW + 1;
-    let args = [
-        span.name.topic.into(),
-        span.name.partition.into(),
-        begin.into(),
-        fenced.partition_id.into(),
-    ];
-    let before = client
-        .update(REFUSED_RECENTLY, None, &args)
+    let resumed_at: Option<TimestampWithTimeZone> = client
+        .update(RESUMED_AT, Some(1), &[fenced.partition_id.into()])
         .unwrap_or_else(internal)
-        .len();
-    let now = refused
-        .iter()
-        .filter(|place| letters.offsets[**place] >= begin);
-    let count = before + now.count();
-    if count > MAX_FAILURES {
+        .first()
+        .get_one()
+        .unwrap_or_else(internal);
+    let (name, from, reason) = (span.name, span.from_offset, DeadReason::ApplyFailed);
+    let mut places = broken_before(client, name, from, BALANCES, reason, resumed_at);
+    let offsets: Vec<i64> = offsets.collect();
+    places.extend(
+        refused
+            .iter()
+            .filter_map(|letter| offsets.binary_search(&letters.offsets[*letter]).ok())
+            .map(|place| place as i64),
+    );
+    if BALANCES.is_exceeded(&places) {
         raise(
             Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
             format!(
-                "the database refused {count} of the last {WINDOW} records of {}/{}, last: {}",
-                span.name.topic, span.name.partition, letters.messages[last]
+                "the database refused {} records of {}/{}, last: {}",
+                BALANCES.words(),
+                name.topic,
+                name.partition,
+                letters.messages[last]
             ),
         );
     }

@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 
 use ledger::event::Defect;
+use ledger::verdict::DeadReason;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::SpiClient;
 
+use crate::breaker::{self, Limit};
 use crate::error::raise;
 use crate::events::{Event, Records};
 use crate::leader::{PartitionName, internal};
@@ -34,11 +36,6 @@ const PARKED_KEYS: &str = "
     WHERE d.topic = $1 AND d.partition = $2 AND d.status = 'PARKED' AND d.key = ANY ($3) AND d.id <> ALL ($4)
     GROUP BY d.key";
 
-const FAILED_RECENTLY: &str = "
-    SELECT d.kafka_offset FROM ledger.dead_letters d
-    WHERE d.topic = $1 AND d.partition = $2 AND d.kafka_offset >= $3 AND d.error_code = 'HANDLER_FAILED'
-        AND d.first_failed_at > coalesce($4, '-infinity')";
-
 /// What one event came to that was not simply handled.
 pub enum Outcome {
     /// The handler broke on it, with these words.
@@ -59,8 +56,7 @@ pub enum Task<'a> {
 pub struct Handler {
     name: String,
     parks_key: bool,
-    max_failures: usize,
-    failure_window: i64,
+    limit: Limit,
     resumed_at: Option<TimestampWithTimeZone>,
 }
 
@@ -104,8 +100,10 @@ impl Handler {
         Self {
             name,
             parks_key: row.get(3).unwrap_or_else(internal) == Some(true),
-            max_failures: count(4) as usize,
-            failure_window: i64::from(count(5)),
+            limit: Limit {
+                max: count(4) as usize,
+                records: i64::from(count(5)),
+            },
             resumed_at: row.get(6).unwrap_or_else(internal),
         }
     }
@@ -159,8 +157,7 @@ impl Handler {
             let record = queue[culprit];
             failures.in_batch += 1;
             if let Task::Batch { from_offset } = task {
-                let offset = records.offsets[record];
-                failures.check(self, client, name, *from_offset, offset, &message);
+                failures.check(self, client, name, *from_offset, record, &message);
             }
             outcomes.insert(record, Outcome::Failed(message));
             if at <= culprit {
@@ -372,10 +369,10 @@ fn parked_keys(
     first
 }
 
-/// Offsets on which the handler broke, within the window.
+/// The records on which the handler broke, by their places.
 #[derive(Default)]
 struct Failures {
-    recent: Option<Vec<i64>>,
+    places: Option<Vec<i64>>,
     in_batch: usize,
 }
 
@@ -387,45 +384,28 @@ impl Failures {
         client: &mut SpiClient<'_>,
         name: PartitionName<'_>,
         from_offset: i64,
-        offset: i64,
+        record: usize,
         message: &str,
     ) {
-        let window = handler.failure_window;
-        let recent = self
-            .recent
-            .get_or_insert_with(|| failed_recently(client, name, from_offset, handler));
-        recent.push(offset);
-        recent.retain(|failed| *failed > offset - window);
-        if recent.len() > handler.max_failures {
+        let (limit, reason) = (handler.limit, DeadReason::HandlerFailed);
+        let places = self.places.get_or_insert_with(|| {
+            let since = handler.resumed_at;
+            breaker::broken_before(client, name, from_offset, limit, reason, since)
+        });
+        // A handler may name a later event before an earlier one.
+        let place = record as i64;
+        places.insert(places.partition_point(|before| *before < place), place);
+        if limit.is_exceeded(places) {
             raise(
                 Code::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
                 format!(
-                    "{} broke on {} of the last {window} events of {}/{}, last: {message}",
+                    "{} broke on {} events of {}/{}, last: {message}",
                     handler.name,
-                    recent.len(),
+                    limit.words(),
                     name.topic,
                     name.partition
                 ),
             );
         }
     }
-}
-
-fn failed_recently(
-    client: &mut SpiClient<'_>,
-    name: PartitionName<'_>,
-    from_offset: i64,
-    handler: &Handler,
-) -> Vec<i64> {
-    let args = [
-        name.topic.into(),
-        name.partition.into(),
-        (from_offset - handler.failure_window).into(),
-        handler.resumed_at.into(),
-    ];
-    client
-        .update(FAILED_RECENTLY, None, &args)
-        .unwrap_or_else(internal)
-        .filter_map(|row| row.get::<i64>(1).unwrap_or_else(internal))
-        .collect()
 }

@@ -116,13 +116,9 @@ const PROGRESS: Row = Row {
 // By words and kind; a process ends when it is told to, a prepared transaction is for people to end.
 const HOLDER: &str = "
     SELECT pg_catalog.format('its %s is held by %s', f.what, h.words), h.gid IS NOT NULL
-    FROM (
-        SELECT 1 AS n, 'lease' AS what, l.xmax AS id FROM ledger.partition_leases l WHERE l.partition_id = $1
-        UNION ALL
-        SELECT 2, 'progress', p.xmax FROM ledger.partition_progress p WHERE p.partition_id = $1
-    ) f, sluice.transaction_holder(f.id) h
+    FROM sluice.partition_row_holders($1) f, sluice.transaction_holder(f.id::xid) h
     WHERE h.gid IS NOT NULL OR (h.pid <> pg_catalog.pg_backend_pid() AND h.age > interval '2 s')
-    ORDER BY h.gid IS NULL, f.n LIMIT 1";
+    ORDER BY h.gid IS NULL, f.what LIMIT 1";
 
 // The token follows the clock so that it also grows over a restore of an older backup. Where the clock is behind, an
 // original and its restored copy would count alike: each goes on by chance.

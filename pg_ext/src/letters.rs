@@ -7,6 +7,7 @@ use pgrx::spi::SpiClient;
 use crate::apply::assert_count;
 use crate::fence::Fenced;
 use crate::leader::{PartitionName, internal, run};
+use crate::memory;
 
 // The progress row is what every batch locks first: behind it nothing of a partition moves. All of them are locked
 // before any identity or balance, in one order for everybody.
@@ -16,6 +17,11 @@ const LOCK_PROGRESS: &str = r#"
     WHERE (l.topic, l.partition) IN (SELECT d.topic, d.partition FROM ledger.dead_letters d WHERE d.id = ANY ($1))
     ORDER BY l.topic COLLATE "C", l.partition
     FOR UPDATE OF p"#;
+
+// The lengths are known without reading what is that long.
+const SIZE: &str = "
+    SELECT sum(pg_catalog.octet_length(coalesce(d.retry_payload, d.payload, '')) + pg_catalog.octet_length(coalesce(d.key, '')))::bigint
+    FROM ledger.dead_letters d WHERE d.id = ANY ($1)";
 
 // Whoever waited for a row finds it as it is now: what is not parked any more is left out. Letters come before progress
 // rows, so that no batch waits while a replay waits for somebody who has locked a letter.
@@ -108,6 +114,14 @@ pub struct Replayed {
 /// Locks those of `ids` that are parked, then the progress rows of their partitions.
 pub fn lock(client: &mut SpiClient<'_>, ids: &[i64]) -> Vec<Part> {
     let args = [ids.to_vec().into()];
+    let size = client
+        .select(SIZE, None, &args)
+        .unwrap_or_else(internal)
+        .first()
+        .get_one::<i64>()
+        .unwrap_or_else(internal)
+        .unwrap_or_default() as usize;
+    memory::ensure(ids.len() * memory::BYTES_PER_ROW + size * memory::COPIES);
     let rows = client
         .update(LOCK_LETTERS, None, &args)
         .unwrap_or_else(internal);

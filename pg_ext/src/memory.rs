@@ -42,6 +42,13 @@ pub fn copy(bytes: &[u8]) -> Vec<u8> {
     copy
 }
 
+pub fn text(text: &str) -> String {
+    let mut copy = String::new();
+    or_refuse(copy.try_reserve_exact(text.len()));
+    copy.push_str(text);
+    copy
+}
+
 /// Asks once for the sum of what will be needed in small pieces, and gives it back: a backend has one thread, so what
 /// its allocator has had it gets again.
 pub fn ensure(bytes: usize) {

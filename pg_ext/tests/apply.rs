@@ -993,3 +993,34 @@ async fn a_dead_letter_is_replayed_with_a_corrected_payload() {
     assert_eq!(verdicts(&database).await, expected);
     database.assert_invariants().await;
 }
+
+/// Every other offset is the marker of a transaction, so that 200 offsets hold 100 records.
+#[tokio::test]
+async fn behind_one_record_transactions_the_circuit_breaker_still_trips() {
+    const TRIPPED: &str =
+        "the database refused 101 of the last 200 records of balance.changed/0, last: a test";
+    let database = Database::create().await;
+    let writer = database.writer().await;
+    let leader = lead(&writer, 0, "a").await;
+    let refused = async |n: i64| {
+        let batch = Batch::default().dead(2 * n, "APPLY_FAILED", "{}");
+        batch.apply(&writer, leader, 2 * n, 2 * n + 2).await
+    };
+    let applied = async |records: std::ops::Range<i64>| {
+        let (from, next) = (2 * records.start, 2 * records.end);
+        let batch = records.fold(Batch::default(), |batch, n| {
+            batch.event(2 * n, &format!("e{n}"), &[change(1, "1", "0")])
+        });
+        batch.apply(&writer, leader, from, next).await
+    };
+    for n in 0..100 {
+        refused(n).await.expect("a dead letter");
+    }
+    assert_eq!(message(refused(100).await), TRIPPED);
+    // Until it is 201 records ago the first of them counts, wherever the verdicts of the others stand.
+    applied(100..199).await.expect("applied");
+    assert_eq!(message(refused(199).await), TRIPPED);
+    applied(199..200).await.expect("applied");
+    refused(200).await.expect("half of 200 is not most");
+    database.assert_invariants().await;
+}

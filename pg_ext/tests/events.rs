@@ -311,6 +311,30 @@ async fn a_handler_that_breaks_on_everything_pauses_and_resumes_when_replaced() 
 }
 
 #[tokio::test]
+async fn behind_one_record_transactions_a_broken_handler_still_pauses() {
+    let (database, admin, mut writer) = notes("").await;
+    replace_handler(&admin, "RAISE EXCEPTION 'always';").await;
+    for n in 0..=100 {
+        let record = note(&format!("e{n}"), &n.to_string(), Some("x"));
+        // The marker of its transaction follows.
+        let sent = writer.send_until(&[record], writer.next + 2).await;
+        if n < 100 {
+            sent.expect("a dead letter");
+            writer.next += 2;
+            continue;
+        }
+        let error = sent.expect_err("too much");
+        assert_eq!(code(&error), "38000");
+        assert!(
+            words(&error)
+                .contains("broke on 101 of the last 200 events of note.written/0, last: always"),
+            "{error:?}"
+        );
+    }
+    database.assert_invariants().await;
+}
+
+#[tokio::test]
 async fn later_records_of_a_dead_ones_key_are_parked_behind_it() {
     let (database, admin, mut writer) = notes(", parks_key => true").await;
     let batch = [

@@ -881,3 +881,37 @@ async fn id_in(admin: &Client, offset: i64) -> i64 {
     let row = admin.query_one(id, &[&notes::TOPIC, &offset]).await;
     row.expect("a letter").get(0)
 }
+
+/// Replays lock the partitions of a topic by their numbers; these came into being the other way round.
+#[tokio::test]
+async fn a_breaker_that_pauses_or_resumes_a_topic_and_a_replay_do_not_deadlock() {
+    const TRIP: &str = "SELECT sluice.trip_breaker('balance.changed', 'a test')";
+    const RESET: &str = "SELECT sluice.reset_breaker('balance.changed')";
+    for (before, breaker) in [("SELECT", TRIP), (TRIP, RESET)] {
+        let database = Database::create().await;
+        let (writer, admin) = (database.writer().await, database.admin().await);
+        for partition in [1, 0] {
+            let leader = lead(&writer, partition, "a").await;
+            let batch = Batch::default().dead(0, "MALFORMED_JSON", "{");
+            batch.apply(&writer, leader, 0, 1).await.expect("applied");
+        }
+        let ids = vec![id(&admin, 0, 0).await, id(&admin, 1, 0).await];
+        admin.batch_execute(before).await.expect("prepared");
+        let holder = database.admin().await;
+        let hold = "BEGIN; SELECT FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+            WHERE l.partition = 1 FOR UPDATE OF p";
+        holder.batch_execute(hold).await.expect("held");
+        let client = database.admin().await;
+        let breaking = tokio::spawn(async move { client.batch_execute(breaker).await });
+        database.wait_until_blocked(1).await;
+        let replay = act_soon(database.admin().await, "replay", ids, String::new());
+        database.wait_until_blocked(2).await;
+        holder.batch_execute("COMMIT").await.expect("given back");
+        let broken = breaking.await.expect("joined");
+        let replayed = replay.await.expect("joined");
+        broken.unwrap_or_else(|error| panic!("{breaker}: {error:?}"));
+        let expected = ["0 DEAD MALFORMED_JSON"; 2];
+        assert_eq!(replayed.expect("no deadlock"), expected, "{breaker}");
+        database.assert_invariants().await;
+    }
+}

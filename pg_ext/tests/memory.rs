@@ -7,6 +7,7 @@ use std::process::Command;
 
 use tokio_postgres::Client;
 
+use common::notes::{Writer, note, notes, raw};
 use common::{Batch, Database, Leader, call, change, lead};
 
 const EVENTS: i64 = 6_000;
@@ -96,4 +97,65 @@ async fn memory_that_runs_out_in_a_backend_refuses_the_batch_and_ends_no_session
         lives.unwrap_or_else(|error| panic!("with {more} the server went down: {error}"));
     }
     assert!(refused > 5 && done > 5, "{refused} refused, {done} done");
+}
+
+#[tokio::test]
+async fn memory_that_runs_out_in_an_event_batch_or_a_replay_refuses_it_and_ends_no_session() {
+    const RECORDS: i64 = 300;
+    let (database, admin, mut writer) = notes("").await;
+    let body = "x".repeat(20_000);
+    let good: Vec<_> = (0..RECORDS)
+        .map(|n| note(&format!("e{n}"), &format!("n{n}"), Some(&body)))
+        .collect();
+    let bad: Vec<_> = (0..RECORDS).map(|_| raw(&format!("{{{body}"))).collect();
+    let answer = writer.send(&bad).await.expect("dead letters");
+    assert_eq!(answer.get::<_, i64>("dead"), RECORDS);
+    let replay =
+        "SELECT count(*) FROM sluice.replay_dead_letters(since => '-infinity', dry_run => false)";
+    for replays in [false, true] {
+        let (mut refused, mut done) = (0, 0);
+        for more in 0..60 {
+            let client = match replays {
+                true => database.admin().await,
+                false => database.writer().await,
+            };
+            let load = "BEGIN; SELECT * FROM sluice.last_batch_steps()";
+            client
+                .batch_execute(load)
+                .await
+                .expect("the library is loaded");
+            limit(backend(&client).await, more * MIB);
+            let outcome = if replays {
+                client.query_one(replay, &[]).await.map(drop)
+            } else {
+                let limited = Writer {
+                    client,
+                    time_ms: None,
+                    ..writer
+                };
+                let next = limited.next + RECORDS;
+                limited.send_until(&good, next).await.map(drop)
+            };
+            match outcome {
+                Ok(()) => done += 1,
+                Err(error) => {
+                    let code = error.code().map(|code| code.code().to_owned());
+                    assert_eq!(
+                        code.as_deref(),
+                        Some("53200"),
+                        "{replays} {more}: {error:?}"
+                    );
+                    refused += 1;
+                }
+            }
+            let lives = admin.batch_execute("SELECT").await;
+            lives.unwrap_or_else(|error| {
+                panic!("{replays} with {more} the server went down: {error}")
+            });
+        }
+        assert!(
+            refused > 5 && done > 5,
+            "{replays}: {refused} refused, {done} done"
+        );
+    }
 }

@@ -62,6 +62,7 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("partitions_to_care_for", &[WRITER]),
     ("partitions_with_results", &[WRITER]),
     ("partition_holder", &[WRITER, READER]),
+    ("partition_row_holders", &[]),
     ("pause_handler", &[WRITER, ADMIN]),
     ("pause_partition", &[ADMIN]),
     ("prune", &[ADMIN]),

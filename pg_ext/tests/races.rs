@@ -85,13 +85,26 @@ async fn the_checks_find_a_debit_that_was_refused_as_if_its_balance_were_missing
             .await
             .expect("applied or refused");
     }
+    // The first batch of a partition has none before it that would tell when it looked.
+    let other = lead(&writer, 1, "a").await;
+    Batch::default()
+        .event(0, "first", &[change(1, "-40", "0")])
+        .apply(&writer, other, 0, 1)
+        .await
+        .expect("refused");
     database.assert_invariants().await;
-    let refusal =
-        "UPDATE ledger.balance_log SET available_after = 0 WHERE reject_reason IS NOT NULL";
-    let changed = admin.execute(refusal, &[]).await;
-    assert_eq!(changed.expect("a superuser may"), 1);
-    let found = database.findings().await;
-    assert_eq!(found, ["check_balance_met"]);
+    for (partition, met) in [(0, 15), (1, 16)] {
+        for (told, expected) in [(0, &["check_balance_met"][..]), (met, &[][..])] {
+            let refusal = format!(
+                "UPDATE ledger.balance_log g SET available_after = {told} FROM ledger.partition_leases l
+                 WHERE l.partition_id = g.partition_id AND l.partition = {partition} AND g.reject_reason IS NOT NULL"
+            );
+            let changed = admin.execute(&refusal, &[]).await;
+            assert_eq!(changed.expect("a superuser may"), 1);
+            let found = database.findings().await;
+            assert_eq!(found, expected, "partition {partition}");
+        }
+    }
 }
 
 /// Each waits for the one that has claimed the identity, and none for one that waits for it.
@@ -195,4 +208,57 @@ async fn acquire_ends_all_who_hold_a_row_together() {
     sharer.batch_execute("COMMIT").await.expect_err("ended");
     bystander.batch_execute("SELECT").await.expect("lives");
     batch.apply(&second, new, 0, 1).await.expect("goes on");
+}
+
+/// A test cannot make the number of a MultiXact that of a live transaction. That the number counts for nothing it can show.
+#[tokio::test]
+async fn who_holds_a_row_together_is_named_by_its_header_and_not_by_the_number_in_xmax() {
+    let database = Database::create().await;
+    let (writer, admin) = (database.writer().await, database.admin().await);
+    let (first, second) = (database.admin().await, database.admin().await);
+    lead(&writer, 0, "a").await;
+    // In a subtransaction that has ended, of which pg_locks knows nothing any more.
+    let begin =
+        "BEGIN; SAVEPOINT s; SELECT FROM ledger.partition_progress FOR KEY SHARE; RELEASE s";
+    for holder in [&first, &second] {
+        holder.batch_execute(begin).await.expect("locked");
+    }
+    let (mut expected, mut pids) = (Vec::new(), Vec::new());
+    for holder in [&first, &second] {
+        let who = "SELECT pg_current_xact_id()::xid::text, pg_backend_pid()";
+        let row = holder.query_one(who, &[]).await.expect("itself");
+        expected.push(row.get::<_, String>(0));
+        pids.push(row.get::<_, i32>(1));
+    }
+    let named =
+        "SELECT h.id FROM ledger.partition_leases l, sluice.partition_row_holders(l.partition_id) h
+        WHERE h.what = 'progress'";
+    let named = admin.query(named, &[]).await.expect("named");
+    let mut named: Vec<String> = named.iter().map(|row| row.get(0)).collect();
+    named.sort();
+    expected.sort();
+    assert_eq!(named, expected);
+    let members =
+        "SELECT count(*) FROM ledger.partition_progress p, pg_get_multixact_members(p.xmax)";
+    let members = admin.query_one(members, &[]).await.expect("a MultiXact");
+    assert_eq!(members.get::<_, i64>(0), 2);
+    // The number alone is that of a transaction, which is over or is to come.
+    let number =
+        "SELECT h.words FROM ledger.partition_progress p, sluice.transaction_holder(p.xmax) h";
+    let number = admin.query_one(number, &[]).await.expect("an answer");
+    assert_eq!(number.get::<_, Option<String>>(0), None);
+
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let words = async || -> Option<String> {
+        let words = "SELECT sluice.partition_holder(l.partition_id) FROM ledger.partition_leases l";
+        admin.query_one(words, &[]).await.expect("an answer").get(0)
+    };
+    let told = words().await.expect("somebody holds it");
+    let is_told =
+        |pid: &i32| told.starts_with(&format!("its progress is held by process {pid} of"));
+    assert!(pids.iter().any(is_told), "{told}, held by {pids:?}");
+    for holder in [&first, &second] {
+        holder.batch_execute("ROLLBACK").await.expect("given back");
+    }
+    assert_eq!(words().await, None);
 }

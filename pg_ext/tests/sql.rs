@@ -798,3 +798,46 @@ async fn an_admin_who_credits_himself_by_a_corrected_replay_cannot_prune_the_tra
     assert_eq!(pruned.get::<_, &str>(0), "1 1 1 1 0");
     database.assert_invariants().await;
 }
+
+#[tokio::test]
+async fn an_admin_who_skips_deposits_by_an_acceptance_cannot_prune_the_traces() {
+    let database = Database::create().await;
+    let (writer, server) = (database.writer().await, database.admin().await);
+    let leader = lead(&writer, 0, "a").await;
+    let credit = |offset, event_id| {
+        let changes = [change(1, "10", "0")];
+        Batch::default().event(offset, event_id, &changes)
+    };
+    let first = credit(0, "a").apply(&writer, leader, 0, 1).await;
+    first.expect("applied");
+    let halt = "SELECT sluice.halt_partition('balance.changed', 0, $1, $2, 'not recognised')";
+    let halted = writer
+        .query_one(halt, &[&leader.fencing_token, &leader.lease_id])
+        .await;
+    assert!(halted.expect("answered").get::<_, bool>(0));
+    let admin = database.member("sluice_admin").await;
+    let accept = "SELECT sluice.accept_partition('balance.changed', 0, 'ticket 1', 500)";
+    let accepted = admin.query_one(accept, &[]).await.expect("accepted");
+    assert_eq!(accepted.get::<_, i64>(0), 500);
+    database.assert_invariants().await;
+    let next = credit(500, "b").apply(&writer, leader, 500, 501).await;
+    next.expect("read on");
+    let forged = "SELECT sluice.prune('balance.changed', 0, 9000000, '0', dry_run => false)";
+    admin.execute(forged, &[]).await.expect("pruned");
+    let holes = "SELECT count(*)::text FROM ledger.offset_holes";
+    assert_eq!(text(&server, holes).await.as_deref(), Some("0"));
+    let recorded = "SELECT concat_ws(' ', a.why, a.arguments->>'from', a.arguments->>'to', a.by_user LIKE 'member%')
+        FROM ledger.partition_actions a WHERE a.action = 'ACCEPT'";
+    assert_eq!(
+        text(&server, recorded).await.as_deref(),
+        Some("ticket 1 1 500 t")
+    );
+    for attempt in [
+        "DELETE FROM ledger.partition_actions",
+        "UPDATE ledger.partition_actions SET arguments = NULL",
+    ] {
+        let refused = sqlstate(admin.execute(attempt, &[]).await);
+        assert_eq!(refused, "42501", "{attempt}");
+    }
+    database.assert_invariants().await;
+}

@@ -12,7 +12,6 @@ use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings, RedisArgs};
 use crate::db::Database;
 use crate::error::describe;
 use crate::hint::Redis;
-use crate::objects;
 use crate::partition::Partition;
 use crate::pooler;
 use crate::schema;
@@ -289,9 +288,9 @@ async fn privileges(
         may,
         &format!("GRANT sluice_writer TO {user}"),
     );
-    let missing = objects::missing(client).await?;
+    let missing = schema::missing(client).await?;
     findings.test(
-        "functions, triggers, columns, grants",
+        "functions, views, triggers, columns, grants",
         match missing.len() {
             0 => "all there".to_owned(),
             count => format!("{count} missing"),

@@ -1,6 +1,7 @@
-//! `sluice events`: the event types that come with Sluice, from the schemas of this build, their topics, and what
-//! became of an event.
+//! `sluice events`: the event types that come with Sluice, from the schemas of this build, their topics and those of
+//! the settings, and what became of an event.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -26,7 +27,8 @@ pub enum Events {
         #[command(flatten)]
         find: Find,
     },
-    /// The topics of the types, and how many partitions each has; --create makes those that are not there
+    /// Topics of the types that come with Sluice and of the settings (BALANCE_TOPICS, EVENT_TOPICS, DLQ_TOPIC,
+    /// RESULTS_TOPIC), and how many partitions each has; --create makes those that are not there
     Topics {
         #[command(flatten)]
         kafka: Box<KafkaArgs>,
@@ -53,8 +55,8 @@ pub enum Types {
 
 #[derive(clap::Args)]
 pub struct Topics {
-    /// Of these types only, for example user.created; default: of all
-    types: Vec<String>,
+    /// These topics only: of a type, also one of your own, it is the type's name, for example user.created; default: all
+    topics: Vec<String>,
     /// Make those that are not there
     #[arg(long)]
     create: bool,
@@ -95,12 +97,14 @@ fn list() -> Result<String, String> {
 }
 
 pub async fn topics(settings: &KafkaSettings, arguments: &Topics) -> Result<(), String> {
-    let names: Vec<&str> = match arguments.types.is_empty() {
-        true => types(),
-        false => arguments.types.iter().map(String::as_str).collect(),
+    let names: BTreeSet<&str> = match arguments.topics.is_empty() {
+        true => all_topics(settings),
+        false => arguments.topics.iter().map(String::as_str).collect(),
     };
-    for name in &names {
-        source(name)?;
+    if let Some(name) = names.iter().find(|name| !is_topic_name(name)) {
+        return Err(format!(
+            "{name:?} is no name of a Kafka topic: those have 1 to 249 letters, digits, '.', '_' and '-'"
+        ));
     }
     let kafka = Arc::new(Kafka::connect(settings, Arc::default())?);
     kafka.serve();
@@ -134,6 +138,24 @@ pub async fn topics(settings: &KafkaSettings, arguments: &Topics) -> Result<(), 
     write_line(&table.trim_fmt())
 }
 
+/// Those of the types that come with Sluice, and those that the settings name.
+fn all_topics(settings: &KafkaSettings) -> BTreeSet<&str> {
+    let named = settings.event_topics.iter().flatten();
+    let named = named
+        .chain(&settings.balance_topics)
+        .chain(&settings.dlq_topic)
+        .chain(&settings.results_topic);
+    let mut topics: BTreeSet<&str> = types().into_iter().collect();
+    topics.extend(named.map(String::as_str));
+    topics
+}
+
+/// By Kafka's own rule.
+fn is_topic_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=249).contains(&name.len()) && ![".", ".."].contains(&name) && name.bytes().all(is_allowed)
+}
+
 fn refused(kafka: &Kafka, error: &str) -> String {
     let said = kafka.refusal();
     said.unwrap_or_else(|| format!("{error}; see KAFKA_BROKERS"))
@@ -156,4 +178,40 @@ fn source(event_type: &str) -> Result<&'static str, String> {
 
 fn parse(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topics_of_the_settings_are_made_with_those_of_the_types() {
+        let settings = KafkaSettings {
+            brokers: "localhost:9092".to_owned(),
+            client_id: "a test".to_owned(),
+            group_id: "a test".to_owned(),
+            balance_topics: vec!["balance.changed".to_owned()],
+            awaits_balance_topics: true,
+            event_topics: Some(vec!["review.written".to_owned(), "user.created".to_owned()]),
+            dlq_topic: Some("db-writer.dlq".to_owned()),
+            results_topic: None,
+            properties: Default::default(),
+        };
+        let topics = all_topics(&settings);
+        let named = ["balance.changed", "db-writer.dlq", "review.written"];
+        assert!(named.iter().all(|name| topics.contains(name)), "{topics:?}");
+        assert_eq!(topics.len(), types().len() + named.len());
+    }
+
+    #[test]
+    fn names_of_topics_are_those_that_kafka_takes() {
+        let longest = "x".repeat(249);
+        for name in ["review.written", "A_b-9", "...", longest.as_str()] {
+            assert!(is_topic_name(name), "{name}");
+        }
+        let too_long = "x".repeat(250);
+        for name in ["", ".", "..", "a b", "a/b", "ä", too_long.as_str()] {
+            assert!(!is_topic_name(name), "{name}");
+        }
+    }
 }

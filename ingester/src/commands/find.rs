@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::commands::output::{Format, Output, connect, failed, print, rows};
+use crate::commands::output::{Format, Output, connect, failed_to_read, print, rows};
 use crate::commands::write_line;
 use crate::config::DatabaseArgs;
 
@@ -24,7 +24,7 @@ const FIND: &str = "SELECT * FROM sluice.find_event($1, $2)";
 pub async fn find(database: &DatabaseArgs, find: &Find) -> Result<(), String> {
     let client = connect(database, "sluice events find").await?;
     let found = rows(&client, FIND, &[&find.source, &find.event_id]).await;
-    let found = found.map_err(|error| failed(&error))?;
+    let found = found.map_err(|error| failed_to_read(&error))?;
     if found.is_empty() {
         return Err(nothing(find));
     }
@@ -36,7 +36,7 @@ pub async fn find(database: &DatabaseArgs, find: &Find) -> Result<(), String> {
         Output::Table,
         "",
     )?;
-    for part in [changes(&found), actions(&found)] {
+    for part in [changes(&found), letters(&found), actions(&found)] {
         if !part.is_empty() {
             write_line("")?;
             print(&part, Output::Table, "")?;
@@ -95,6 +95,14 @@ fn changes(found: &[Value]) -> Vec<Value> {
     list(found, |row| &row["changes"], &columns)
 }
 
+/// Why there are dead letters, and how often each was tried.
+fn letters(found: &[Value]) -> Vec<Value> {
+    let columns = ["id", "status", "error_code", "attempts", "error_message"];
+    let dead = found.iter().filter(|row| row["dead_letter"].is_object());
+    dead.map(|row| line(row, &row["dead_letter"], &columns))
+        .collect()
+}
+
 /// What was done to their dead letters.
 fn actions(found: &[Value]) -> Vec<Value> {
     let columns = ["acted_at", "action", "by_user", "why", "verdict", "reason"];
@@ -105,15 +113,53 @@ fn actions(found: &[Value]) -> Vec<Value> {
 fn list(found: &[Value], part: impl Fn(&Value) -> &Value, columns: &[&str]) -> Vec<Value> {
     let mut lines = Vec::new();
     for row in found {
-        for entry in part(row).as_array().into_iter().flatten() {
-            let place = ["topic", "partition", "kafka_offset"].map(|name| (name, &row[name]));
-            let cells = columns.iter().map(|name| (*name, &entry[*name]));
-            let line = place.into_iter().chain(cells);
-            lines.push(
-                line.map(|(name, cell)| (name.to_owned(), cell.clone()))
-                    .collect(),
-            );
-        }
+        let entries = part(row).as_array().into_iter().flatten();
+        lines.extend(entries.map(|entry| line(row, entry, columns)));
     }
     lines
+}
+
+/// Columns of `entry` behind the place of its record.
+fn line(row: &Value, entry: &Value, columns: &[&str]) -> Value {
+    let mut line = Map::new();
+    for name in ["topic", "partition", "kafka_offset"] {
+        line.insert(name.to_owned(), row[name].clone());
+    }
+    for name in columns {
+        line.insert((*name).to_owned(), entry[*name].clone());
+    }
+    Value::Object(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_is_told_with_its_message_and_its_attempts() {
+        let place = |offset: i64| json!({"topic": "t", "partition": 0, "kafka_offset": offset, "dead_letter": null});
+        let mut dead = place(7);
+        dead["dead_letter"] = json!({
+            "id": 3, "status": "PARKED", "error_code": "HANDLER_FAILED", "error_message": "no such user", "attempts": 4,
+            "actions": [{"acted_at": null, "action": "REPLAY", "by_user": "ada", "why": null, "verdict": "DEAD", "reason": null}]
+        });
+        let found = [place(6), dead];
+        assert_eq!(
+            letters(&found),
+            [json!({
+                "topic": "t", "partition": 0, "kafka_offset": 7, "id": 3, "status": "PARKED", "error_code": "HANDLER_FAILED",
+                "attempts": 4, "error_message": "no such user"
+            })]
+        );
+        let actions = actions(&found);
+        assert_eq!(
+            (
+                actions.len(),
+                &actions[0]["kafka_offset"],
+                &actions[0]["by_user"]
+            ),
+            (1, &json!(7), &json!("ada"))
+        );
+        assert!(changes(&found).is_empty());
+    }
 }

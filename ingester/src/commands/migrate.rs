@@ -63,7 +63,7 @@ pub async fn migrate(arguments: &DatabaseArgs, choices: &Choices) -> Result<(), 
         println!("applied migration {migration}");
         has_said = true;
     }
-    let restored = objects::restore(&client).await;
+    let restored = objects::restore(&client, &schema::texts()).await;
     for what in restored.map_err(|error| describe(&error))? {
         println!("restored {what}");
         has_said = true;

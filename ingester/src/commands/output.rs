@@ -59,12 +59,23 @@ pub async fn rows(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// What a command tells where the database refuses it, for commands that change something.
 pub fn failed(error: &tokio_postgres::Error) -> String {
-    let advice = match error.code().map(|code| code.code()) {
-        Some("42501") => "; let ADMIN_DATABASE_URL name a member of sluice_admin",
-        _ => "",
-    };
-    format!("{}{advice}", describe(error))
+    advised(error, "sluice_admin")
+}
+
+/// The same for commands that only read.
+pub fn failed_to_read(error: &tokio_postgres::Error) -> String {
+    advised(error, "sluice_reader")
+}
+
+/// `role` is the one with the fewest rights that may do it.
+fn advised(error: &tokio_postgres::Error, role: &str) -> String {
+    let told = describe(error);
+    match error.code().map(|code| code.code()) {
+        Some("42501") => format!("{told}; let ADMIN_DATABASE_URL name a member of {role}"),
+        _ => told,
+    }
 }
 
 /// `nothing` is said on stderr where a table would have no rows.

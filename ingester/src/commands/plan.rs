@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, Row};
 
-use crate::commands::output::{Format, connect, failed, print};
+use crate::commands::output::{Format, connect, failed_to_read, print};
 use crate::config::DatabaseArgs;
 
 #[derive(Args)]
@@ -102,10 +102,12 @@ impl Bytes {
 struct Shown {
     balance_records: i64,
     domain_records: i64,
-    /// Of a balance event alone, of a domain event alone, and of either.
+    /// Of a balance event alone, of a domain event alone, and of either: what `sluice prune` removes.
     balance: Bytes,
     domain: Bytes,
     any: Bytes,
+    /// Of a domain event, its rows in schema domain and in the platform's own tables: nothing prunes them.
+    rows: Bytes,
     identity_index: f64,
     balances_bytes: f64,
     partitions: i64,
@@ -129,7 +131,7 @@ struct Line {
 pub async fn plan(database: &DatabaseArgs, plan: &Plan) -> Result<(), String> {
     let client = connect(database, "sluice plan").await?;
     let shown = Shown::by(&client, plan.watch).await;
-    let shown = shown.map_err(|error| failed(&error))?;
+    let shown = shown.map_err(|error| failed_to_read(&error))?;
     if shown.balance_records + shown.domain_records == 0 {
         return Err("nothing is committed here, so there is nothing to plan by: docs/capacity.md has figures to begin with".into());
     }
@@ -192,15 +194,16 @@ impl Shown {
         if part == "identities" {
             self.identity_index = each.index;
         }
-        match kind {
-            "balance" => {
+        match (kind, part) {
+            ("balance", _) => {
                 self.balance_records = records;
                 self.balance = self.balance.plus(each);
             }
-            "domain" => {
+            ("domain", "verdicts") => {
                 self.domain_records = records;
                 self.domain = self.domain.plus(each);
             }
+            ("domain", _) => self.rows = self.rows.plus(each),
             _ => self.any = self.any.plus(each),
         }
     }
@@ -214,7 +217,7 @@ fn lines(shown: &Shown, plan: &Plan) -> Vec<Line> {
     let share = plan.domain_share.unwrap_or_else(|| shown.domain_share());
     let of = |kind: Bytes, records: i64| (records > 0).then(|| kind.plus(shown.any));
     let balance = of(shown.balance, shown.balance_records);
-    let domain = of(shown.domain, shown.domain_records);
+    let domain = of(shown.domain.plus(shown.rows), shown.domain_records);
     // A kind that is planned for and was never seen leaves no figure.
     let part = |share: f64, kind: Option<Bytes>| match share > 0.0 {
         true => kind.map(|kind| share * kind.all()),
@@ -222,6 +225,7 @@ fn lines(shown: &Shown, plan: &Plan) -> Vec<Line> {
     };
     let mixed = part(1.0 - share, balance).zip(part(share, domain));
     let event = mixed.map(|(balance, domain)| balance + domain);
+    let kept = share * shown.rows.all();
     let mut lines = vec![];
     let mut say = |what, figure: Option<f64>, unit, how: String| {
         lines.push(Line {
@@ -260,7 +264,7 @@ fn lines(shown: &Shown, plan: &Plan) -> Vec<Line> {
         None => "nothing was committed while --watch looked: run it under load".into(),
     };
     say("WAL of an event", shown.wal_bytes, "bytes", seen);
-    disk(shown, plan, event, &mut say);
+    disk(shown, plan, event, kept, &mut say);
     rates(shown, plan, event, share, &mut say);
     connections(shown, plan, &mut say);
     lines
@@ -268,7 +272,8 @@ fn lines(shown: &Shown, plan: &Plan) -> Vec<Line> {
 
 type Say<'s> = dyn FnMut(&'static str, Option<f64>, &'static str, String) + 's;
 
-fn disk(shown: &Shown, plan: &Plan, event: Option<f64>, say: &mut Say<'_>) {
+/// `kept` are the bytes of an event that no pruning removes.
+fn disk(shown: &Shown, plan: &Plan, event: Option<f64>, kept: f64, say: &mut Say<'_>) {
     let events = plan.events_per_day as f64;
     let gigabytes = |days: f64, bytes: Option<f64>| bytes.map(|bytes| events * days * bytes / 1e9);
     say(
@@ -283,17 +288,21 @@ fn disk(shown: &Shown, plan: &Plan, event: Option<f64>, say: &mut Say<'_>) {
         "GB",
         "nothing pruned".into(),
     );
-    let kept = f64::from(plan.keep_days);
-    let how = format!(
-        "`sluice prune --older-than {}d` every day; rows of schema domain and balances are not pruned",
-        plan.keep_days
-    );
-    say(
-        "on disk with pruning, at most",
-        gigabytes(kept + 1.0, event),
-        "GB",
-        how,
-    );
+    // A day more than is kept: what was removed last is not used again yet.
+    let longest = f64::from(plan.keep_days) + 1.0;
+    for (what, days) in [
+        ("with pruning, after 30 days", 30.0),
+        ("with pruning, after a year", 365.0),
+    ] {
+        let there = longest.min(days);
+        let figure = event.map(|event| events * (there * (event - kept) + days * kept) / 1e9);
+        let how = format!(
+            "`sluice prune --older-than {}d` every day: {there} days of events, and of {days} days the rows in schema domain \
+             and in tables of your own, {kept:.0} bytes of an event, which are not pruned",
+            plan.keep_days
+        );
+        say(what, figure, "GB", how);
+    }
     say(
         "WAL a day",
         gigabytes(1.0, shown.wal_bytes),
@@ -378,33 +387,27 @@ mod tests {
         lines.iter().map(|line| (line.what, line.figure)).collect()
     }
 
+    /// docs/capacity.md: balance events with one change, and `payment.completed`.
     #[test]
     fn the_worked_example_of_the_page() {
+        let bytes = |table, index| Bytes { table, index };
         let shown = Shown {
-            balance_records: 900,
-            domain_records: 100,
-            balance: Bytes {
-                table: 200.0,
-                index: 40.0,
-            },
-            domain: Bytes {
-                table: 300.0,
-                index: 100.0,
-            },
-            any: Bytes {
-                table: 80.0,
-                index: 40.0,
-            },
-            identity_index: 40.0,
+            balance_records: 800,
+            domain_records: 200,
+            balance: bytes(172.0, 41.0),
+            domain: bytes(127.0, 32.0),
+            any: bytes(77.0, 44.0),
+            rows: bytes(207.0, 189.0),
+            identity_index: 44.0,
             balances_bytes: 819_200.0,
             partitions: 8,
             max_connections: 100,
             checkpoint_s: 300.0,
-            wal_bytes: Some(500.0),
-            busy_us: Some(50.0),
+            wal_bytes: Some(0.8 * 484.0 + 0.2 * 1060.0),
+            busy_us: Some(20.0),
         };
         let plan = Plan {
-            events_per_day: 86_400_000,
+            events_per_day: 20_000_000,
             domain_share: None,
             keep_days: 30,
             peak: 3.0,
@@ -418,19 +421,24 @@ mod tests {
         };
         let known = figures(&shown, &plan);
         let figure = |name: &str| known.iter().find(|(what, _)| *what == name).expect(name).1;
-        let event = 0.9 * 360.0 + 0.1 * 520.0;
+        let peak = 3.0 * 20e6 / DAY;
         for (what, expected) in [
-            ("a balance event in tables and indexes", 360.0),
-            ("a domain event in tables and indexes", 520.0),
-            ("on disk after 30 days", 86.4e6 * 30.0 * event / 1e9),
-            ("on disk after a year", 86.4e6 * 365.0 * event / 1e9),
-            ("on disk with pruning, at most", 86.4e6 * 31.0 * event / 1e9),
-            ("WAL a day", 43.2),
-            ("events a second, peak", 3_000.0),
-            // 900,000 events between two checkpoints change as many leaves, and each of 100 pages of balances once.
+            ("a balance event in tables and indexes", 334.0),
+            ("a domain event in tables and indexes", 676.0),
+            ("on disk after 30 days", 241.44),
+            ("on disk after a year", 2_937.52),
+            ("with pruning, after 30 days", 241.44),
+            // 31 days of it all, and 334 days of the rows of payments, 396 bytes each.
+            (
+                "with pruning, after a year",
+                0.02 * (31.0 * 402.4 + 334.0 * 0.2 * 396.0),
+            ),
+            ("WAL a day", 11.984),
+            ("events a second, peak", peak),
+            // Each event changes a leaf of its own, and each of 100 pages of balances is written once.
             (
                 "writes a second, at most",
-                3_000.0 * (event + 500.0) / 8192.0 + 3_000.0 + 100.0 / 300.0,
+                peak * (402.4 + 599.2) / 8192.0 + peak + 100.0 / 300.0,
             ),
             ("partitions of Kafka, at least", 1.0),
             ("connections, at most", 40.0),
@@ -442,6 +450,18 @@ mod tests {
                 "{what}: {figure}, not {expected}"
             );
         }
+        // Ten days of what is pruned, and thirty of what is not.
+        let short = Plan {
+            keep_days: 9,
+            ..plan
+        };
+        let known = figures(&shown, &short);
+        let (_, figure) = known
+            .iter()
+            .find(|(what, _)| *what == "with pruning, after 30 days")
+            .expect("a line");
+        let expected = 0.02 * (10.0 * (402.4 - 79.2) + 30.0 * 79.2);
+        assert!((figure.expect("a figure") - expected).abs() < 1e-6 * expected);
         // What was never seen is not made up.
         let silent = Shown {
             wal_bytes: None,
@@ -450,12 +470,13 @@ mod tests {
         };
         let all = Plan {
             domain_share: Some(1.0),
-            ..plan
+            ..short
         };
         let known = figures(&silent, &all);
         for what in [
             "WAL a day",
             "on disk after a year",
+            "with pruning, after a year",
             "writes a second, at most",
         ] {
             assert!(known.contains(&(what, None)), "{what}");

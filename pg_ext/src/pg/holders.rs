@@ -6,6 +6,25 @@ use pgrx::pg_sys;
 use super::lookup::{self, Lookup, Version};
 use super::target;
 
+/// The rows of a partition that people are told the holders of: what they are called, and their tables.
+const ROWS: [(&str, &str); 2] = [
+    ("lease", "partition_leases"),
+    ("progress", "partition_progress"),
+];
+
+/// Which transactions hold the rows of a partition, row by row. On a standby nobody acquires, and no lock is to be seen.
+pub fn of_partition(partition_id: i32) -> Vec<(&'static str, String)> {
+    // SAFETY: it looks into shared memory only.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Vec::new();
+    }
+    let held = ROWS.into_iter().flat_map(|(what, table)| {
+        let holders = of_row(table, partition_id).into_iter();
+        holders.map(move |holder| (what, holder))
+    });
+    held.collect()
+}
+
 /// The ids of the transactions that lock, replace or create the row of `ledger.<table>` whose primary key is `key`.
 pub fn of_row(table: &'static str, key: i32) -> Vec<String> {
     let relation = target::open(table, pg_sys::AccessShareLock as _);

@@ -31,18 +31,18 @@ pub struct RecordPlace {
     pub kafka_offset: i64,
 }
 
-/// Which are looked up before they are inserted.
+/// What is looked up before it is inserted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looks {
-    AtNone,
-    /// At those that this session has met lately.
-    AtRecent,
-    AtAll,
+    No,
+    /// What this session has met lately.
+    Recent,
+    All,
 }
 
 thread_local! {
     /// What this session's last batch would have needed: a producer that repeats itself mostly goes on with it.
-    static LOOKS: Cell<Looks> = const { Cell::new(Looks::AtNone) };
+    static LOOKS: Cell<Looks> = const { Cell::new(Looks::No) };
     static RECENT: RefCell<Recent> = const { RefCell::new(Recent::new()) };
 }
 
@@ -60,24 +60,20 @@ pub fn claim(
     wanted: &[Carrier],
     place: &impl Fn(usize) -> RecordPlace,
 ) -> Vec<(Identity, PayloadHash)> {
-    let (mut known, mut looks, mut needed) = (Vec::new(), LOOKS.get(), Looks::AtNone);
+    let (mut known, mut looks, mut needed) = (Vec::new(), LOOKS.get(), Looks::No);
     for part in wanted.chunks(PART.max(wanted.len().div_ceil(MOST_PARTS))) {
         let owned = loop {
             let insert = || insert_unknown(part, looks, place);
             match subtransaction::unless(Code::ERRCODE_UNIQUE_VIOLATION, insert) {
                 Some(owned) => break owned,
                 // Each is there now that was in the way, or another transaction has taken it out again.
-                None => looks = Looks::AtAll,
+                None => looks = Looks::All,
             }
         };
         RECENT.with_borrow_mut(|recent| {
-            if needed != Looks::AtAll && !owned.is_empty() {
+            if needed != Looks::All && !owned.is_empty() {
                 let foretold = owned.iter().all(|(identity, _)| recent.has(identity));
-                needed = if foretold {
-                    Looks::AtRecent
-                } else {
-                    Looks::AtAll
-                };
+                needed = if foretold { Looks::Recent } else { Looks::All };
             }
             let part = part.iter();
             part.for_each(|carrier| recent.remember(&carrier.identity));
@@ -113,8 +109,8 @@ fn insert_unknown(
     let (target, columns) = open();
     let mut append = Append::new(target);
     let mut lookup =
-        (looks != Looks::AtNone).then(|| append.target().lookup(&[lookup::UUID], "identity"));
-    let block = if looks == Looks::AtAll {
+        (looks != Looks::No).then(|| append.target().lookup(&[lookup::UUID], "identity"));
+    let block = if looks == Looks::All {
         LOOKED_UP
     } else {
         append::ROWS
@@ -122,7 +118,7 @@ fn insert_unknown(
     for block in wanted.chunks(block) {
         for carrier in block {
             if let Some(lookup) = &mut lookup
-                && (looks == Looks::AtAll
+                && (looks == Looks::All
                     || RECENT.with_borrow(|recent| recent.has(&carrier.identity)))
                 && let Some(payload_hash) = owner(lookup, &carrier.identity)
             {

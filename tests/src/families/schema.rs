@@ -31,7 +31,6 @@ pub enum Kind {
     Text { shortest: u64, longest: u64 },
     Choice(Vec<String>),
     Amount { signed: bool },
-    Currency,
     Time,
     Whole { lowest: i64, highest: i64 },
     Texts,
@@ -149,9 +148,6 @@ impl Kind {
         let pattern = main["pattern"].as_str();
         match main["type"][0].as_str().or(main["type"].as_str()) {
             Some("string") if main["format"] == "date-time" => Self::Time,
-            Some("string") if pattern.is_some_and(|pattern| pattern.contains("A-Z")) => {
-                Self::Currency
-            }
             Some("string") if pattern.is_some() => Self::Amount {
                 signed: pattern.is_some_and(|pattern| pattern.starts_with("^-?")),
             },
@@ -187,7 +183,6 @@ impl fmt::Display for Kind {
             Self::Choice(choices) => write!(f, "`{}`", choices.join("`, `")),
             Self::Amount { signed: true } => f.write_str("amount"),
             Self::Amount { signed: false } => f.write_str("amount, no sign"),
-            Self::Currency => f.write_str("currency"),
             Self::Time => f.write_str("time"),
             Self::Whole { lowest, .. } => write!(f, "integer from {lowest}"),
             Self::Texts => f.write_str("list of texts"),

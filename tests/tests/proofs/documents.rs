@@ -198,9 +198,33 @@ async fn its_topics_events_and_console_lines_are_taken_and_marked_as_it_says() {
     let scene = Scene::new(1).await;
     let topics = commands("docs/sending.md", "sluice events topics --create");
     let made = run_commands(&scene, &topics);
-    assert_eq!(made.matches("made, 8 partitions").count(), 30, "{made}");
+    // Beside those of the types, balance.changed and DLQ_TOPIC.
+    assert_eq!(made.matches("made, 8 partitions").count(), 32, "{made}");
     let again = run_commands(&scene, &topics);
-    assert_eq!(again.matches("  8 partitions").count(), 30, "{again}");
+    assert_eq!(again.matches("  8 partitions").count(), 32, "{again}");
+    let own = "sluice events topics review.written --create --partitions 2";
+    run_commands(&scene, own);
+    let results = run_commands(&scene, &format!("RESULTS_TOPIC=platform.results {topics}"));
+    assert_eq!(
+        results.matches("made, 8 partitions").count(),
+        1,
+        "{results}"
+    );
+    let beside = [
+        "balance.changed",
+        "db-writer.dlq",
+        "platform.results",
+        "review.written",
+    ];
+    wait_until("the topics to be there", STALL, async || {
+        beside.map(|topic| scene.kafka().partitions(topic)) == [8, 8, 8, 2]
+    })
+    .await;
+    let wrong = ["events", "topics", "review/written", "--create"];
+    let wrong =
+        sluice_command(&wrong, &[("KAFKA_BROKERS", scene.kafka().brokers.as_str())]).output();
+    let wrong = String::from_utf8(wrong.expect("sluice").stderr).expect("text");
+    assert!(wrong.contains("no name of a Kafka topic"), "{wrong}");
     let mut ingester = by_the_document(&scene);
     for event in EVENTS {
         let kafka = scene.kafka();
@@ -268,12 +292,13 @@ async fn its_topics_events_and_console_lines_are_taken_and_marked_as_it_says() {
     ingester.stop().await;
     let types = sluice_command(&["events", "list"], &[]).output();
     let types = String::from_utf8(types.expect("sluice").stdout).expect("text");
-    let types: Vec<String> = types
+    let made: Vec<String> = types
         .lines()
         .filter_map(|line| line.split_whitespace().next())
+        .chain(beside)
         .map(str::to_owned)
         .collect();
-    scene.kafka().delete_topics(&types).await;
+    scene.kafka().delete_topics(&made).await;
 }
 
 async fn wait_for_parked(ingester: &Ingester) -> i64 {

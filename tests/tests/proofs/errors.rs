@@ -10,7 +10,7 @@ use proofs::ingester::Ingester;
 use proofs::scene::{STALL, Scene};
 use proofs::stack::sluice_command;
 use proofs::wait::wait_until;
-use proofs::workload::credit;
+use proofs::workload::{Message, credit};
 use serde_json::Value;
 
 use super::domain::Notes;
@@ -255,6 +255,111 @@ async fn an_error_that_nobody_has_classified_stands_at_its_record_until_it_is_bu
     );
     assert_eq!(database.count(applied).await, 600);
     scene.verify_invariants().await;
+}
+
+/// PostgreSQL has one SQLSTATE for a value too large for an index and for transaction ids that are used up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_the_database_is_no_fault_of_the_record_that_meets_it() {
+    let scene = Scene::new(1).await;
+    let notes = Notes::new(&scene, 1).await;
+    notes.register(&scene).await;
+    let (topic, table, database) = (&scene.topic, &notes.table, &scene.database);
+    let limit = r#"RAISE EXCEPTION 'multixact "members" limit exceeded' USING ERRCODE = '54000';"#;
+    raise_on(&scene, "true", limit).await;
+    let domain = format!(
+        "CREATE TRIGGER house_rule BEFORE INSERT ON domain.{table} FOR EACH ROW EXECUTE FUNCTION public.house_rule();
+         CREATE INDEX ON domain.{table} (body)"
+    );
+    execute(&scene, &domain).await;
+    let large = noise(6_000);
+    let sent = [
+        notes.message("small", "small", Some("text"), 0),
+        notes.message("large", "large", Some(&large), 0),
+    ];
+    scene.kafka().produce(topic, 0, [credit("e", 1, "1")]);
+    scene.kafka().produce(&notes.topic, 0, sent);
+    let settings = [AT_ONCE, &[("EVENT_TOPICS", notes.topic.as_str())]].concat();
+    let mut ingester = scene.ingester_with(&settings);
+    let letters = "SELECT count(*) FROM ledger.dead_letters";
+    for topic in [topic, &notes.topic] {
+        let at = "stands at offset 0: multixact";
+        wait_for_reason(&ingester, topic, "retrying", &[at, "(SQLSTATE 54000)"]).await;
+        assert_eq!(database.committed(topic).await, 0);
+    }
+    assert_eq!(database.count(letters).await, 0);
+    // An index row that is too large is the record's fault: in words on the balances, in truth on the notes.
+    execute(
+        &scene,
+        &format!("DROP TRIGGER house_rule ON domain.{table}"),
+    )
+    .await;
+    let row = r#"RAISE EXCEPTION 'index row size 2800 exceeds btree version 4 maximum 2704 for index "i"' USING ERRCODE = '54000';"#;
+    raise_on(&scene, "true", row).await;
+    scene.caught_up().await;
+    database
+        .caught_up(scene.kafka(), &notes.topic, 1, STALL)
+        .await;
+    let refused = format!(
+        "{letters} WHERE (error_code, event_id) IN (('APPLY_FAILED', 'e'), ('HANDLER_FAILED', 'large'))
+            AND error_message LIKE 'index row %'"
+    );
+    assert_eq!(database.count(&refused).await, 2);
+    assert_eq!(database.count(letters).await, 2);
+    assert_eq!(notes.count(&scene).await, 1);
+    mend(&scene).await;
+    scene.verify_invariants().await;
+    ingester.stop().await;
+}
+
+/// Letters that do not compress.
+fn noise(length: usize) -> String {
+    let mut state = 1_u64;
+    let letters = (0..length).map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'a' + (state >> 60) as u8)
+    });
+    letters.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_the_database_refuses_halts_at_its_offset_with_advice() {
+    let scene = Scene::new(1).await;
+    let notes = Notes::new(&scene, 1).await;
+    notes.register(&scene).await;
+    let database = &scene.database;
+    let refuse = "CREATE FUNCTION public.no_letters() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no letters here'; END $$;
+        CREATE TRIGGER no_letters BEFORE INSERT ON ledger.dead_letters FOR EACH ROW EXECUTE FUNCTION public.no_letters()";
+    execute(&scene, refuse).await;
+    let good = notes.message("good", "good", Some("text"), 0);
+    let balances = [credit("good", 1, "1"), Message::of("{")];
+    scene.kafka().produce(&scene.topic, 0, balances);
+    scene
+        .kafka()
+        .produce(&notes.topic, 0, [good, Message::of("{")]);
+    let settings = [AT_ONCE, &[("EVENT_TOPICS", notes.topic.as_str())]].concat();
+    let mut ingester = scene.ingester_with(&settings);
+    for topic in [&scene.topic, &notes.topic] {
+        let at = "stands at offset 1: no letters here";
+        let advice = format!("sluice bury {topic}/0 1 --why");
+        wait_for_reason(&ingester, topic, "halted", &[at, &advice]).await;
+        assert_eq!(database.committed(topic).await, 1, "{topic}");
+    }
+    // A letter that is ordered is refused as well, and that says so.
+    let place = format!("{}/0", scene.topic);
+    done(&scene, &["bury", &place, "1", "--why", "no use"]);
+    let refused = ["stands at offset 1", "by order", "no letters here"];
+    wait_for_reason(&ingester, &scene.topic, "halted", &refused).await;
+    execute(&scene, "DROP TRIGGER no_letters ON ledger.dead_letters").await;
+    scene.caught_up().await;
+    database
+        .caught_up(scene.kafka(), &notes.topic, 1, STALL)
+        .await;
+    let letters = "SELECT count(*) FROM ledger.dead_letters WHERE kafka_offset = 1";
+    assert_eq!(database.count(letters).await, 2);
+    scene.verify_invariants().await;
+    ingester.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -569,25 +674,80 @@ async fn an_extension_dropped_with_all_that_depends_on_it_comes_back_whole_by_mi
     // What a hasty hand does first: functions are there again, and what belongs to the tables is not.
     execute(&scene, "CREATE EXTENSION sluice").await;
     let (fits, said) = told_by_check(&scene);
-    assert!(
-        !fits && said.contains("trigger capture of ledger.staging_balance_changes is missing"),
-        "{said}"
-    );
+    for missing in [
+        "trigger capture of ledger.staging_balance_changes is missing",
+        "view ledger.partition_status is missing",
+    ] {
+        assert!(!fits && said.contains(missing), "{missing}: {said}");
+    }
     let again = scene.ingester().ended(Duration::from_secs(20)).await;
     assert_eq!(again.code(), Some(1), "a new one says so, too");
     execute(&scene, "DROP EXTENSION sluice CASCADE").await;
     let migrated = done(&scene, &["migrate"]);
-    assert!(
-        migrated.contains("restored trigger capture of ledger.staging_balance_changes"),
-        "{migrated}"
-    );
+    for restored in [
+        "restored trigger capture of ledger.staging_balance_changes",
+        "restored view ledger.partition_status",
+    ] {
+        assert!(migrated.contains(restored), "{restored}: {migrated}");
+    }
     let (fits, said) = told_by_check(&scene);
     assert!(fits, "{said}");
     scene.caught_up().await;
     let sum = "SELECT sum(available)::bigint FROM ledger.account_balances";
     assert_eq!(scene.database.count(sum).await, 20);
+    let led = "SELECT count(*) FROM ledger.partition_status WHERE leader_svc_id IS NOT NULL";
+    assert_eq!(scene.database.count(led).await, 1);
+    assert!(done(&scene, &["status", "--output", "json"]).contains(&scene.topic));
+    let whole = "SELECT count(*) FROM pg_class c
+        WHERE c.oid = 'ledger.partition_status'::regclass AND c.relowner = 'sluice_owner'::regrole
+            AND has_table_privilege('sluice_writer', c.oid, 'SELECT') AND has_table_privilege('sluice_reader', c.oid, 'SELECT')
+            AND NOT has_table_privilege('sluice_writer', c.oid, 'INSERT, UPDATE, DELETE')
+            AND obj_description(c.oid) LIKE 'Each partition:%'";
+    assert_eq!(scene.database.count(whole).await, 1);
     assert!(done(&scene, &["migrate"]).contains("up to date"));
     scene.verify_invariants().await;
+    ingester.stop().await;
+}
+
+/// A function of a trigger, a trigger that guards money, and a view that another one reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_of_the_ledger_somebody_dropped_is_named_by_check_and_made_anew_by_migrate() {
+    let scene = Scene::new(1).await;
+    let drop = "DROP FUNCTION ledger.refuse_balance_topic() CASCADE; DROP VIEW ledger.partition_halts CASCADE;
+        DROP VIEW domain.live_users CASCADE";
+    execute(&scene, drop).await;
+    let (fits, said) = told_by_check(&scene);
+    for missing in [
+        "trigger refuse_balance_topic of ledger.event_handlers is missing",
+        "view ledger.partition_halts is missing",
+        "view ledger.partition_status is missing",
+    ] {
+        assert!(!fits && said.contains(missing), "{missing}: {said}");
+    }
+    assert!(!said.contains("live_users"), "no ingester reads it: {said}");
+    let migrated = done(&scene, &["migrate"]);
+    for restored in [
+        "restored function ledger.refuse_balance_topic",
+        "restored trigger refuse_balance_topic of ledger.event_handlers",
+        "restored view ledger.partition_halts",
+        "restored view ledger.partition_status",
+        "restored view domain.live_users",
+    ] {
+        assert!(migrated.contains(restored), "{restored}: {migrated}");
+    }
+    let (fits, said) = told_by_check(&scene);
+    assert!(fits, "{said}");
+    assert!(done(&scene, &["migrate"]).contains("up to date"));
+    let guarded = "SELECT sluice.register_handler('balance.changed', 'domain.on_user_created')";
+    assert!(
+        scene.database.client.execute(guarded, &[]).await.is_err(),
+        "a balance event never goes to a handler"
+    );
+    let mut ingester = scene.ingester();
+    scene
+        .kafka()
+        .produce(&scene.topic, 0, [credit("e", 1, "1")]);
+    scene.caught_up().await;
     ingester.stop().await;
 }
 
@@ -613,9 +773,9 @@ async fn check_names_each_object_that_the_ingester_lacks() {
             "ALTER FUNCTION sluice.replayed_letters(bigint[], bytea) RENAME TO replay_letters",
         ),
         (
-            "REVOKE EXECUTE ON FUNCTION sluice.blames_record(text) FROM sluice_handler",
+            "REVOKE EXECUTE ON FUNCTION sluice.blames_record(text, text) FROM sluice_handler",
             "sluice_handler may not call sluice.blames_record",
-            "GRANT EXECUTE ON FUNCTION sluice.blames_record(text) TO sluice_handler",
+            "GRANT EXECUTE ON FUNCTION sluice.blames_record(text, text) TO sluice_handler",
         ),
         (
             "REVOKE INSERT ON ledger.staging_balance_changes FROM sluice_writer",
@@ -626,6 +786,26 @@ async fn check_names_each_object_that_the_ingester_lacks() {
             "ALTER TABLE ledger.balance_log RENAME COLUMN source TO sender",
             "column ledger.balance_log.source is missing",
             "ALTER TABLE ledger.balance_log RENAME COLUMN sender TO source",
+        ),
+        (
+            "ALTER TABLE ledger.partition_progress RENAME COLUMN is_domain TO is_other",
+            "column ledger.partition_progress.is_domain is missing",
+            "ALTER TABLE ledger.partition_progress RENAME COLUMN is_other TO is_domain",
+        ),
+        (
+            "REVOKE SELECT ON ledger.partition_halts FROM sluice_writer",
+            "GRANT SELECT (reason) ON ledger.partition_halts TO sluice_writer",
+            "GRANT SELECT ON ledger.partition_halts TO sluice_writer",
+        ),
+        (
+            "REVOKE EXECUTE ON FUNCTION sluice.partition_position(text, integer) FROM sluice_writer",
+            "GRANT EXECUTE ON FUNCTION sluice.partition_position TO sluice_writer",
+            "GRANT EXECUTE ON FUNCTION sluice.partition_position(text, integer) TO sluice_writer",
+        ),
+        (
+            "ALTER VIEW ledger.live_instances RENAME TO instances",
+            "view ledger.live_instances is missing",
+            "ALTER VIEW ledger.instances RENAME TO live_instances",
         ),
     ] {
         execute(&scene, take).await;

@@ -484,6 +484,117 @@ async fn a_letter_that_is_too_large_by_itself_loses_its_largest_part_and_no_neig
     ingester.stop().await;
 }
 
+/// The value of a header, as text.
+fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
+    let mut headers = message.headers.iter();
+    let (_, value) = headers.find(|(found, _)| found == name)?;
+    std::str::from_utf8(value.as_deref()?).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_too_large_by_itself_is_shortened_and_blocks_none_behind_it() {
+    let scene = Scene::new(1).await;
+    let results = unique("results");
+    scene
+        .kafka()
+        .create_topic(&results, 1, &[("max.message.bytes", "2000")])
+        .await;
+    let changes = [r#"{"currencyCode":"USD","availableDelta":"1"}"#; 64].join(",");
+    let many_changes = format!(
+        r#"{{"eventId":"many","eventType":"balance.changed","data":{{"accountId":5,"changes":[{changes}]}}}}"#
+    );
+    let sent = [
+        credit("small", 1, "1"),
+        Message {
+            headers: vec![("trace".to_owned(), Some(vec![b'x'; 4_000]))],
+            ..credit("with a header", 2, "1")
+        },
+        Message::of(many_changes),
+        credit("last", 3, "1"),
+    ];
+    scene.kafka().produce(&scene.topic, 0, sent);
+    let mut ingester = scene.ingester_with(&[("RESULTS_TOPIC", &results)]);
+    let told = "SELECT count(*) FROM ledger.results_progress WHERE next_offset = 4";
+    wait_until("all to be told", Duration::from_secs(30), async || {
+        scene.database.count(told).await == 1
+    })
+    .await;
+    // At least once: the last one to come is what counts.
+    let found = scene.kafka().read(&results, 0);
+    let at = |offset: i64| {
+        let mut results = found.iter().rev().map(|record| &record.message);
+        let of = |message: &&Message| {
+            let result: Value = serde_json::from_slice(message.payload.as_deref()?).ok()?;
+            (result["offset"] == offset).then_some(result)
+        };
+        let message = results.find(|message| of(message).is_some());
+        let message = message.unwrap_or_else(|| panic!("offset {offset} is told"));
+        (message, of(&message).expect("its result"))
+    };
+    for offset in [0, 1, 3] {
+        let (message, result) = at(offset);
+        assert_eq!(result["balances"].as_array().map(Vec::len), Some(1));
+        assert_eq!(header(message, "sluice-balances-omitted"), None);
+    }
+    let (message, _) = at(1);
+    assert_eq!(header(message, "trace"), None);
+    assert_eq!(header(message, "sluice-headers-omitted"), Some("4005"));
+    let (message, result) = at(2);
+    assert_eq!(result["eventId"], "many");
+    assert_eq!(result["verdict"], "APPLIED");
+    assert!(result["balances"].is_null(), "{result}");
+    assert!(header(message, "sluice-balances-omitted").is_some());
+    scene.verify_invariants().await;
+    ingester.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_with_a_long_error_message_is_shortened_and_blocks_none_behind_it() {
+    let scene = Scene::new(1).await;
+    let dlq = unique("dlq");
+    scene
+        .kafka()
+        .create_topic(&dlq, 1, &[("max.message.bytes", "2000")])
+        .await;
+    let long_winded =
+        "CREATE FUNCTION public.long_winded() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION '%', repeat('é', 4000); END $$;
+        CREATE TRIGGER long_winded BEFORE INSERT ON ledger.account_balances
+        FOR EACH ROW WHEN (NEW.account_id = 666) EXECUTE FUNCTION public.long_winded()";
+    let made = scene.database.client.batch_execute(long_winded).await;
+    made.expect("a superuser");
+    let sent = [credit("refused", 666, "1"), Message::of("{behind it")];
+    scene.kafka().produce(&scene.topic, 0, sent);
+    let settings = [("DLQ_TOPIC", dlq.as_str()), ("MAX_RETRY_ATTEMPTS", "1")];
+    let mut ingester = scene.ingester_with(&settings);
+    let published = "SELECT count(*) FROM ledger.dead_letters WHERE published_at IS NOT NULL";
+    wait_until(
+        "both to be published",
+        Duration::from_secs(30),
+        async || scene.database.count(published).await == 2,
+    )
+    .await;
+    let found = scene.kafka().read(&dlq, 0);
+    let at = |offset: &str| {
+        let mut letters = found.iter().rev().map(|record| &record.message);
+        letters
+            .find(|letter| header(letter, "sluice-offset") == Some(offset))
+            .expect("it is there")
+    };
+    let message = header(at("0"), "sluice-error-message").expect("words");
+    assert!(
+        message.starts_with('é') && message.len() < 2_000,
+        "{message}"
+    );
+    let whole = header(at("0"), "sluice-error-message-shortened").expect("a mark");
+    let bytes: usize = whole.parse().expect("a number");
+    assert!(bytes >= 8_000, "{bytes}");
+    assert_eq!(at("1").payload.as_deref(), Some(&b"{behind it"[..]));
+    assert_eq!(header(at("1"), "sluice-error-message-shortened"), None);
+    scene.verify_invariants().await;
+    ingester.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_of_the_original_travel_with_its_letter() {
     let scene = Scene::new(1).await;

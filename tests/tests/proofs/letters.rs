@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use proofs::scene::{STALL, Scene};
 use proofs::stack::{sluice_command, unique};
-use proofs::wait::wait_until;
+use proofs::wait::{holds_for, wait_until};
 use proofs::workload::Message;
+
+use super::domain::Notes;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_that_is_discarded_before_it_is_published_reaches_its_topic() {
@@ -29,6 +31,37 @@ async fn a_letter_that_is_discarded_before_it_is_published_reaches_its_topic() {
     let letter = scene.kafka().read(&dlq, 0).remove(0).message;
     assert_eq!(letter.payload.as_deref(), Some(b"{".as_slice()));
     ingester.stop().await;
+    scene.verify_invariants().await;
+}
+
+/// The leader of a partition publishes its letters, and nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_a_topic_that_nobody_reads_wait_until_an_instance_is_told_to_read_it() {
+    let scene = Scene::new(1).await;
+    let notes = Notes::new(&scene, 1).await;
+    notes.register(&scene).await;
+    let (topic, dlq) = (notes.topic.as_str(), unique("dlq"));
+    scene.kafka().create_topic(&dlq, 1, &[]).await;
+    scene.kafka().produce(topic, 0, [Message::of("{")]);
+    let mut silent = scene.ingester_with(&[("DLQ_TOPIC", ""), ("EVENT_TOPICS", topic)]);
+    let (kafka, database) = (scene.kafka(), &scene.database);
+    database.caught_up(kafka, topic, 1, STALL).await;
+    silent.stop().await;
+    let unregister = format!("SELECT sluice.unregister_handler('{topic}')");
+    let unregistered = database.client.batch_execute(&unregister).await;
+    unregistered.expect("a superuser");
+    let mut others = scene.ingester_with(&[("DLQ_TOPIC", dlq.as_str()), ("EVENT_TOPICS", "")]);
+    holds_for("the letter to wait", Duration::from_secs(15), async || {
+        kafka.ends(&dlq, 1) == [0]
+    })
+    .await;
+    others.stop().await;
+    let mut reader = scene.ingester_with(&[("DLQ_TOPIC", dlq.as_str()), ("EVENT_TOPICS", topic)]);
+    wait_until("the letter to be produced", STALL, async || {
+        kafka.ends(&dlq, 1) == [1]
+    })
+    .await;
+    reader.stop().await;
     scene.verify_invariants().await;
 }
 

@@ -1,4 +1,5 @@
-//! Payloads that are larger than MAX_EVENT_BYTES: dead, kept byte for byte, and in nobody's way.
+//! Payloads that are larger than MAX_EVENT_BYTES: dead, kept byte for byte, and in nobody's way. Headers, which have no limit
+//! of their own, are in nobody's way either.
 
 use std::time::Duration;
 
@@ -232,5 +233,60 @@ async fn a_flood_of_large_records_leaves_memory_alone() {
             .await,
         all
     );
+    ingester.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_large_headers_leaves_memory_alone() {
+    const RECORDS: usize = 200;
+    let scene = large_topic(1).await;
+    let (dlq, results) = (unique("dlq"), unique("results"));
+    for topic in [&dlq, &results] {
+        scene
+            .kafka()
+            .create_topic(topic, 1, &[("max.message.bytes", "8388608")])
+            .await;
+    }
+    // Of small records, every second one dead.
+    let flood: Vec<Message> = (0..RECORDS)
+        .map(|n| Message {
+            headers: vec![("trace".to_owned(), Some(vec![b'x'; DEFAULT]))],
+            ..match n % 2 {
+                0 => credit(&n.to_string(), 300),
+                _ => Message::of("{"),
+            }
+        })
+        .collect();
+    produce(&scene, &scene.topic, &flood);
+    drop(flood);
+    let mut ingester = scene.ingester_with(&[("DLQ_TOPIC", &dlq), ("RESULTS_TOPIC", &results)]);
+    scene.caught_up().await;
+    let all = RECORDS as i64;
+    wait_until(
+        "all results and letters in their topics",
+        Duration::from_secs(120),
+        async || {
+            let kafka = scene.kafka();
+            kafka.ends(&results, 1)[0] >= all && kafka.ends(&dlq, 1)[0] >= all / 2
+        },
+    )
+    .await;
+    // All of them together are 200 MiB, and results and letters copy what they send several times over.
+    let peak = ingester.peak_rss_bytes();
+    assert!(peak < 256 << 20, "{} MiB at the most", peak >> 20);
+    println!("{} MiB at the most", peak >> 20);
+    let whole = |topic: &str| {
+        let records = scene.kafka().read(topic, 0);
+        let has_it = |message: &Message| {
+            let mut headers = message.headers.iter();
+            headers.any(|(_, value)| value.as_ref().is_some_and(|value| value.len() == DEFAULT))
+        };
+        records
+            .iter()
+            .filter(|record| has_it(&record.message))
+            .count()
+    };
+    assert!(whole(&results) >= RECORDS && whole(&dlq) >= RECORDS / 2);
+    scene.verify_invariants().await;
     ingester.stop().await;
 }

@@ -126,20 +126,33 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         ("REDIS_URL", &scene.stack.redis_url),
         ("DANGLING_AFTER", "0"),
     ]);
-    let balances = [credit("a", 1, "5"), credit("b", 1, "-6"), Message::of("{")];
+    let hour_ago = "SELECT to_char(now() AT TIME ZONE 'UTC' - interval '1 hour', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
+    let hour_ago: String = database
+        .query_one(hour_ago, &[])
+        .await
+        .expect("a time")
+        .get(0);
+    let delayed = String::from_utf8(credit("c", 1, "1").payload.expect("an event")).expect("JSON");
+    let delayed = delayed.replacen('{', &format!("{{\"timestamp\":\"{hour_ago}\","), 1);
+    let balances = [
+        credit("a", 1, "5"),
+        credit("b", 1, "-7"),
+        Message::of("{"),
+        Message::of(delayed),
+    ];
     scene.kafka().produce(&scene.topic, 0, balances);
     let note = [notes.message("e", "n", Some("text"), 1)];
     scene.kafka().produce(&notes.topic, 0, note);
     let (topic, note) = (&scene.topic, &notes.topic);
     let wanted = [
-        format!("sluice_records_total{{topic=\"{topic}\",verdict=\"APPLIED\"}} 1"),
+        format!("sluice_records_total{{topic=\"{topic}\",verdict=\"APPLIED\"}} 2"),
         format!("sluice_records_total{{topic=\"{note}\",verdict=\"APPLIED\"}} 1"),
         format!("sluice_dead_letters_parked{{topic=\"{topic}\",code=\"MALFORMED_JSON\"}} 1"),
         format!("sluice_rejections_total{{topic=\"{topic}\",reason=\"INSUFFICIENT_BALANCE\"}} 1"),
         format!("sluice_rejections_total{{topic=\"{note}\",reason=\"EVENT_ID_CONFLICT\"}} 0"),
         format!("sluice_event_delay_seconds_count{{topic=\"{note}\"}} 1"),
-        // The balance events do not say when they happened.
-        format!("sluice_event_age_seconds_count{{topic=\"{topic}\"}} 0"),
+        // The others do not say when they happened.
+        format!("sluice_event_age_seconds_count{{topic=\"{topic}\"}} 1"),
         format!("sluice_event_age_seconds_count{{topic=\"{note}\"}} 1"),
         format!("sluice_partition_lag_seconds{{topic=\"{topic}\",partition=\"0\"}} 0.0"),
         format!("sluice_batch_errors_total{{topic=\"{topic}\",consequence=\"halt\"}} 0"),
@@ -161,6 +174,10 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         .await;
     }
     ingester.stop().await;
+    let age = format!("sluice_event_age_seconds_sum{{topic=\"{topic}\"}} ");
+    let age = scrape.lines().find_map(|line| line.strip_prefix(&age));
+    let age: f64 = age.expect("a sum").parse().expect("seconds");
+    assert!((3_600.0..3_700.0).contains(&age), "{age}");
 
     promtool(&["check", "metrics"], &scrape);
     let (documented, measured) = (documented(), types(&scrape));

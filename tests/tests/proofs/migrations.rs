@@ -130,6 +130,29 @@ async fn a_shipped_function_that_was_replaced_is_kept_or_refused_by_name_and_nev
     assert!(printed.starts_with("up to date: "), "{printed}");
 }
 
+/// Each would be undone without a word by the next `CREATE OR REPLACE` of the function.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_setting_or_right_of_a_shipped_function_that_has_settings_is_seen() {
+    let database = Database::create(&Stack::get()).await;
+    for (function, change) in [
+        ("sluice.prune", "SET work_mem = '64MB'"),
+        ("sluice.find_event", "SET search_path = pg_catalog"),
+        ("sluice.accept_partition", "SECURITY INVOKER"),
+        ("ledger.refuse_balance_topic", "RESET search_path"),
+        ("domain.on_user_created", "STABLE"),
+    ] {
+        let alter = format!("ALTER FUNCTION {function} {change}");
+        database.client.batch_execute(&alter).await.expect(&alter);
+        let (succeeded, printed) = migrate(&database, &[]);
+        let kept = format!("kept {function}, which was replaced in this database\n");
+        assert!(succeeded && printed == kept, "{alter}: {printed}");
+        let (succeeded, printed) = migrate(&database, &["--overwrite", function]);
+        assert!(succeeded, "{printed}");
+        let (_, printed) = migrate(&database, &[]);
+        assert!(printed.starts_with("up to date: "), "{alter}: {printed}");
+    }
+}
+
 struct Folder(PathBuf);
 
 impl Folder {
@@ -242,6 +265,7 @@ async fn nothing_of_sluice_has_a_name_that_is_the_platforms() {
     let taken = "SELECT (SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
             WHERE c.relnamespace IN ('domain'::regnamespace, 'ledger'::regnamespace) AND a.attname LIKE 'x\\_%')
         + (SELECT count(*) FROM pg_class WHERE relnamespace IN ('domain'::regnamespace, 'ledger'::regnamespace) AND relname LIKE 'x\\_%')
+        + (SELECT count(*) FROM pg_proc WHERE pronamespace IN ('domain'::regnamespace, 'ledger'::regnamespace) AND proname LIKE 'x\\_%')
         + (SELECT count(*) FROM pg_namespace WHERE nspname = 'platform')";
     assert_eq!(database.count(taken).await, 0);
 }

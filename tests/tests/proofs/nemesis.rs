@@ -10,7 +10,6 @@ use proofs::stack::Stack;
 const TIME: Duration = Duration::from_secs(75);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "make nemesis"]
 async fn all_faults_at_once_lose_nothing_and_apply_nothing_twice() {
     let plan = Plan {
         seed: seed(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proofs::compare::Accounts;
 use proofs::rng::seed;
 use proofs::scene::{STALL, Scene};
-use proofs::stack::sluice_command;
+use proofs::stack::{repository, sluice_command};
 use proofs::wait::wait_until;
 use proofs::watch::settled;
 use proofs::workload::{Message, Workload, credit};
@@ -263,6 +263,16 @@ async fn sluice_events_find_says_what_became_of_an_event() {
             [3, false, "REJECTED", "EVENT_ID_CONFLICT", at, "70", "70"]
         ])
     );
+    let letter = [&find("typo")[..], &["--output", "json"]].concat();
+    let letter: Value = serde_json::from_str(&done(&scene, &letter)).expect("JSON");
+    let message = &letter[0]["dead_letter"]["error_message"];
+    // A table cuts long ones.
+    let message: String = message
+        .as_str()
+        .expect("it says why")
+        .chars()
+        .take(30)
+        .collect();
     for (event_id, words) in [
         (
             "deposit",
@@ -273,7 +283,17 @@ async fn sluice_events_find_says_what_became_of_an_event() {
                 "available_before",
             ][..],
         ),
-        ("typo", &["DEAD", "INVALID_AMOUNT", "1 PARKED"]),
+        (
+            "typo",
+            &[
+                "DEAD",
+                "INVALID_AMOUNT",
+                "1 PARKED",
+                "attempts",
+                "error_message",
+                message.as_str(),
+            ],
+        ),
     ] {
         let table = done(&scene, &find(event_id));
         assert!(words.iter().all(|word| table.contains(word)), "{table}");
@@ -281,6 +301,12 @@ async fn sluice_events_find_says_what_became_of_an_event() {
     let (status, stdout, stderr) = sluice(&scene, &["events", "find", "order"]);
     assert_eq!((status, stdout.as_str()), (Some(1), ""));
     assert!(stderr.contains("name one with --source"), "{stderr}");
+    // The ingester's login may not look.
+    let refused = [("ADMIN_DATABASE_URL", scene.database.url.as_str())];
+    let refused = sluice_command(&find("order"), &refused).output();
+    let stderr = String::from_utf8(refused.expect("sluice runs").stderr).expect("text");
+    let advice = "let ADMIN_DATABASE_URL name a member of sluice_reader";
+    assert!(stderr.contains(advice), "{stderr}");
     scene.verify_invariants().await;
 }
 
@@ -302,7 +328,7 @@ async fn sluice_plan_computes_from_what_this_installation_has_stored() {
         .database
         .count(
             "SELECT sum(pg_total_relation_size(t::regclass))::bigint
-             FROM unnest('{ledger.balance_log,ledger.event_identities,ledger.dead_letters}'::text[]) t",
+             FROM unnest('{ledger.balance_log,ledger.event_identities,ledger.dead_letters,ledger.event_conflicts,ledger.offset_holes}'::text[]) t",
         )
         .await;
     let each = stored as f64 / 2_000.0;
@@ -331,7 +357,8 @@ async fn sluice_plan_computes_from_what_this_installation_has_stored() {
         ("a balance event in tables and indexes", each),
         ("on disk after 30 days", each * 30.0 / 1e3),
         ("on disk after a year", each * 365.0 / 1e3),
-        ("on disk with pruning, at most", each * 10.0 / 1e3),
+        ("with pruning, after 30 days", each * 10.0 / 1e3),
+        ("with pruning, after a year", each * 10.0 / 1e3),
         ("events a second, peak", 3e6 / 86_400.0),
         ("connections, at most", 60.0),
     ] {
@@ -350,4 +377,36 @@ async fn sluice_plan_computes_from_what_this_installation_has_stored() {
         None,
         "never seen here"
     );
+}
+
+/// The platform's own tables take space for each event as well: those that a handler may write, and no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn sluice_plan_counts_the_platforms_own_tables() {
+    let scene = Scene::new(1).await;
+    let capacity = std::fs::read_to_string(repository().join("sql/capacity.sql"));
+    let capacity = capacity.expect("it is there");
+    let own = format!(
+        "SELECT coalesce(sum(c.table_bytes + c.index_bytes), 0)::bigint FROM (
+            {capacity}
+        ) c WHERE c.kind = 'domain' AND c.part = 'own rows'"
+    );
+    assert_eq!(scene.database.count(&own).await, 0, "there are none yet");
+    let tables = "
+        CREATE SCHEMA platform;
+        CREATE TABLE platform.reviews (review_id text PRIMARY KEY, body text NOT NULL);
+        CREATE TABLE platform.stars (given_on date NOT NULL, stars integer NOT NULL) PARTITION BY RANGE (given_on);
+        CREATE TABLE platform.stars_2026 PARTITION OF platform.stars FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        CREATE TABLE platform.read_only (id text PRIMARY KEY);
+        GRANT INSERT (review_id, body) ON platform.reviews TO sluice_handler;
+        GRANT SELECT, INSERT ON platform.stars TO sluice_handler;
+        GRANT SELECT ON platform.read_only TO sluice_handler;
+        INSERT INTO platform.reviews SELECT n::text, 'Good.' FROM generate_series(1, 1000) n;
+        INSERT INTO platform.stars SELECT date '2026-11-21', 5 FROM generate_series(1, 1000);
+        INSERT INTO platform.read_only SELECT n::text FROM generate_series(1, 1000) n";
+    let made = scene.database.client.batch_execute(tables).await;
+    made.expect("a superuser may");
+    let taken = format!(
+        "SELECT ({own}) - pg_total_relation_size('platform.reviews') - pg_total_relation_size('platform.stars_2026')"
+    );
+    assert_eq!(scene.database.count(&taken).await, 0);
 }

@@ -44,7 +44,16 @@ async fn whoever_else_may_write_is_named_by_check_page_and_metric() {
             'BEGIN UPDATE domain.users SET email = NULL; RETURN NEW; END';
          CREATE FUNCTION public.look() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN PERFORM FROM ledger.account_balances; RETURN NEW; END';
+         CREATE FUNCTION public.spread() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN UPDATE posts SET content = NULL; RETURN NEW; END';
+         CREATE FUNCTION public.by_path() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, domain AS
+            'BEGIN DELETE FROM ONLY \"posts\" WHERE false; RETURN NEW; END';
+         CREATE FUNCTION public.stray() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS
+            'BEGIN UPDATE posts SET content = NULL; RETURN NEW; END';
          CREATE TRIGGER meddles AFTER INSERT ON public.orders EXECUTE FUNCTION public.meddle();
+         CREATE TRIGGER spreads AFTER INSERT ON domain.users EXECUTE FUNCTION public.spread();
+         CREATE TRIGGER goes_by_path AFTER INSERT ON public.orders EXECUTE FUNCTION public.by_path();
+         CREATE TRIGGER strays AFTER INSERT ON domain.users EXECUTE FUNCTION public.stray();
          CREATE TRIGGER looks AFTER INSERT ON public.orders EXECUTE FUNCTION public.look();
          CREATE RULE also AS ON DELETE TO public.orders DO ALSO DELETE FROM ledger.verdicts;
          ALTER TABLE domain.posts ADD CONSTRAINT ordered FOREIGN KEY (author_id) REFERENCES public.orders ON DELETE CASCADE NOT VALID"
@@ -60,6 +69,9 @@ async fn whoever_else_may_write_is_named_by_check_page_and_metric() {
         format!("login {clerk} (ledger.dead_letters)"),
         format!("login {viewer} (public.people)"),
         "trigger meddles on public.orders (by public.meddle())".to_owned(),
+        // Unqualified names: by the search_path of whoever writes the table, and by the function's own.
+        "trigger spreads on domain.users (by public.spread())".to_owned(),
+        "trigger goes_by_path on public.orders (by public.by_path())".to_owned(),
         "rule also on public.orders (by delete from ledger.verdicts)".to_owned(),
         "foreign key ordered of domain.posts (when public.orders changes)".to_owned(),
     ];
@@ -75,6 +87,7 @@ async fn whoever_else_may_write_is_named_by_check_page_and_metric() {
         &operator,
         &scene.stack.ingester.user,
         &"looks on".to_owned(),
+        &"strays on".to_owned(),
     ] {
         assert!(
             !lines.iter().any(|line| line.contains(innocent)),
@@ -103,7 +116,7 @@ async fn whoever_else_may_write_is_named_by_check_page_and_metric() {
     let end = format!(
         "REVOKE sluice_owner FROM {boss}; REVOKE ALL ON ledger.account_balances FROM {app};
          REVOKE ALL (status) ON ledger.dead_letters FROM {clerk}; REVOKE ALL ON public.people FROM {viewer};
-         DROP TABLE public.orders CASCADE"
+         DROP TABLE public.orders CASCADE; DROP TRIGGER spreads ON domain.users; DROP TRIGGER strays ON domain.users"
     );
     client.batch_execute(&end).await.expect("a superuser may");
     assert_eq!(check(&scene), before);

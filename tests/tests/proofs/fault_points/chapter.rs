@@ -153,7 +153,15 @@ impl Chapter {
             self.points.arm("group.commit", "raise");
         }
         let trigger = self.trigger(rng, point).await;
-        let pid = self.points.reached(point, REACHED).await;
+        let what = format!("{case}: the fault point to be reached");
+        wait_until(&what, REACHED, async || {
+            if matches!(trigger, Trigger::Load) {
+                self.send_notes(1);
+            }
+            self.points.hit(point).is_some()
+        })
+        .await;
+        let pid = self.points.hit(point).expect("just seen");
         match action {
             "crash" if side == Side::Ingester => self.ended(pid).await,
             "crash" => self.recovered().await,
