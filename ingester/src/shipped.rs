@@ -77,7 +77,8 @@ fn steps(text: &str) -> Vec<Step<'_>> {
 fn settings(head: &str) -> String {
     let lines = head.lines().filter_map(|line| line.strip_prefix("SET "));
     let mut settings: Vec<String> = lines
-        .map(|line| line.trim_end().replacen(" = ", "=", 1))
+        .map(|line| line.split_once(" --").map_or(line, |(setting, _)| setting))
+        .map(|setting| setting.trim_end().replacen(" = ", "=", 1))
         .collect();
     settings.sort_unstable();
     settings.join("\n")
