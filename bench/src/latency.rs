@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use comfy_table::Table;
 
 use crate::balances::contender::Apply;
-use crate::balances::whole_way::PARTITIONS;
-use crate::balances::workload::{ACCOUNTS, Event, Skew, Stream, payload};
+use crate::balances::workload::{ACCOUNTS, Event, PARTITIONS, Skew, Stream, payload};
 use crate::ingester::Ingester;
 use crate::kafka::{self, Kafka, Record};
 use crate::processors::Processors;

@@ -1,44 +1,45 @@
 //! The ingester of Sluice: gathers Kafka records, stages them, and has them applied.
 //!
-//! A record's way: [`source`] → [`staging`] → [`gate`] → [`apply`], within the [`lane`] of
-//! its partition; [`run`] decides which lanes there are, by what [`lease`] tells.
+//! The rooms stand in the order in which they build on each other: none names one that comes later.
+//! A record's way: [`kafka`] → [`batch`] → [`commit`], within the [`lanes`] of its partition; [`run`]
+//! decides which lanes there are, by what [`leases`] tells.
 
 // First, for its macros.
 #[macro_use]
 mod fault;
 
-pub mod aftercare;
-pub mod apply;
-pub mod commands;
-pub mod config;
-pub mod db;
-pub mod error;
-pub mod gate;
-pub mod group;
-pub mod hint;
-pub mod history;
-pub mod http;
-pub mod lane;
-pub mod lease;
-pub mod look;
-pub mod metrics;
-pub mod objects;
-pub mod outlet;
+pub mod back_off;
+pub mod chain;
 pub mod partition;
-pub mod pool;
-pub mod pooler;
-pub mod recognise;
-pub mod renewals;
-pub mod report;
-pub mod results;
-pub mod run;
-pub mod schema;
-pub mod share;
-pub mod shipped;
-pub mod source;
-pub mod staging;
-pub mod status;
 pub mod terminal;
 pub mod tls;
-pub mod topics;
-pub mod watcher;
+
+pub mod postgres;
+
+pub mod observe;
+
+pub mod redis_marks;
+
+pub mod batch;
+
+pub mod config;
+
+pub mod leases;
+
+pub mod kafka;
+
+pub mod commit;
+
+pub mod outbox;
+
+pub mod lanes;
+
+pub mod schema;
+
+pub mod operator;
+
+pub mod http;
+
+pub mod run;
+
+pub mod cli;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sluice::config::KafkaSettings;
-use sluice::source::Kafka;
+use sluice::kafka::client::Kafka;
 
 const TOPIC: &str = "balances";
 const METADATA: u16 = 3;

@@ -2,13 +2,12 @@
 //! record is recognised.
 
 use crate::identity;
+pub use crate::identity::MAX_ID_BYTES;
 
 /// Most changes in one event.
 pub const MAX_CHANGES: usize = 64;
 /// Most levels of nesting in a payload.
 pub const MAX_DEPTH: usize = 128;
-/// Most bytes of an event id or a source.
-pub const MAX_ID_BYTES: usize = 255;
 /// Most rows that one transaction may stage.
 pub const MAX_BATCH_ROWS: usize = 262_144;
 /// Most bytes that one transaction may stage.

@@ -3,6 +3,8 @@
 //! Both are the first 16 bytes of a BLAKE3 digest, so that they fit a `uuid` column and
 //! nobody can make two events share one by choosing their ids.
 
+/// Most bytes of an event id or a source.
+pub const MAX_ID_BYTES: usize = 255;
 /// Bytes of an identity or a payload hash.
 pub const BYTES: usize = 16;
 
@@ -44,7 +46,7 @@ impl Identity {
     pub fn of(source: Option<&str>, event_id: &str) -> Self {
         let source = source.unwrap_or_default();
         // On the stack, because hashing one contiguous piece is what BLAKE3 is fastest at.
-        let mut text = [0u8; 2 * crate::contract::MAX_ID_BYTES + 1];
+        let mut text = [0u8; 2 * MAX_ID_BYTES + 1];
         let length = source.len() + 1 + event_id.len();
         if length <= text.len() {
             text[..source.len()].copy_from_slice(source.as_bytes());

@@ -8,8 +8,7 @@ use ledger::staging::{Content, Staged};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 
-use crate::apply::assert_count;
-use crate::error::raise;
+use crate::error::{assert_count, raise};
 use crate::identities::Ownership;
 use crate::memory;
 use crate::pg::balances::{Balances, LockedRow};

@@ -18,7 +18,7 @@ use pgrx::spi::SpiClient;
 use crate::accounts::Accounts;
 use crate::breaker;
 use crate::burials::Burials;
-use crate::error::raise;
+use crate::error::{assert_count, raise};
 use crate::fence::{self, Fence, Fenced, Span};
 use crate::identities::Ownership;
 use crate::leader::internal;
@@ -428,15 +428,5 @@ fn event_name(event_id: Option<&str>, source: Option<&str>, time_us: Option<i64>
         event_id: event_id.map(str::to_owned),
         source: source.map(str::to_owned),
         time_us,
-    }
-}
-
-/// What was to be written and what was written are counted apart, and must agree.
-pub fn assert_count(what: &str, written: i64, expected: i64) {
-    if written != expected {
-        raise(
-            Code::ERRCODE_INTERNAL_ERROR,
-            format!("{what}: wrote {written}, expected {expected}"),
-        );
     }
 }

@@ -35,3 +35,13 @@ pub fn given<T>(argument: &str, value: Option<T>) -> T {
         )
     })
 }
+
+/// What was to be written and what was written are counted apart, and must agree.
+pub fn assert_count(what: &str, written: i64, expected: i64) {
+    if written != expected {
+        raise(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("{what}: wrote {written}, expected {expected}"),
+        );
+    }
+}

@@ -11,9 +11,9 @@ use pgrx::spi::SpiClient;
 
 use crate::breaker::{self, Limit};
 use crate::error::raise;
-use crate::events::{Event, Records};
 use crate::leader::{PartitionName, internal};
 use crate::pg::confine;
+use crate::records::{Event, Records};
 use crate::statements;
 
 // A paused handler that was replaced since is not paused any more.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use pgrx::spi::SpiClient;
 
-use crate::apply::assert_count;
+use crate::error::assert_count;
 use crate::fence::Fenced;
 use crate::leader::{PartitionName, internal, run};
 use crate::memory;

@@ -23,6 +23,7 @@ mod memory;
 mod outcome;
 mod pg;
 mod recent;
+mod records;
 mod rejections;
 mod replay;
 mod statements;

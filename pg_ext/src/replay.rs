@@ -17,7 +17,7 @@ use pgrx::spi::SpiClient;
 
 use crate::apply::{self, Anew, Decodable};
 use crate::error::raise;
-use crate::events::{self, Event, Records};
+use crate::events;
 use crate::fence::Fenced;
 use crate::handlers::{Handler, Outcome, Task};
 use crate::identities::Ownership;
@@ -25,6 +25,7 @@ use crate::leader::run;
 use crate::letters::{self, Fault, Letter, Part, Replayed, Settled};
 use crate::outcome::{EventName, Verdicts};
 use crate::pg::identities::RecordPlace;
+use crate::records::{Event, Records};
 
 const FORGET_VERDICTS: &str = "
     DELETE FROM ledger.verdicts WHERE partition_id = $1 AND kafka_offset = ANY ($2)";

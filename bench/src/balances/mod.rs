@@ -22,8 +22,6 @@ use self::transfer::Transfers;
 use self::workload::{Event, Skew, Stream, with_duplicates, with_rejects};
 
 pub const DEFAULT_ROUNDS: usize = 4;
-/// Most events in a batch.
-const BATCH_SIZES: [usize; 4] = [200, 2_000, 10_000, 50_000];
 /// Events that a contender is given per round; one that is slow does not finish them.
 const EVENTS_PER_ROUND: usize = 100_000;
 /// Rounds before the first that counts: most pages are changed, and logged as a whole.
@@ -90,7 +88,7 @@ impl Bench<'_> {
     async fn cells(&mut self) -> Result<Vec<Cell>> {
         let mut cells = Vec::new();
         for skew in [Skew::Uniform, Skew::Zipf, Skew::Hot] {
-            for batch_size in BATCH_SIZES {
+            for batch_size in tables::BATCH_SIZES {
                 let stream = Stream::new(skew, format!("{skew:?}-{batch_size}"), SEED);
                 cells.push((Cell::new(skew, batch_size), stream));
             }

@@ -17,7 +17,8 @@ use crate::stack::{Result, Stack};
 
 use super::contender::Apply;
 use super::transfer::{self, Transfers};
-use super::whole_way::{self, PARTITIONS};
+use super::whole_way;
+use super::workload::PARTITIONS;
 use super::workload::{Event, Skew, Stream, payload};
 use super::{BACKLOG, DEFAULT_BATCH, SEED, accounts};
 

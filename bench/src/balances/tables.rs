@@ -9,6 +9,9 @@ use crate::stack::Machine;
 
 use super::workload::Skew;
 
+/// Most events in a batch.
+pub const BATCH_SIZES: [usize; 4] = [200, 2_000, 10_000, 50_000];
+
 /// One workload at one batch size, round by round.
 pub struct Cell {
     pub skew: Skew,
@@ -101,7 +104,7 @@ impl Report {
         let small = self
             .cells
             .iter()
-            .find(|cell| cell.skew == Skew::Zipf && cell.batch_size == super::BATCH_SIZES[0]);
+            .find(|cell| cell.skew == Skew::Zipf && cell.batch_size == BATCH_SIZES[0]);
         let small = small.expect("zipf is measured at every batch size");
         let unlike = &self.unlike;
         let to_ordinary = |samples| Spread::of_ratios(samples, &unlike.ordinary);

@@ -6,15 +6,7 @@ use crate::sample::Sample;
 use crate::stack::{Result, Stack};
 
 use super::accounts;
-
-pub const PARTITIONS: usize = 8;
-
-/// A record that waits in a topic.
-pub struct Waiting {
-    pub partition: usize,
-    pub key: String,
-    pub payload: Vec<u8>,
-}
+use super::workload::{PARTITIONS, Waiting};
 
 /// Fills a new topic, starts an ingester, and measures from its first COMMIT to its last.
 pub async fn measure<T>(

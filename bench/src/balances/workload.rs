@@ -11,8 +11,8 @@ use ledger::verdict::Verdict;
 
 use crate::random::Random;
 
-use super::whole_way::{PARTITIONS, Waiting};
-
+/// Of each topic.
+pub const PARTITIONS: usize = 8;
 /// Accounts that are opened before the first measurement, numbered from 1.
 pub const ACCOUNTS: usize = 1_000_000;
 /// Available in each at first: enough that no event is rejected by chance.
@@ -23,6 +23,13 @@ const ZIPF_EXPONENT: f64 = 1.1;
 const CURRENCY: &str = "USD";
 /// Each tenth event, where some are to be refused.
 const REFUSED_EVERY: usize = 10;
+
+/// A record that waits in a topic.
+pub struct Waiting {
+    pub partition: usize,
+    pub key: String,
+    pub payload: Vec<u8>,
+}
 
 /// How accounts are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

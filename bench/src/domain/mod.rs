@@ -28,8 +28,6 @@ const EVENTS_DOCUMENT2: usize = 1_500;
 /// Of all types at once: of each type, and of all together for document 2's way.
 const MIXED_EVENTS_EACH: usize = 4_000;
 const MIXED_EVENTS_DOCUMENT2: usize = 3_000;
-/// The type that is poisoned: its handler checks an amount.
-const POISONED: &str = "payment.completed";
 
 /// Types that the short form measures alone.
 const SHORT_TYPES: [&str; 3] = ["user.updated", "payment.tip.created", "message.created"];
@@ -156,7 +154,9 @@ impl<'a> Bench<'a> {
 
     /// One type with poison among its records, against the same without.
     async fn poison(&mut self) -> Result<PoisonCost> {
-        let place = TYPES.iter().position(|found| found.name == POISONED);
+        let place = TYPES
+            .iter()
+            .position(|found| found.name == tables::POISONED);
         let place = place.ok_or("the poisoned type is none")?;
         let (mut clean, mut breaks, mut malformed) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..=self.rounds {

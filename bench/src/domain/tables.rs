@@ -8,6 +8,9 @@ use crate::stack::Machine;
 
 use super::document2::Steps;
 
+/// The type that is poisoned: its handler checks an amount.
+pub const POISONED: &str = "payment.completed";
+
 /// Sluice against document 2's way.
 pub struct Rates {
     sluice: Spread,
@@ -81,7 +84,7 @@ impl Report {
             self.machine.list(),
             self.types(),
             self.steps(),
-            super::POISONED,
+            POISONED,
             self.poison(),
             self.redis(),
         )

@@ -1,7 +1,7 @@
 //! The ingester's memory at its peak while it drains a backlog.
 
-use crate::balances::whole_way::{self, PARTITIONS};
-use crate::balances::workload::{ACCOUNTS, Event, Skew, Stream};
+use crate::balances::whole_way;
+use crate::balances::workload::{ACCOUNTS, Event, PARTITIONS, Skew, Stream};
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
 use crate::report::{grouped, right_aligned, table};

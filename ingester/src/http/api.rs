@@ -13,12 +13,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{Refusal, Told};
-use crate::commands::dlq::{self, CHUNK, Deed};
-use crate::commands::partitions::Action;
-use crate::look::{ACTION_LIMIT, Seen, Trouble, within};
+use crate::http::refusal::Refusal;
+use crate::http::told::Told;
+use crate::observe::status::{Led, Processed, Snapshot};
+use crate::operator::dead_letters::{self, CHUNK, Deed};
+use crate::operator::overview::Seen;
+use crate::operator::partitions::Action;
+use crate::operator::session::{ACTION_LIMIT, Trouble, within};
 use crate::partition::Partition;
-use crate::status::{Led, Processed, Snapshot};
 
 /// Of a request; Kafka's own limit for a record is half of it.
 const BODY_BYTES: usize = 2 << 20;
@@ -46,7 +48,7 @@ pub fn routes() -> Router<Arc<Told>> {
 }
 
 async fn state(State(told): State<Arc<Told>>) -> Json<Value> {
-    let (seen, snapshot) = (told.look.seen().await, told.status.snapshot());
+    let (seen, snapshot) = (told.overview.seen().await, told.status.snapshot());
     Json(json!({
         "service_id": told.service_id,
         "version": env!("CARGO_PKG_VERSION"),
@@ -117,12 +119,12 @@ async fn letters(
     which: Result<Query<Which>, QueryRejection>,
 ) -> Answer {
     let Query(which) = which.map_err(|bad| Refusal(bad.status(), bad.body_text()))?;
-    let filter = dlq::Filter {
+    let filter = dead_letters::Filter {
         topic: which.topic,
         code: which.code,
-        ..dlq::Filter::default()
+        ..dead_letters::Filter::default()
     };
-    let query = dlq::Query {
+    let query = dead_letters::Query {
         filter: &filter,
         status: which.status.as_deref(),
         limit: Some(LETTERS),
@@ -143,10 +145,10 @@ async fn letter(State(told): State<Arc<Told>>, Path(id): Path<String>) -> Answer
     };
     let number: i64 = id.parse().map_err(|_| nothing())?;
     let found = within(&told.operator, SHOW_LIMIT, async |client| {
-        let Some(mut letter) = dlq::letter(client, number).await? else {
+        let Some(mut letter) = dead_letters::letter(client, number).await? else {
             return Ok(None);
         };
-        let actions = dlq::actions(client, number).await?;
+        let actions = dead_letters::actions(client, number).await?;
         letter.insert("actions".to_owned(), Value::Array(actions));
         Ok(Some(letter))
     });

@@ -12,7 +12,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use super::Refusal;
+use crate::http::refusal::Refusal;
+use crate::http::token::Token;
 
 /// Requests a second of one peer, and how many at once.
 const REQUESTS: (u32, u32) = (500, 1_000);
@@ -22,21 +23,6 @@ const API_REQUESTS: (u32, u32) = (20, 100);
 const PEERS: usize = 10_000;
 /// How long a request may take, its body included.
 const LIMIT: Duration = Duration::from_secs(15);
-
-/// The secret of those who may change something, of which only the hash is kept.
-#[derive(Clone)]
-pub struct Token([u8; 32]);
-
-impl Token {
-    pub fn new(text: &str) -> Self {
-        Self(openssl::sha::sha256(text.as_bytes()))
-    }
-
-    /// Takes as long whatever is given.
-    fn is(&self, given: &str) -> bool {
-        openssl::memcmp::eq(&self.0, &Self::new(given).0)
-    }
-}
 
 struct Rate(DefaultKeyedRateLimiter<IpAddr>);
 

@@ -7,13 +7,13 @@ use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 
-use super::Told;
+use crate::http::told::Told;
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 macro_rules! file {
     ($name:literal) => {
-        include_str!(concat!("../page/", $name))
+        include_str!(concat!("assets/", $name))
     };
 }
 

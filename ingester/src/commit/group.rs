@@ -1,0 +1,167 @@
+//! Small batches of several partitions in one transaction, as a database commits the
+//! transactions of several sessions with one write ("group commit"): a batch that comes
+//! while another is in the database waits for it, and then goes with all that wait.
+//!
+//! What fails, fails for all of them, and each goes its own way: nobody waits for a lock
+//! that another partition wants for longer than 50 ms.
+
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio_postgres::{Error, Row};
+use tracing::debug;
+
+use crate::commit::call::Call;
+use crate::commit::statements::{Statements, timed};
+use crate::postgres::pool::{AskError, Pool};
+use crate::postgres::session::Disposable;
+
+/// How long a common transaction waits for a lock.
+const PATIENCE_MS: u32 = 50;
+/// And for a statement of one batch: what takes longer goes alone, and holds up nobody. PostgreSQL
+/// never ends a COMMIT for it.
+const STATEMENT_MS: u32 = 1_000;
+/// How long a batch waits for the transaction before it, until it goes alone.
+const TURN: Duration = Duration::from_secs(1);
+/// Staged bytes in one transaction, beyond which the rest goes with the next.
+const BYTES: usize = 256 << 10;
+/// Batches in one transaction: `try_join_all` keeps the order of so many.
+const MEMBERS: usize = 30;
+
+static BEGIN: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = {PATIENCE_MS}; SET LOCAL statement_timeout = {STATEMENT_MS}"
+    )
+});
+
+/// A committed batch: the function's answer, and how long it took.
+pub struct Done {
+    pub row: Row,
+    pub waited: Duration,
+    pub apply: Duration,
+    pub commit: Duration,
+}
+
+struct Member {
+    call: Call,
+    since: Instant,
+    done: oneshot::Sender<Done>,
+}
+
+pub struct Group {
+    pool: Pool,
+    waiting: Mutex<Vec<Member>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Group {
+    pub fn new(pool: Pool) -> Arc<Self> {
+        Arc::new(Self {
+            pool,
+            waiting: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Commits with whoever else waits; `None` if that failed, for whatever reason and whosever batch,
+    /// or takes too long to begin.
+    pub async fn commit(&self, call: Call) -> Option<Done> {
+        let (done, mut mine) = oneshot::channel();
+        let since = Instant::now();
+        self.waiting().push(Member { call, since, done });
+        let _turn = tokio::select! {
+            biased;
+            done = &mut mine => return done.ok(),
+            turn = self.turn.lock() => turn,
+            // One that is told nothing holds up nobody else. What took it along meanwhile is met at the fence.
+            () = tokio::time::sleep(TURN) => return None,
+        };
+        loop {
+            match mine.try_recv() {
+                // Another has taken it along just before.
+                Ok(done) => return Some(done),
+                Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Empty) => {
+                    // Gates open together: those that are about to come get a moment.
+                    tokio::task::yield_now().await;
+                    self.commit_waiting().await;
+                }
+            }
+        }
+    }
+
+    /// Commits those that wait, as many as go together, and tells them.
+    async fn commit_waiting(&self) {
+        let members = self.take_waiting();
+        let began = Instant::now();
+        let calls: Vec<&Call> = members.iter().map(|member| &member.call).collect();
+        match self.run(&calls).await {
+            Ok((rows, committed)) => {
+                debug!(batches = members.len(), "committed together");
+                let applied = rows.last().map_or(began, |(applied, _)| *applied);
+                for (member, (_, row)) in members.into_iter().zip(rows) {
+                    // Who has gone meanwhile reads the offset from the database.
+                    let _ = member.done.send(Done {
+                        row,
+                        waited: began - member.since,
+                        apply: applied - began,
+                        commit: committed - applied,
+                    });
+                }
+            }
+            Err(failed) => {
+                debug!(
+                    batches = members.len(),
+                    "not committed together: {}",
+                    failed.describe()
+                );
+            }
+        }
+    }
+
+    fn take_waiting(&self) -> Vec<Member> {
+        let mut waiting = self.waiting();
+        waiting.retain(|member| !member.done.is_closed());
+        let mut bytes = 0;
+        let fits = |member: &&Member| {
+            bytes += member.call.piece.len();
+            bytes <= BYTES
+        };
+        // The first goes in any case.
+        let count = waiting.iter().take(MEMBERS).take_while(fits).count();
+        let count = count.max(1).min(waiting.len());
+        waiting.drain(..count).collect()
+    }
+
+    /// The answers and when each came, and when all was committed.
+    async fn run(&self, calls: &[&Call]) -> Result<(Vec<(Instant, Row)>, Instant), AskError> {
+        let mut connection = Disposable::of(&self.pool).await?;
+        let client = connection.client();
+        let work = async {
+            let statements = Statements::prepare(client).await?;
+            // All is sent before the first answer: behind an error, PostgreSQL refuses what follows and rolls back at COMMIT.
+            let begin = client.batch_execute(&BEGIN);
+            let applied = try_join_all(
+                calls
+                    .iter()
+                    .map(|call| timed(call.apply(client, &statements))),
+            );
+            let commit = timed(async {
+                fault_point!("group.commit");
+                fault_sent!("group.sent", client.batch_execute("COMMIT")).await
+            });
+            let ((), applied, (committed, ())) = tokio::try_join!(begin, applied, commit)?;
+            fault_point!("group.answered");
+            Ok::<_, Error>((applied, committed))
+        };
+        let done = client.answer(work).await?;
+        connection.keep();
+        Ok(done)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.waiting.lock().expect("no panic while held")
+    }
+}

@@ -1,0 +1,7 @@
+//! From a batch to a committed transaction, behind the fence: once, in parts, or not at all.
+//! A verdict that depends on a balance is never decided here.
+
+pub mod applier;
+pub mod call;
+pub mod group;
+pub mod statements;

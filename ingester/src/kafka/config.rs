@@ -1,0 +1,71 @@
+//! The properties of librdkafka that all clients have, and those of each.
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+
+use crate::config::KafkaSettings;
+
+/// How often librdkafka tells which brokers it knows, and how far the partitions reach.
+pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "2000");
+
+/// Defaults of all clients: how long a broker may take to answer a request or a connection. By default librdkafka
+/// waits a minute for an answer that never comes, and all partitions of that broker with it.
+const ANSWERS: [(&str, &str); 2] = [
+    ("socket.timeout.ms", "5000"),
+    ("socket.connection.setup.timeout.ms", "5000"),
+];
+
+/// Whether librdkafka knows the properties and their values.
+pub fn validate(settings: &KafkaSettings) -> Result<(), String> {
+    let checked = base_config(settings).create_native_config();
+    checked
+        .map(drop)
+        .map_err(|error| describe_config_error(&error, settings))
+}
+
+/// What all clients have in common.
+pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (property, (_, value)) in &settings.properties {
+        config.set(property, value);
+    }
+    for (property, value) in ANSWERS {
+        if !settings.properties.contains_key(property) {
+            config.set(property, value);
+        }
+    }
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("client.id", &settings.client_id)
+        .set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
+/// What those have in common that read.
+pub fn base_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = client_config(settings);
+    config
+        .set(STATISTICS.0, STATISTICS.1)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("topic.metadata.propagation.max.ms", "0");
+    config
+}
+
+/// Names the variable that a property came from, and never its value, which may be a secret.
+pub fn describe_config_error(error: &KafkaError, settings: &KafkaSettings) -> String {
+    let reason = match error {
+        KafkaError::ClientConfig(_, reason, property, _) => format!("{property}: {reason}"),
+        _ => error.to_string(),
+    };
+    let properties = settings.properties.iter();
+    let named = properties
+        .filter(|(property, _)| reason.contains(property.as_str()))
+        .max_by_key(|(property, _)| property.len());
+    let variable = named.map_or("KAFKA_BROKERS", |(_, (variable, _))| variable);
+    format!("{variable}: {reason}")
+}

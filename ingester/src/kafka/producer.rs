@@ -1,0 +1,305 @@
+//! Producing to Kafka: at least once, in order per key, and never more at once than the topic takes. A record that is too
+//! large by itself is made smaller, so that it holds up nothing behind it.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::statistics::Statistics;
+use tracing::debug;
+
+use crate::config::KafkaSettings;
+use crate::kafka::brokers::Brokers;
+use crate::kafka::client::topic_setting;
+use crate::kafka::config::{STATISTICS, client_config, describe_config_error};
+use crate::leases::lease::Leadership;
+
+/// How long one record may take before the whole lot is tried again.
+const DELIVERY: Duration = Duration::from_secs(5);
+
+/// What Kafka may take is for the topic to say, not for librdkafka's default of a megabyte.
+const MESSAGE_MAX_BYTES: (&str, &str) = ("message.max.bytes", "1000000000");
+
+/// What a topic takes at once where the brokers do not say: less than Kafka's default.
+const LIMIT_BYTES: usize = 1_000_000;
+/// How long an answer about a topic's limit is good.
+const LIMIT_AGE: Duration = Duration::from_secs(60);
+/// What a batch of records has in front of them.
+const BATCH_HEAD: usize = 61;
+/// The most that the numbers in front of a record or a header, or behind them, take.
+const RECORD_HEAD: usize = 32;
+const HEADER_HEAD: usize = 10;
+
+/// Says how many bytes of the original's headers were left out.
+pub const HEADERS_OMITTED: &str = "sluice-headers-omitted";
+
+/// One record to be produced.
+pub struct Message<'m> {
+    pub key: Option<&'m [u8]>,
+    pub payload: Option<Cow<'m, [u8]>>,
+    pub headers: Vec<(&'static str, String)>,
+    /// Those of the record that it is about.
+    pub original_headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Message<'_> {
+    /// Bytes of it in a batch, at most.
+    pub fn size(&self) -> usize {
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let own = self.headers.iter();
+        let own = own.map(|(name, value)| HEADER_HEAD + name.len() + value.len());
+        let original = HEADER_HEAD * self.original_headers.len() + self.original_bytes();
+        let payload = length(self.payload.as_deref());
+        RECORD_HEAD + length(self.key) + payload + own.sum::<usize>() + original
+    }
+
+    /// Bytes of the original's headers, names and values.
+    pub fn original_bytes(&self) -> usize {
+        let headers = self.original_headers.iter();
+        let value_bytes = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        headers
+            .map(|(name, value)| name.len() + value_bytes(value))
+            .sum()
+    }
+
+    /// Leaves out the original's headers, and says how long they were; false where there are none.
+    pub fn omit_original_headers(&mut self) -> bool {
+        let bytes = self.original_bytes();
+        let has_any = !self.original_headers.is_empty();
+        if has_any {
+            self.original_headers.clear();
+            self.headers.push((HEADERS_OMITTED, bytes.to_string()));
+        }
+        has_any
+    }
+}
+
+/// Why not all of a lot were produced.
+struct Refused {
+    /// The one to blame.
+    index: usize,
+    /// A record, or all of the lot together.
+    too_large: bool,
+    text: String,
+}
+
+impl Refused {
+    fn new(index: usize, error: &KafkaError) -> Self {
+        Self {
+            index,
+            too_large: error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge),
+            text: error.to_string(),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Context(Arc<Brokers>);
+
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        self.0.seen(&statistics);
+    }
+}
+
+pub struct Outlet {
+    producer: FutureProducer<Context>,
+    brokers: Arc<Brokers>,
+    settings: KafkaSettings,
+    topic: String,
+    /// What the topic takes at once, and when that was asked.
+    limit: Mutex<Option<(Instant, usize)>>,
+}
+
+impl Outlet {
+    pub fn new(settings: &KafkaSettings, topic: &str) -> Result<Self, String> {
+        let mut config = client_config(settings);
+        config
+            .set(STATISTICS.0, STATISTICS.1)
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", DELIVERY.as_millis().to_string());
+        let (property, value) = MESSAGE_MAX_BYTES;
+        if !settings.properties.contains_key(property) {
+            config.set(property, value);
+        }
+        let brokers = Arc::new(Brokers::new(&settings.brokers)?);
+        Ok(Self {
+            producer: config
+                .create_with_context(Context(brokers.clone()))
+                .map_err(|error| describe_config_error(&error, settings))?,
+            brokers,
+            settings: settings.clone(),
+            topic: topic.to_owned(),
+            limit: Mutex::default(),
+        })
+    }
+
+    /// Bytes of one batch that the topic takes.
+    async fn limit(&self) -> usize {
+        let known = *self.limit.lock().expect("no panic while held");
+        if let Some((_, limit)) = known.filter(|(at, _)| at.elapsed() < LIMIT_AGE) {
+            return limit;
+        }
+        let asked = topic_setting(&self.settings, &self.topic, "max.message.bytes").await;
+        let told = asked
+            .as_ref()
+            .ok()
+            .and_then(|value| value.as_ref()?.parse().ok());
+        let limit = told.unwrap_or_else(|| {
+            debug!(
+                topic = self.topic,
+                "not known what the topic takes: {asked:?}"
+            );
+            LIMIT_BYTES
+        });
+        *self.limit.lock().expect("no panic while held") = Some((Instant::now(), limit));
+        limit
+    }
+
+    /// Produces all, in order; an error says that some of them may be there and some not. A record that the topic does not
+    /// take by itself is made smaller by `shorten`, step by step, until that answers false.
+    /// None is produced once the leadership of the partition that they are about is over: a successor may have told
+    /// something newer.
+    pub async fn produce(
+        &self,
+        messages: &mut [Message<'_>],
+        shorten: fn(&mut Message<'_>) -> bool,
+        leadership: &Leadership,
+    ) -> Result<(), String> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.brokers.name_again(self.producer.client());
+        let limit = self.limit().await;
+        let mut rest = &*messages;
+        let mut lots = Vec::new();
+        while !rest.is_empty() {
+            let (_, behind) = rest.split_at(fitting(rest, limit));
+            lots.push(messages.len() - rest.len()..messages.len() - behind.len());
+            rest = behind;
+        }
+        // The first lot last, to be taken from the end.
+        lots.reverse();
+        while let Some(lot) = lots.pop() {
+            match self.produce_lot(&messages[lot.clone()], leadership).await {
+                Ok(()) => {}
+                // Kafka refuses all records of a request that is too large, whichever made it so.
+                Err(refused) if refused.too_large && lot.len() > 1 => {
+                    let middle = lot.start + lot.len() / 2;
+                    lots.push(middle..lot.end);
+                    lots.push(lot.start..middle);
+                }
+                // The database has the whole of it.
+                Err(refused) if refused.too_large => {
+                    if !shorten(&mut messages[lot.start]) {
+                        return Err(format!(
+                            "{}, and nothing more of it can be left out: raise max.message.bytes of topic {}",
+                            refused.text, self.topic
+                        ));
+                    }
+                    lots.push(lot);
+                }
+                Err(refused) => return Err(refused.text),
+            }
+        }
+        Ok(())
+    }
+
+    /// Produces records that may travel in one request.
+    async fn produce_lot(
+        &self,
+        messages: &[Message<'_>],
+        leadership: &Leadership,
+    ) -> Result<(), Refused> {
+        if leadership.is_over() {
+            return Err(Refused {
+                index: 0,
+                too_large: false,
+                text: "not led any more".to_owned(),
+            });
+        }
+        let mut refused: Option<Refused> = None;
+        let mut deliveries = Vec::with_capacity(messages.len());
+        for (index, message) in messages.iter().enumerate() {
+            let mut record = FutureRecord::to(&self.topic).headers(headers(message));
+            if let Some(key) = message.key {
+                record = record.key(key);
+            }
+            if let Some(payload) = message.payload.as_deref() {
+                record = record.payload(payload);
+            }
+            // Queued here and now, so that they keep their order.
+            match self.producer.send_result(record) {
+                Ok(delivery) => deliveries.push((index, delivery)),
+                Err((error, _)) => {
+                    refused = Some(Refused::new(index, &error));
+                    break;
+                }
+            }
+        }
+        // None is left behind under way: the next lot must not overtake it.
+        for (index, delivery) in deliveries {
+            let error = match delivery.await {
+                Ok(Ok(_)) => continue,
+                Ok(Err((error, _))) => error,
+                Err(_) => KafkaError::Canceled,
+            };
+            // A later one may have failed for want of the one before it.
+            let first = refused.take().filter(|first| first.index < index);
+            refused = Some(first.unwrap_or_else(|| Refused::new(index, &error)));
+        }
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+/// How many of the first messages go into one batch of so many bytes; one at least.
+fn fitting(messages: &[Message<'_>], limit: usize) -> usize {
+    let mut bytes = BATCH_HEAD;
+    let fit = messages.iter().take_while(|message| {
+        bytes += message.size();
+        bytes <= limit
+    });
+    fit.count().max(1)
+}
+
+fn headers(message: &Message<'_>) -> OwnedHeaders {
+    let own = message.headers.iter();
+    let own = own.map(|(name, value)| (*name, Some(value.as_bytes())));
+    let original = message.original_headers.iter();
+    let original = original.map(|(name, value)| (name.as_str(), value.as_deref()));
+    original
+        .chain(own)
+        .fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(payload: &[u8]) -> Message<'_> {
+        Message {
+            key: Some(b"key"),
+            payload: Some(payload.into()),
+            headers: vec![("name", "value".to_owned())],
+            original_headers: vec![("trace".to_owned(), Some(vec![0; 10]))],
+        }
+    }
+
+    #[test]
+    fn lots_are_as_large_as_the_topic_takes_with_keys_and_headers_counted() {
+        let payload = [0; 100];
+        let messages: Vec<_> = (0..9).map(|_| message(&payload)).collect();
+        let one = messages[0].size();
+        assert!(one > 100 + "keynamevaluetrace".len() + 10);
+        assert_eq!(fitting(&messages, BATCH_HEAD + 3 * one), 3);
+        assert_eq!(fitting(&messages, BATCH_HEAD + 4 * one - 1), 3);
+        assert_eq!(fitting(&messages, 1), 1, "for the broker to judge");
+        assert_eq!(fitting(&messages, usize::MAX / 2), 9);
+    }
+}

@@ -1,0 +1,146 @@
+//! What a lane is made of, and why it stops or waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::batch::Batch;
+use crate::batch::record::Kind;
+use crate::commit::applier::{Applier, Failure};
+use crate::config::{GateSettings, StartOffset};
+use crate::kafka::client::Kafka;
+use crate::leases::lease::{Leadership, Position};
+use crate::leases::shares::Barrier;
+use crate::observe::status::{State, Status};
+use crate::partition::Partition;
+use crate::redis_marks::Hint;
+use ledger::contract::BREAKER;
+
+/// A halted partition is looked at again after this time: someone may have mended it.
+pub(super) const RECHECK: Duration = Duration::from_secs(10);
+/// And its reason is said again after this many looks.
+pub(super) const LOOKS_PER_LINE: u32 = 6;
+/// How long Kafka gets to agree with itself about where a partition begins and ends.
+pub(super) const CONTRADICTION: Duration = Duration::from_millis(250);
+/// What to do about a topic that is not recognised.
+pub(super) const ADVICE: &str =
+    "nothing is read until someone decides: see \"When a partition halts\" in docs/operations.md";
+
+/// Everything that a lane needs.
+pub struct Lane {
+    pub partition: Partition,
+    pub kind: Kind,
+    pub leadership: Arc<Leadership>,
+    pub position: Position,
+    pub kafka: Arc<Kafka>,
+    pub applier: Applier,
+    pub gate: GateSettings,
+    pub start: StartOffset,
+    pub status: Arc<Status>,
+    /// Told of what was committed, for others to know.
+    pub hint: Option<Hint>,
+    /// Kafka may not have the topic any more: look again.
+    pub look_again: Arc<Notify>,
+    /// What keeps the partition from being read, as long as it does: a pause, or a halt that waits for a decision.
+    pub barrier: watch::Receiver<Option<Barrier>>,
+    /// Looks in a row that found another topic than the one that was read.
+    pub doubts: u32,
+    /// Asked to stop: finish what is in flight, then return.
+    pub stop: CancellationToken,
+    /// The process is to end.
+    pub quit: CancellationToken,
+}
+
+/// Why a lane is over.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// Asked to stop, and nothing is in flight: the lease can be released.
+    Drained,
+    /// Leadership is lost, and why: nothing more may be written.
+    Lost(String),
+}
+
+impl End {
+    pub(super) fn not_renewed() -> Self {
+        Self::Lost("no renewal in time".to_owned())
+    }
+}
+
+/// Why reading stopped.
+pub(super) enum Pause {
+    End(End),
+    /// Kafka says that offset or topic are not what we took them for.
+    Revalidate,
+    Halt(String),
+    /// Nothing shows that this is the topic that was read: for an operator to decide, once a few looks agree.
+    Unrecognised(String),
+    /// The database takes nothing for now: the topic's handler is paused, or the partition is.
+    Paused(String),
+    /// Somebody pauses the partition.
+    Told,
+}
+
+impl Lane {
+    /// Waits for somebody to resume the partition, unless the lane is to end. A halt ends the lane with
+    /// it: what was decided stands in the database, and is read there by whoever leads next.
+    pub(super) async fn wait_at_barrier(&mut self) -> Option<End> {
+        let mut was_halted = false;
+        loop {
+            let Some(barrier) = self.barrier.borrow_and_update().clone() else {
+                return was_halted.then_some(End::Drained);
+            };
+            let (state, reason) = match &barrier {
+                Barrier::Pause(reason) if reason.starts_with(BREAKER) => {
+                    (State::Paused, reason.clone())
+                }
+                Barrier::Pause(reason) => (State::Paused, format!("paused by hand: {reason}")),
+                Barrier::Halt(reason) => (State::Halted, reason.clone()),
+            };
+            was_halted |= state == State::Halted;
+            if state == State::Halted {
+                error!(partition = %self.partition, "halted: {reason}");
+            } else {
+                info!(partition = %self.partition, "{reason}");
+            }
+            self.status.is(&self.partition, state, Some(&reason));
+            tokio::select! {
+                biased;
+                () = self.leadership.ended() => return Some(End::not_renewed()),
+                () = self.stop.cancelled() => return Some(End::Drained),
+                _ = self.barrier.changed() => {}
+                () = sleep(RECHECK * LOOKS_PER_LINE) => {}
+            }
+        }
+    }
+
+    /// Waits, unless the lane is to end.
+    pub(super) async fn wait(&self, time: Duration) -> Option<End> {
+        tokio::select! {
+            biased;
+            () = self.leadership.ended() => Some(End::not_renewed()),
+            () = self.stop.cancelled() => Some(End::Drained),
+            () = sleep(time) => None,
+        }
+    }
+
+    pub(super) fn batch(&self, from_offset: i64) -> Batch {
+        Batch::new(self.kind, from_offset).limited_to(self.gate.max_event_bytes)
+    }
+
+    pub(super) async fn commit(&self, batch: &Batch) -> Result<(), Pause> {
+        let committed = self.applier.commit(batch).await;
+        committed.map(drop).map_err(|failure| self.pause(failure))
+    }
+
+    pub(super) fn pause(&self, failure: Failure) -> Pause {
+        match failure {
+            Failure::Lost(reason) => Pause::End(End::Lost(reason)),
+            Failure::Halt(reason) => Pause::Halt(reason),
+            Failure::Paused(reason) => Pause::Paused(reason),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The life of one led partition: where to begin, the gate, and the hand-over to the
+//! database. While one batch is in the database the next is gathered and encoded.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::batch::Batch;
+use crate::commit::applier::Failure;
+use crate::kafka::client::{Arrival, PartitionReader};
+use crate::lanes::flow::{Flight, Flow, Sight};
+use crate::lanes::gate::Gate;
+use crate::lanes::lane::{CONTRADICTION, End, LOOKS_PER_LINE, Lane, Pause, RECHECK};
+use crate::lanes::start::Start;
+use crate::observe::status::{State, now_ms};
+use crate::redis_marks::Committed;
+
+/// A paused handler may be replaced or resumed at any time.
+const PAUSED_RECHECK: Duration = Duration::from_secs(2);
+/// How long a batch in flight may take to finish once the process is to end. Handed over, a partition
+/// waits for it as long as it takes.
+const FINISH: Duration = Duration::from_secs(3);
+
+impl Lane {
+    pub async fn run(mut self) -> End {
+        let mut next_offset = self.leadership.commit_offset;
+        let (mut looks, mut revalidated_at) = (0, None);
+        // Kafka itself refuses an offset that it does not have, so a take-over need not ask first.
+        let mut start = self.resume(next_offset);
+        loop {
+            if let Some(end) = self.wait_at_barrier().await {
+                return end;
+            }
+            let valid = match start.take() {
+                Some(start) => Ok(start),
+                None => self.validate(next_offset).await,
+            };
+            let pause = match valid {
+                Ok(start) => {
+                    next_offset = start.next_offset;
+                    self.status.is(&self.partition, State::Running, None);
+                    debug!(partition = %self.partition, next_offset, "reading");
+                    self.read(start, &mut next_offset).await
+                }
+                Err(pause) => pause,
+            };
+            match pause {
+                Pause::End(end) => return end,
+                Pause::Told => {}
+                Pause::Revalidate => {
+                    looks = 0;
+                    // Twice at the same offset: Kafka contradicts itself, which passes.
+                    if revalidated_at.replace(next_offset) == Some(next_offset)
+                        && let Some(end) = self.wait(CONTRADICTION).await
+                    {
+                        return end;
+                    }
+                }
+                Pause::Unrecognised(reason) => {
+                    if let Some(end) = self.doubt(&reason).await {
+                        return end;
+                    }
+                }
+                Pause::Halt(reason) => {
+                    self.status
+                        .is(&self.partition, State::Halted, Some(&reason));
+                    if looks % LOOKS_PER_LINE == 0 {
+                        error!(partition = %self.partition, "halted: {reason}");
+                    }
+                    looks += 1;
+                    if let Some(end) = self.wait(RECHECK).await {
+                        return end;
+                    }
+                }
+                Pause::Paused(reason) => {
+                    self.status
+                        .is(&self.partition, State::Paused, Some(&reason));
+                    if looks % LOOKS_PER_LINE == 0 {
+                        error!(partition = %self.partition, "paused: {reason}");
+                    }
+                    looks += 1;
+                    if let Some(end) = self.wait(PAUSED_RECHECK).await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads, gathers and commits until something stops it. `next_offset` follows the commits.
+    async fn read(&mut self, start: Start, next_offset: &mut i64) -> Pause {
+        let opened = self.kafka.open(&self.partition, start.first_offset()).await;
+        let reader = match opened {
+            Ok(reader) => reader,
+            Err(error) => {
+                return Pause::Halt(format!("Kafka refuses to assign the partition: {error}"));
+            }
+        };
+        let mut flow = Flow {
+            gathering: self.batch(start.next_offset),
+            gate: Gate::new(&self.gate),
+            in_flight: None,
+            decoding: Duration::ZERO,
+            staging: self.applier.metrics.staging(),
+            spare: Some(self.batch(0)),
+            begun_at: start.next_offset,
+            seen: match start.known {
+                Some(known) => Sight::Awaited(known),
+                None => Sight::Unasked,
+            },
+            is_recognised: false,
+        };
+        let pause = self.pump(&reader, &mut flow, next_offset).await;
+        // Whatever stopped us, what was sent may still be committed, and only then is the offset known.
+        if let Some(in_flight) = flow.in_flight.take() {
+            match &pause {
+                Pause::End(End::Lost(_)) => in_flight.abort(),
+                _ => match self.finish(in_flight).await {
+                    Some((batch, Ok(()))) => self.note(&batch, next_offset),
+                    Some((_, Err(failure))) => return self.pause(failure),
+                    None => return Pause::End(End::Drained),
+                },
+            }
+        }
+        pause
+    }
+
+    /// `None` where the process is to end sooner: the batch is abandoned and its session ended, and the
+    /// release that follows waits for that.
+    async fn finish(&self, mut in_flight: Flight) -> Option<(Batch, Result<(), Failure>)> {
+        let too_late = async {
+            self.quit.cancelled().await;
+            sleep(FINISH).await;
+        };
+        tokio::select! {
+            done = &mut in_flight => {
+                // A task of our own that failed has left nothing behind but what its session does.
+                return done.ok();
+            }
+            () = too_late => {}
+        }
+        warn!(partition = %self.partition, "batch in flight abandoned; it is read again by whoever leads next");
+        in_flight.abort();
+        // Its session is told to end before the partition is released.
+        let _ = in_flight.await;
+        None
+    }
+
+    fn note(&mut self, batch: &Batch, next_offset: &mut i64) {
+        *next_offset = batch.next_offset;
+        if let Some(known) = batch.last_record() {
+            self.position.last_record = Some(known);
+        }
+        self.status
+            .committed(&self.partition, batch.next_offset, batch.records());
+    }
+
+    async fn pump(
+        &mut self,
+        reader: &PartitionReader,
+        flow: &mut Flow,
+        next_offset: &mut i64,
+    ) -> Pause {
+        loop {
+            let began = Instant::now();
+            if let Some(pause) = self.gather(reader, flow) {
+                return pause;
+            }
+            flow.decoding += began.elapsed();
+            flow.staging.gathered(flow.gathering.bytes());
+            if let Some(seen) = flow.unrecognised() {
+                if let Err(pause) = self.recognise(seen, *next_offset).await {
+                    return pause;
+                }
+                flow.is_recognised = true;
+            }
+            if flow.is_recognised
+                && flow.in_flight.is_none()
+                && flow.gate.is_open(&flow.gathering, Instant::now())
+            {
+                if !reader.is_same_topic() {
+                    return Pause::Revalidate;
+                }
+                self.send(flow);
+                // What is queued already wakes nobody: gather it while the batch is in the database.
+                continue;
+            }
+            let full = flow.gate.is_full(&flow.gathering);
+            let opens_at = flow.gate.opens_at().filter(|_| flow.in_flight.is_none());
+            tokio::select! {
+                biased;
+                () = self.leadership.ended() => return Pause::End(End::not_renewed()),
+                () = self.stop.cancelled() => return Pause::End(End::Drained),
+                done = join(&mut flow.in_flight), if flow.in_flight.is_some() => {
+                    flow.in_flight = None;
+                    flow.staging.done();
+                    match done {
+                        Ok((batch, Ok(()))) => {
+                            self.note(&batch, next_offset);
+                            flow.spare = Some(batch);
+                        }
+                        Ok((_, Err(failure))) => return self.pause(failure),
+                        Err(error) => return Pause::Halt(format!("a task of our own failed: {error}")),
+                    }
+                }
+                () = reader.arrived(), if !full => {}
+                () = at(opens_at), if opens_at.is_some() => {}
+                () = self.look_again.notified() => return Pause::Revalidate,
+                Ok(()) = self.barrier.changed() => return Pause::Told,
+            }
+        }
+    }
+
+    /// Takes in what has arrived, up to a full batch.
+    fn gather(&self, reader: &PartitionReader, flow: &mut Flow) -> Option<Pause> {
+        while !flow.gate.is_full(&flow.gathering) {
+            let taken = reader.poll(|arrival| match arrival {
+                Arrival::Record(record) => flow.take(&record, &self.partition),
+                Arrival::End(offset) => flow.end(offset, &self.partition),
+                Arrival::OutOfRange | Arrival::Gone => Some(Pause::Revalidate),
+                Arrival::Trouble(text) => {
+                    info!(partition = %self.partition, "kafka: {text}");
+                    None
+                }
+            });
+            match taken {
+                None => return None,
+                Some(Some(pause)) => return Some(pause),
+                Some(None) => {}
+            }
+        }
+        None
+    }
+
+    fn send(&self, flow: &mut Flow) {
+        let mut next = flow.spare.take().unwrap_or_else(|| self.batch(0));
+        next.restart(flow.gathering.next_offset);
+        let batch = std::mem::replace(&mut flow.gathering, next);
+        let metrics = &self.applier.metrics;
+        if let Some(waited) = flow.gate.waited() {
+            metrics.phase("wait", waited);
+            metrics.phase("decode", flow.decoding);
+        }
+        flow.decoding = Duration::ZERO;
+        flow.gate.close();
+        flow.staging.sent(batch.bytes());
+        if let Some(oldest_ms) = batch.oldest_ms() {
+            self.status.waits(&self.partition, oldest_ms);
+        }
+        let (applier, hint) = (self.applier.clone(), self.hint.clone());
+        flow.in_flight = Some(tokio::spawn(async move {
+            let outcome = applier.commit(&batch).await;
+            if let Ok(counts) = &outcome {
+                let topic = &applier.partition.topic;
+                let (now_ms, metrics) = (now_ms(), &applier.metrics);
+                let own_ages = batch.own_ages_us(now_ms);
+                metrics.delayed(topic, batch.bytes(), batch.ages_ms(now_ms), own_ages);
+                if let Some(hint) = hint {
+                    hint.committed(Committed {
+                        partition: applier.partition.clone(),
+                        span: batch.from_offset..batch.next_offset,
+                        keys: batch.hint_keys(topic),
+                        all_processed: counts.rejected + counts.duplicates + counts.dead == 0,
+                    });
+                }
+            }
+            (batch, outcome.map(drop))
+        }));
+    }
+}
+
+async fn join(
+    flight: &mut Option<Flight>,
+) -> Result<(Batch, Result<(), Failure>), tokio::task::JoinError> {
+    match flight {
+        Some(flight) => flight.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

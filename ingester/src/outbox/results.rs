@@ -1,0 +1,247 @@
+//! Results: the verdict of every event, produced to `RESULTS_TOPIC` for the services that sent
+//! them. Taken from what is committed, at least once, in the order of each partition; the
+//! database holds how far each one is.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio_postgres::types::ToSql;
+use tracing::warn;
+
+use crate::back_off::back_off;
+use crate::kafka::headers::of_json;
+use crate::kafka::producer::{Message, Outlet};
+use crate::leases::lease::{Held, Leadership, led_among};
+use crate::observe::status::Status;
+use crate::partition::Partition;
+use crate::postgres::pool::{AskError, Object, Pool};
+
+/// How often it is looked whether a replay has changed a verdict.
+const LOOK: Duration = Duration::from_secs(5);
+const CHUNK: i32 = 2_000;
+/// And this many bytes of results and headers.
+const CHUNK_BYTES: i64 = 8 << 20;
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+const PARTITIONS: &str = "SELECT topic, partition FROM sluice.partitions_with_results()";
+// A chunk may exceed its bytes by its last result only.
+const UNSENT: &str = "
+    SELECT u.result, u.next_offset, u.changed_verdict, u.headers FROM (
+        SELECT r.*, h.headers,
+            sum(coalesce(octet_length(r.result), 0) + coalesce(octet_length(h.headers::text), 0)) OVER (
+                ORDER BY r.nth ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+        FROM sluice.unsent_results($1, $2, $3) WITH ORDINALITY
+            AS r (result, next_offset, changed_verdict, nth)
+        LEFT JOIN sluice.result_headers($1, $2, $3) h ON h.kafka_offset = (r.result::json ->> 'offset')::bigint
+    ) u
+    WHERE coalesce(u.bytes_before, 0) < $4 ORDER BY u.nth";
+const MARK: &str = "SELECT sluice.mark_results($1, $2, $3, $4)";
+const FORGET_HEADERS: &str = "SELECT sluice.forget_result_headers($1, $2)";
+
+/// What a result can do without, in this order, and the header that says so: topic, partition and offset tell whose it is.
+const DISPENSABLE: [(&str, &str); 3] = [
+    ("balances", "sluice-balances-omitted"),
+    ("source", "sluice-source-omitted"),
+    ("eventId", "sluice-event-id-omitted"),
+];
+
+pub struct Results {
+    pub pool: Pool,
+    pub outlet: Outlet,
+    pub status: Arc<Status>,
+    /// Partitions that the database knows to have results: nothing of them is pruned before it is told.
+    pub begun: HashSet<Partition>,
+}
+
+impl Results {
+    /// Runs for as long as the process; `led` answers what is led now.
+    pub async fn run(mut self, led: impl Fn() -> Vec<Held>) {
+        let mut waits = back_off();
+        let mut said: Option<Instant> = None;
+        let mut chunk = CHUNK;
+        loop {
+            match self.look(&led(), &mut chunk).await {
+                Ok(true) => waits = back_off(),
+                Ok(false) => {
+                    waits = back_off();
+                    tokio::select! {
+                        () = self.status.moved() => {}
+                        () = tokio::time::sleep(LOOK) => {}
+                    }
+                }
+                Err(trouble) => {
+                    if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                        said = Some(Instant::now());
+                        warn!("results wait: {trouble}");
+                    }
+                    tokio::time::sleep(waits.next().unwrap_or(SAY_AGAIN)).await;
+                }
+            }
+        }
+    }
+
+    /// Whether there was anything to tell.
+    async fn look(&mut self, led: &[Held], chunk: &mut i32) -> Result<bool, String> {
+        let (mut told, mut first) = (false, None);
+        for (partition, leadership) in &led_among(&self.pool, led, PARTITIONS).await? {
+            match self.tell(partition, leadership, chunk).await {
+                Ok(()) => told = true,
+                // The others need not wait for it.
+                Err(trouble) => {
+                    self.begun.remove(partition);
+                    first.get_or_insert(format!("{partition}: {trouble}"));
+                }
+            }
+        }
+        first.map_or(Ok(told), Err)
+    }
+
+    /// Tells at most `chunk` results, and sets how many the next look asks for: the database measures all that it is asked for.
+    async fn tell(
+        &mut self,
+        partition: &Partition,
+        leadership: &Leadership,
+        chunk: &mut i32,
+    ) -> Result<(), String> {
+        let Partition { topic, number } = partition;
+        let client = self.client().await?;
+        if !self.begun.contains(partition) {
+            let begin = [
+                topic as &(dyn ToSql + Sync),
+                number,
+                &0_i64,
+                &[0_i64; 0].as_slice(),
+            ];
+            let marked = client.answer(client.execute(MARK, &begin)).await;
+            marked.map_err(|failed| failed.describe())?;
+            // Headers of results that were told before a crash would take the place of those to be told.
+            self.forget_headers(&client, partition).await?;
+            self.begun.insert(partition.clone());
+        }
+        let which: [&(dyn ToSql + Sync); 4] = [topic, number, &*chunk, &CHUNK_BYTES];
+        let rows = client
+            .answer_over(CHUNK_BYTES as usize, client.query(UNSENT, &which))
+            .await;
+        let rows = rows.map_err(|failed| failed.describe())?;
+        drop(client);
+        fault_point!("results.read");
+        // One key for all results of a partition keeps their order.
+        let key = format!("{topic}/{number}");
+        let mut messages: Vec<Message<'_>> = rows
+            .iter()
+            .filter_map(|row| {
+                Some(Message {
+                    key: Some(key.as_bytes()),
+                    payload: Some(row.get::<_, Option<&str>>("result")?.as_bytes().into()),
+                    headers: Vec::new(),
+                    original_headers: row
+                        .get::<_, Option<Value>>("headers")
+                        .map(|headers| of_json(&headers))
+                        .unwrap_or_default(),
+                })
+            })
+            .collect();
+        let bytes: usize = messages.iter().map(Message::size).sum();
+        *chunk = match bytes > CHUNK_BYTES as usize / 2 {
+            true => (messages.len() as i32).max(1),
+            false => CHUNK,
+        };
+        let produced = self.outlet.produce(&mut messages, shorten, leadership);
+        let produced = produced.await;
+        produced.map_err(|trouble| format!("RESULTS_TOPIC: {trouble}"))?;
+        fault_point!("results.produced");
+        let next_offset: Option<i64> = rows.iter().filter_map(|row| row.get("next_offset")).max();
+        let changed: Vec<i64> = rows
+            .iter()
+            .filter_map(|row| row.get("changed_verdict"))
+            .collect();
+        let client = self.client().await?;
+        let sent: [&(dyn ToSql + Sync); 4] = [topic, number, &next_offset, &changed];
+        let marked = client.answer(client.execute(MARK, &sent)).await;
+        marked.map_err(|failed| failed.describe())?;
+        fault_point!("results.marked");
+        self.forget_headers(&client, partition).await
+    }
+
+    async fn forget_headers(&self, client: &Object, partition: &Partition) -> Result<(), String> {
+        let told: [&(dyn ToSql + Sync); 2] = [&partition.topic, &partition.number];
+        let forgotten = client.answer(client.execute(FORGET_HEADERS, &told)).await;
+        forgotten.map(drop).map_err(|failed| failed.describe())
+    }
+
+    async fn client(&self) -> Result<Object, String> {
+        let client = self.pool.get().await.map_err(AskError::of_pool);
+        client.map_err(|failed| failed.describe())
+    }
+}
+
+/// Leaves out the headers of the original, then parts of the result, and says how long each was; false where there is
+/// nothing left to leave out.
+fn shorten(message: &mut Message<'_>) -> bool {
+    if message.omit_original_headers() {
+        return true;
+    }
+    let payload = message.payload.as_deref().unwrap_or_default();
+    let Ok(Value::Object(mut result)) = serde_json::from_slice(payload) else {
+        return false;
+    };
+    for (field, header) in DISPENSABLE {
+        let Some(part) = result.get_mut(field) else {
+            continue;
+        };
+        let bytes = part.to_string().len();
+        // Null is what stands in its place, and what nobody takes for no change at all.
+        if bytes > "null".len() {
+            *part = Value::Null;
+            let result = Value::Object(result).to_string();
+            message.payload = Some(result.into_bytes().into());
+            message.headers.push((header, bytes.to_string()));
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_is_too_large_loses_its_headers_then_its_balances() {
+        let balances = r#"[{"accountId":42,"available":"12.5","currencyCode":"USD","frozen":"0","shardId":1}]"#;
+        let result = format!(
+            r#"{{"topic":"balance.changed","partition":3,"offset":4711,"eventId":"e\u0001","source":null,"verdict":"APPLIED","balances":{balances}}}"#
+        );
+        let mut message = Message {
+            key: Some(b"balance.changed/3"),
+            payload: Some(result.as_bytes().into()),
+            headers: Vec::new(),
+            original_headers: vec![("traceparent".to_owned(), Some(b"00".to_vec()))],
+        };
+        assert!(shorten(&mut message));
+        assert!(message.original_headers.is_empty());
+        assert_eq!(message.payload.as_deref(), Some(result.as_bytes()));
+        for _ in ["balances", "eventId"] {
+            assert!(shorten(&mut message));
+        }
+        assert!(!shorten(&mut message));
+        let left: Value =
+            serde_json::from_slice(message.payload.as_deref().expect("a result")).expect("JSON");
+        let expected = serde_json::json!({
+            "topic": "balance.changed", "partition": 3, "offset": 4711, "eventId": null, "source": null,
+            "verdict": "APPLIED", "balances": null,
+        });
+        assert_eq!(left, expected);
+        let headers = [
+            ("sluice-headers-omitted", 13),
+            ("sluice-balances-omitted", balances.len()),
+            ("sluice-event-id-omitted", r#""e\u0001""#.len()),
+        ];
+        assert_eq!(
+            message.headers,
+            headers.map(|(name, bytes)| (name, bytes.to_string()))
+        );
+    }
+}

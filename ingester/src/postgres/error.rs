@@ -1,0 +1,297 @@
+//! Errors by consequence: one function says what follows from what the database answered.
+
+use ledger::contract::{routine, sqlstate};
+use ledger::fault;
+use tokio_postgres::error::SqlState;
+
+use crate::chain::chain;
+use crate::postgres::database::TLS_NAMES;
+use crate::tls;
+
+/// What an error asks of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// Outside our control and passing: the same again, for as long as it takes.
+    Retry,
+    /// Lost a race that the next try wins.
+    RetryAtOnce,
+    /// Leadership is lost.
+    Reacquire,
+    /// A record breaks the apply: find it.
+    Reject,
+    /// Nobody has said what this error means: the same again, but find the record that it stands at.
+    Unclassified,
+    /// An operator has ordered to bury a record of the batch.
+    Bury,
+    /// A handler breaks on too much, or is paused: somebody has to mend it.
+    Pause,
+    /// The partition is paused by hand: somebody has to resume it.
+    Wait,
+    /// Configuration, schema or privileges are wrong; trying alone does not mend that.
+    Halt,
+}
+
+impl Consequence {
+    pub const ALL: [Self; 9] = [
+        Self::Retry,
+        Self::RetryAtOnce,
+        Self::Reacquire,
+        Self::Reject,
+        Self::Unclassified,
+        Self::Bury,
+        Self::Pause,
+        Self::Wait,
+        Self::Halt,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::RetryAtOnce => "retry_at_once",
+            Self::Reacquire => "reacquire",
+            Self::Reject => "reject",
+            Self::Unclassified => "unclassified",
+            Self::Bury => "bury",
+            Self::Pause => "pause",
+            Self::Wait => "wait",
+            Self::Halt => "halt",
+        }
+    }
+}
+
+/// Sorts an error of tokio-postgres; what is no answer of the server is a connection that failed.
+pub fn consequence(error: &tokio_postgres::Error) -> Consequence {
+    match error.as_db_error() {
+        Some(answer) => of_answer(
+            answer.code().code(),
+            answer.message(),
+            answer.constraint(),
+            answer.routine(),
+        ),
+        None => Consequence::Retry,
+    }
+}
+
+/// Whether the extension raised it itself: then it is no fault of a trigger, of a handler or of a record.
+pub fn is_ours(error: &tokio_postgres::Error) -> bool {
+    let routine = error.as_db_error().and_then(|answer| answer.routine());
+    matches!(routine, Some(routine::SLUICE | routine::FENCE))
+}
+
+/// The offset of the record that is to be buried.
+pub fn ordered_offset(error: &tokio_postgres::Error) -> Option<i64> {
+    let detail = error.as_db_error()?.detail()?;
+    detail.lines().next()?.trim().parse().ok()
+}
+
+/// Sorts a SQLSTATE. `routine` is where it was raised: only the extension itself speaks of leadership, pauses and orders.
+pub fn of_answer(
+    code: &str,
+    message: &str,
+    constraint: Option<&str>,
+    raised_by: Option<&str>,
+) -> Consequence {
+    let ours = match raised_by {
+        Some(routine::FENCE) if code == sqlstate::STALE => Some(Consequence::Reacquire),
+        Some(routine::SLUICE) => of_the_extension(code),
+        _ => None,
+    };
+    ours.unwrap_or_else(|| of_sqlstate(code, message, constraint))
+}
+
+/// What the extension means by a SQLSTATE that it raises.
+fn of_the_extension(code: &str) -> Option<Consequence> {
+    match code {
+        sqlstate::HANDLER_BROKEN => Some(Consequence::Pause),
+        sqlstate::PARTITION_PAUSED => Some(Consequence::Wait),
+        sqlstate::BURIAL_ORDERED => Some(Consequence::Bury),
+        sqlstate::STAGING_MISMATCH => Some(Consequence::Retry),
+        sqlstate::INVALID_PARAMETER | "22004" | "54000" => Some(Consequence::Halt),
+        _ => None,
+    }
+}
+
+/// What PostgreSQL, a trigger or a handler means by it. What is not listed never costs a record its life.
+fn of_sqlstate(code: &str, message: &str, constraint: Option<&str>) -> Consequence {
+    match (code, &code[..2.min(code.len())]) {
+        // Another partition opened the same account; now it is there to be found.
+        ("23505", _) if constraint == Some("account_balances_pkey") => Consequence::RetryAtOnce,
+        ("40001" | "40P01", _) => Consequence::RetryAtOnce,
+        // Read-only: connected to a standby during a failover.
+        ("55P03" | "25006" | "25P03", _) => Consequence::Retry,
+        // No such database: a swap takes it away for a moment.
+        ("3D000", _) => Consequence::Retry,
+        (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
+        (code, _) if fault::is_of_the_record(code, message) => Consequence::Reject,
+        (_, "0A" | "28" | "3F" | "42") => Consequence::Halt,
+        _ => Consequence::Unclassified,
+    }
+}
+
+/// One line for people: the server's words, or the whole chain of causes, with what to change if that is known.
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        return format!(
+            "{} (SQLSTATE {})",
+            cut(answer.message()),
+            answer.code().code()
+        );
+    }
+    let text = chain(error);
+    match tls::advice(&text, &TLS_NAMES) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+/// A trigger may say as much as it likes; a log line and a dead letter keep this much of it.
+fn cut(message: &str) -> &str {
+    match message.char_indices().nth(4_000) {
+        Some((end, _)) => &message[..end],
+        None => message,
+    }
+}
+
+/// Whether an error at connecting will stay until someone changes the configuration.
+pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    let text = chain(error);
+    // A certificate that we refuse, or that the server misses.
+    let will_not_heal =
+        text.contains("password missing") || tls::advice(&text, &TLS_NAMES).is_some();
+    let codes = [
+        SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::INVALID_CATALOG_NAME,
+    ];
+    will_not_heal
+        || error
+            .code()
+            .is_some_and(|code| codes.contains(code) || *code == SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sqlstate_has_its_consequence() {
+        use Consequence::{Halt, Reject, Retry, RetryAtOnce, Unclassified};
+        for (code, constraint, expected) in [
+            ("08006", None, Retry),
+            ("40001", None, RetryAtOnce),
+            ("40P01", None, RetryAtOnce),
+            ("53100", None, Retry),
+            ("53300", None, Retry),
+            ("57P01", None, Retry),
+            ("57014", None, Retry),
+            ("58030", None, Retry),
+            ("55P03", None, Retry),
+            ("25006", None, Retry),
+            ("25P03", None, Retry),
+            ("23505", Some("account_balances_pkey"), RetryAtOnce),
+            ("23505", Some("someone_elses_key"), Reject),
+            ("23514", None, Reject),
+            ("22003", None, Reject),
+            ("22023", None, Reject),
+            ("22P05", None, Reject),
+            ("P0001", None, Reject),
+            ("09000", None, Reject),
+            ("54000", None, Unclassified),
+            ("42P01", None, Halt),
+            ("42501", None, Halt),
+            ("42883", None, Halt),
+            ("0A000", None, Halt),
+            ("28P01", None, Halt),
+            ("3D000", None, Retry),
+            ("3F000", None, Halt),
+            ("XX000", None, Unclassified),
+            ("XX001", None, Unclassified),
+            ("XX002", None, Unclassified),
+            ("26000", None, Unclassified),
+            ("72000", None, Unclassified),
+            ("25P02", None, Unclassified),
+            ("25001", None, Unclassified),
+            ("2F003", None, Unclassified),
+            ("HV000", None, Unclassified),
+            ("P0000", None, Unclassified),
+            ("ABCDE", None, Unclassified),
+            ("", None, Unclassified),
+        ] {
+            assert_eq!(
+                of_answer(code, "", constraint, Some("exec_stmt_raise")),
+                expected,
+                "{code} {constraint:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_extension_alone_may_say_is_nothing_of_the_kind_from_others() {
+        use Consequence::{Bury, Halt, Pause, Reacquire, Reject, Retry, Unclassified, Wait};
+        for (code, routine, from_the_extension, from_others) in [
+            ("55000", routine::FENCE, Reacquire, Unclassified),
+            ("38000", routine::SLUICE, Pause, Unclassified),
+            ("55006", routine::SLUICE, Wait, Unclassified),
+            ("39000", routine::SLUICE, Bury, Unclassified),
+            ("XX001", routine::SLUICE, Retry, Unclassified),
+            ("22023", routine::SLUICE, Halt, Reject),
+            ("22004", routine::SLUICE, Halt, Reject),
+            ("54000", routine::SLUICE, Halt, Unclassified),
+            // Not the fence's, though the extension's.
+            ("55000", routine::SLUICE, Unclassified, Unclassified),
+            ("P0001", routine::SLUICE, Reject, Reject),
+        ] {
+            assert_eq!(
+                of_answer(code, "", None, Some(routine)),
+                from_the_extension,
+                "{code}"
+            );
+            for other in [
+                None,
+                Some("exec_stmt_raise"),
+                Some("CheckCmdReplicaIdentity"),
+            ] {
+                assert_eq!(
+                    of_answer(code, "", None, other),
+                    from_others,
+                    "{code} {other:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_of_the_database_rejects_no_record() {
+        for (message, expected) in [
+            (
+                "index row size 2800 exceeds btree version 4 maximum 2704 for index \"i\"",
+                Consequence::Reject,
+            ),
+            (
+                "index row requires 12016 bytes, maximum size is 8191",
+                Consequence::Reject,
+            ),
+            (
+                "multixact \"members\" limit exceeded",
+                Consequence::Unclassified,
+            ),
+            (
+                "database is not accepting commands to avoid wraparound data loss in database \"d\"",
+                Consequence::Unclassified,
+            ),
+            (
+                "too many notifications in the NOTIFY queue",
+                Consequence::Unclassified,
+            ),
+        ] {
+            let found = of_answer("54000", message, None, Some("exec_stmt_raise"));
+            assert_eq!(found, expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        assert_eq!(cut("é"), "é");
+        assert_eq!(cut(&"é".repeat(5_000)), "é".repeat(4_000));
+    }
+}

@@ -1,0 +1,624 @@
+//! The conductor: the one loop that acquires partitions, starts and stops their lanes, and
+//! hands them over. Time, notifications, finished lanes and shutdown all enter here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::ExponentialBackoff;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::back_off::back_off_up_to;
+use crate::commit::applier::Applier;
+use crate::commit::group::Group;
+use crate::commit::statements::warm_up;
+use crate::config::{RunSettings, StartOffset};
+use crate::lanes::lane::{End, Lane};
+use crate::leases::lease::{Acquired, Held, Leadership, Session};
+use crate::leases::report::{self, Report};
+use crate::leases::shares::{self, Barrier};
+use crate::leases::topics::{self, Topic, Topics};
+use crate::partition::Partition;
+use crate::postgres::error::{Consequence, consequence, describe};
+use crate::postgres::precedence::First;
+use crate::redis_marks::Hint;
+use crate::run::renewals::Leases;
+use crate::run::service::Service;
+use crate::run::topic_watch::{TopicTold, watch_topics};
+
+/// How often the database is asked for new handlers.
+const HANDLERS_INTERVAL: Duration = Duration::from_secs(4);
+/// How often group offsets are committed, as a hint.
+const GROUP_OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a busy instance says how it goes.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// How long stopping may take in all.
+const STOP_LIMIT: Duration = Duration::from_millis(4_500);
+/// How long PostgreSQL may take to release a partition.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// Between tries to open the session for standby, at most.
+const STANDBY_WAIT: Duration = Duration::from_secs(1);
+/// A partition that some transaction keeps from having a leader is tried again after this time.
+const BLOCKED: Duration = Duration::from_secs(2);
+
+type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
+
+/// A lane that runs.
+struct Led {
+    /// What keeps the partition from being read.
+    barrier: watch::Sender<Option<Barrier>>,
+    stop: CancellationToken,
+    look_again: Arc<Notify>,
+}
+
+/// The one loop.
+pub struct Conductor {
+    settings: RunSettings,
+    wanted: Topics,
+    /// What is read now.
+    topics: watch::Sender<BTreeMap<String, Topic>>,
+    /// When registered handlers were last looked at.
+    handlers_seen: Option<Instant>,
+    /// Looks after dead letters.
+    aftercare: Arc<Notify>,
+    /// Marks processed events in Redis.
+    hint: Option<Hint>,
+    service: Service,
+    turns: Arc<Semaphore>,
+    group: Arc<Group>,
+    standby: Option<Arc<Session>>,
+    /// Tries to open it again, and before when not.
+    standby_waits: ExponentialBackoff,
+    standby_after: Option<Instant>,
+    /// Partitions that a transaction keeps from having a leader, and until when they are left alone.
+    blocked: HashMap<Partition, Instant>,
+    wake: mpsc::Sender<()>,
+    leases: Arc<Leases>,
+    lanes: HashMap<Partition, Led>,
+    running: JoinSet<(Partition, Arc<Leadership>, End)>,
+    /// Partitions of each topic, as far as Kafka has told.
+    counts: BTreeMap<String, i32>,
+    /// Topics that Kafka has told of, existing or not, which the database has not heard of from us.
+    news: BTreeMap<String, i32>,
+    /// How many partitions each topic had when Sluice first started on it.
+    at_first: HashMap<String, i32>,
+    report: Report,
+    reported_at: Option<Instant>,
+    /// The process is to end.
+    quit: CancellationToken,
+    /// When a trouble was last said.
+    said: HashMap<String, Instant>,
+}
+
+/// What a conductor is given.
+pub struct Means {
+    pub settings: RunSettings,
+    pub service: Service,
+    pub leases: Arc<Leases>,
+    /// Marks processed events in Redis.
+    pub hint: Option<Hint>,
+    /// Wakes whoever looks after dead letters.
+    pub aftercare: Arc<Notify>,
+    /// The first connection, already open.
+    pub standby: Session,
+    pub wake: mpsc::Sender<()>,
+    /// The process is to end.
+    pub quit: CancellationToken,
+}
+
+impl Conductor {
+    pub fn new(means: Means) -> Self {
+        let (settings, service) = (means.settings, means.service);
+        let wanted = Topics::new(&settings.kafka);
+        Self {
+            topics: watch::Sender::new(wanted.with(&[])),
+            wanted,
+            handlers_seen: None,
+            aftercare: means.aftercare,
+            hint: means.hint,
+            turns: Arc::new(Semaphore::new(settings.apply_concurrency)),
+            group: Group::new(service.pool.clone()),
+            service,
+            standby: Some(Arc::new(means.standby)),
+            standby_waits: back_off_up_to(STANDBY_WAIT),
+            standby_after: None,
+            blocked: HashMap::new(),
+            wake: means.wake,
+            leases: means.leases,
+            lanes: HashMap::new(),
+            running: JoinSet::new(),
+            counts: BTreeMap::new(),
+            news: BTreeMap::new(),
+            at_first: HashMap::new(),
+            report: Report::default(),
+            reported_at: None,
+            quit: means.quit,
+            said: HashMap::new(),
+            settings,
+        }
+    }
+
+    pub async fn conduct(mut self, mut woken: mpsc::Receiver<()>, shutdown: CancellationToken) {
+        let (tell, mut told) = mpsc::channel(16);
+        let topics = tokio::spawn(watch_topics(
+            self.service.kafka.clone(),
+            self.topics.subscribe(),
+            tell,
+        ));
+        let mut polls = tokio::time::interval(self.settings.standby_poll);
+        polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut group_offsets = tokio::time::interval(GROUP_OFFSETS_INTERVAL);
+        let mut reports = tokio::time::interval(REPORT_INTERVAL);
+        let mut reported = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(done) = self.running.join_next() => self.finished(done).await,
+                Some(TopicTold { topic, count, is_other }) = told.recv() => {
+                    if is_other {
+                        self.look_again(&topic);
+                    }
+                    self.topic_told(topic, count);
+                }
+                Some(()) = woken.recv() => self.round_unless(&shutdown).await,
+                _ = polls.tick() => self.round_unless(&shutdown).await,
+                _ = group_offsets.tick() => self.commit_group_offsets(),
+                _ = reports.tick() => {
+                    let records = self.service.status.records();
+                    if records > reported {
+                        let rate = (records - reported) as f64 / REPORT_INTERVAL.as_secs_f64();
+                        info!(records, records_per_second = rate.round(), partitions = self.lanes.len(), "committing");
+                    }
+                    reported = records;
+                }
+            }
+        }
+        topics.abort();
+        if tokio::time::timeout(STOP_LIMIT, self.stop()).await.is_err() {
+            warn!("stopped without releasing everything; the leases end by themselves");
+        }
+    }
+
+    /// A server that does not answer must not keep us from stopping.
+    async fn round_unless(&mut self, shutdown: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = self.round() => {}
+        }
+    }
+
+    /// One look around: what we should lead, what to take, what to hand over.
+    async fn round(&mut self) {
+        if self.standby.is_none()
+            && self
+                .standby_after
+                .is_some_and(|after| Instant::now() < after)
+        {
+            return;
+        }
+        let limit = self.settings.lease.max(Duration::from_secs(2));
+        match tokio::time::timeout(limit, self.try_round()).await {
+            Ok(Ok(())) => self.service.status.database_answered(),
+            Ok(Err(error)) => {
+                self.say(
+                    "database",
+                    format!(
+                        "cannot look for partitions, trying again: {}",
+                        describe(&error)
+                    ),
+                );
+                self.drop_standby();
+            }
+            Err(_) => {
+                self.say(
+                    "database",
+                    "cannot look for partitions: PostgreSQL does not answer".into(),
+                );
+                self.drop_standby();
+            }
+        }
+    }
+
+    /// Leases acquired through it since the last renewal look free once it is gone: the other session takes them over.
+    fn drop_standby(&mut self) {
+        self.standby = None;
+        self.service.watcher.precedence.is(First::Standby, false);
+        self.leases.renew_now.notify_one();
+    }
+
+    async fn standby(&mut self) -> Result<Arc<Session>, tokio_postgres::Error> {
+        if let Some(session) = self.standby.as_ref().filter(|session| !session.is_closed()) {
+            return Ok(session.clone());
+        }
+        self.drop_standby();
+        let wait = self.standby_waits.next().unwrap_or(STANDBY_WAIT);
+        self.standby_after = Some(Instant::now() + wait);
+        let (lease, wake) = (self.settings.lease, Some(self.wake.clone()));
+        let session = Arc::new(Session::open(&self.settings.database, lease, wake).await?);
+        self.standby = Some(session.clone());
+        self.service.watcher.precedence.is(First::Standby, true);
+        self.standby_waits = back_off_up_to(STANDBY_WAIT);
+        self.warm_up();
+        Ok(session)
+    }
+
+    /// Connections that the first batches will need are opened before them.
+    fn warm_up(&self) {
+        let partitions: i32 = self.counts.values().sum();
+        tokio::spawn(warm_up(self.service.pool.clone(), partitions as usize));
+    }
+
+    async fn try_round(&mut self) -> Result<(), tokio_postgres::Error> {
+        let session = self.standby().await?;
+        let name = self.settings.service_id.clone();
+        if self
+            .handlers_seen
+            .is_none_or(|seen| seen.elapsed() > HANDLERS_INTERVAL)
+        {
+            self.follow_handlers(&session).await?;
+        }
+        let names: Vec<String> = self.topics.borrow().keys().cloned().collect();
+        let survey = session.survey(&name, &names).await?;
+        let taken = (!survey.name_is_ours).then(|| {
+            format!("SERVICE_ID: another live instance is called {name:?}; give each its own")
+        });
+        self.service.status.cannot_lead(taken.clone());
+        if let Some(taken) = taken {
+            self.say("name", taken);
+            return Ok(());
+        }
+        self.service.status.have_leaders(survey.leaders.keys());
+        for (partition, led) in &self.lanes {
+            let barrier = survey.barriers.get(partition);
+            led.barrier.send_if_modified(|now| {
+                let is_news = now.as_ref() != barrier;
+                *now = barrier.cloned();
+                is_news
+            });
+        }
+        self.start_topics(&session).await?;
+        let last = self.reported_at;
+        if last.is_none_or(|at| at.elapsed() >= report::INTERVAL) {
+            self.reported_at = Some(Instant::now());
+            self.report
+                .send(&session, &name, &self.service.status)
+                .await?;
+        }
+        let mine: BTreeSet<Partition> = self.lanes.keys().cloned().collect();
+        let mut known = self.counts.clone();
+        known.retain(|topic, _| self.at_first.contains_key(topic));
+        let plan = shares::plan(&name, &mine, &known, &survey);
+        // One at a time; the next round follows as soon as it is released.
+        let draining = self.lanes.values().any(|led| led.stop.is_cancelled());
+        if let Some(partition) = plan.give_up.first().filter(|_| !draining) {
+            info!(%partition, leading = mine.len(), "handing over");
+            self.lanes[partition].stop.cancel();
+        }
+        // A lease that nobody can renew is lost again at once.
+        if !self.service.watcher.precedence.all_are_open() {
+            return Ok(());
+        }
+        self.blocked.retain(|_, until| Instant::now() < *until);
+        let candidates = plan.candidates.into_iter();
+        let mut attempts: FuturesUnordered<_> = candidates
+            .filter(|partition| !self.blocked.contains_key(partition))
+            .take(plan.wanted)
+            .map(|partition| session.acquire(partition, &name))
+            .collect();
+        while let Some((partition, attempt)) = attempts.next().await {
+            match attempt {
+                Ok(Some(acquired)) => self.lead(acquired),
+                Ok(None) => {}
+                Err(error)
+                    if error.as_db_error().is_some()
+                        && consequence(&error) == Consequence::Retry =>
+                {
+                    self.not_acquired(partition, &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the database remember what there is at the first start on a topic; until then none of it is led.
+    async fn start_topics(&mut self, session: &Session) -> Result<(), tokio_postgres::Error> {
+        if self.news.is_empty() {
+            return Ok(());
+        }
+        let at_first = session.start_topics(&self.news).await?;
+        self.at_first.extend(at_first);
+        self.news.clear();
+        Ok(())
+    }
+
+    /// Something in the database keeps a partition without a leader; the others are not to wait for it.
+    fn not_acquired(&mut self, partition: Partition, error: &tokio_postgres::Error) {
+        let why = describe(error);
+        self.say(
+            &partition.to_string(),
+            format!("{partition} has no leader and cannot be acquired, trying again: {why}"),
+        );
+        self.service.status.is_blocked(&partition, why);
+        self.blocked.insert(partition, Instant::now() + BLOCKED);
+    }
+
+    /// Reads the topics of new handlers, and hands back those of handlers that are gone.
+    async fn follow_handlers(&mut self, session: &Session) -> Result<(), tokio_postgres::Error> {
+        let registered = topics::registered(session.client()).await?;
+        self.handlers_seen = Some(Instant::now());
+        let now = self.wanted.with(&registered);
+        if *self.topics.borrow() == now {
+            return Ok(());
+        }
+        self.counts.retain(|topic, _| now.contains_key(topic));
+        self.service.status.topics_have(&self.counts);
+        for (partition, led) in &self.lanes {
+            if !now.contains_key(&partition.topic) {
+                led.stop.cancel();
+            }
+        }
+        self.topics.send_replace(now);
+        Ok(())
+    }
+
+    fn lead(&mut self, acquired: Acquired) {
+        let Acquired {
+            partition,
+            leadership,
+            position,
+        } = acquired;
+        let leadership = Arc::new(leadership);
+        let Some(kind) = self
+            .topics
+            .borrow()
+            .get(&partition.topic)
+            .map(|topic| topic.kind)
+        else {
+            return;
+        };
+        info!(
+            %partition, fencing_token = leadership.fencing_token, commit_offset = leadership.commit_offset,
+            "leading partition"
+        );
+        self.leases.insert((partition.clone(), leadership.clone()));
+        let led = Led {
+            barrier: watch::Sender::new(position.halted.clone().map(Barrier::Halt)),
+            stop: CancellationToken::new(),
+            look_again: Arc::default(),
+        };
+        let at_first = self.at_first.get(&partition.topic);
+        let was_there = at_first.is_some_and(|count| partition.number < *count);
+        let lane = Lane {
+            partition: partition.clone(),
+            kind,
+            leadership: leadership.clone(),
+            position,
+            kafka: self.service.kafka.clone(),
+            applier: Applier {
+                pool: self.service.pool.clone(),
+                partition: partition.clone(),
+                leadership: leadership.clone(),
+                turns: self.turns.clone(),
+                group: self.group.clone(),
+                retry: self.settings.retry.clone(),
+                aftercare: self.aftercare.clone(),
+                status: self.service.status.clone(),
+                metrics: self.service.metrics.clone(),
+                keeps_headers: self.settings.kafka.results_topic.is_some(),
+            },
+            gate: self.settings.gate.clone(),
+            // Later partitions and topics are read from their beginning.
+            start: match was_there {
+                true => self.settings.start,
+                false => StartOffset::Earliest,
+            },
+            status: self.service.status.clone(),
+            hint: self.hint.clone(),
+            look_again: led.look_again.clone(),
+            barrier: led.barrier.subscribe(),
+            doubts: 0,
+            stop: led.stop.clone(),
+            quit: self.quit.clone(),
+        };
+        self.lanes.insert(partition.clone(), led);
+        self.service.metrics.leads(&partition.topic);
+        self.service
+            .status
+            .leads(&partition, leadership.commit_offset);
+        // A former leader may have left something.
+        self.aftercare.notify_one();
+        self.running.spawn(async move {
+            let end = tokio::spawn(lane.run()).await;
+            let end = end.unwrap_or_else(|error| {
+                error!(%partition, "a lane of our own failed: {error}");
+                End::Lost("its lane failed".to_owned())
+            });
+            (partition, leadership, end)
+        });
+    }
+
+    /// Lanes that ended, `first` and any others by now: what they led is released in one statement.
+    async fn finished(&mut self, first: Ended) {
+        let (mut drained, mut lost) = (Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(ended) = next {
+            if let Ok((partition, leadership, end)) = ended {
+                self.lanes.remove(&partition);
+                self.leases.remove(&partition);
+                self.service.status.leads_no_more(&partition);
+                match end {
+                    End::Lost(reason) => lost.push((partition, reason)),
+                    End::Drained => drained.push((partition, leadership)),
+                }
+            }
+            next = self.running.try_join_next();
+        }
+        self.say_lost(lost).await;
+        if !drained.is_empty() {
+            // In the order in which leases are renewed, so that neither waits for the other in a circle.
+            drained.sort_by(|one, other| one.0.cmp(&other.0));
+            self.release(&drained).await;
+            // What was lost may be lost again at once: for that the next poll is soon enough.
+            let _ = self.wake.try_send(());
+        }
+    }
+
+    /// What an operator took away is no accident.
+    async fn say_lost(&mut self, lost: Vec<(Partition, String)>) {
+        if lost.is_empty() {
+            return;
+        }
+        let names: Vec<&Partition> = lost.iter().map(|(partition, _)| partition).collect();
+        let stepped_down = match self.standby.clone() {
+            Some(session) => {
+                let asked = session.stepped_down(&self.settings.service_id, &names);
+                let told = tokio::time::timeout(RELEASE_LIMIT, asked).await;
+                told.ok().and_then(Result::ok).unwrap_or_default()
+            }
+            None => Vec::new(),
+        };
+        for (partition, reason) in &lost {
+            if stepped_down.contains(partition) {
+                self.service.metrics.stepped_down();
+                info!(%partition, "stepped down, as somebody asked by step_down");
+            } else {
+                self.service.metrics.lost();
+                warn!(%partition, "leadership lost: {reason}");
+            }
+        }
+    }
+
+    async fn release(&mut self, drained: &[Held]) {
+        let Some(session) = self.standby.clone() else {
+            return;
+        };
+        match tokio::time::timeout(RELEASE_LIMIT, session.release(drained)).await {
+            Ok(Ok(released)) => {
+                for ((partition, leadership), released) in drained.iter().zip(released) {
+                    let fencing_token = leadership.fencing_token;
+                    if released {
+                        self.service.metrics.released();
+                        info!(%partition, fencing_token, "released partition");
+                    } else {
+                        debug!(%partition, fencing_token, "was not ours any more");
+                    }
+                }
+            }
+            Ok(Err(error)) => {
+                warn!(
+                    "partitions not released, their leases end by themselves: {}",
+                    describe(&error)
+                )
+            }
+            Err(_) => {
+                warn!(
+                    "partitions not released, PostgreSQL does not answer; their leases end by themselves"
+                );
+                self.drop_standby();
+            }
+        }
+    }
+
+    fn topic_told(&mut self, topic: String, count: Result<Option<i32>, String>) {
+        if !self.topics.borrow().contains_key(&topic) {
+            return;
+        }
+        self.service.status.kafka_answers(count.is_ok());
+        let setting = self
+            .topics
+            .borrow()
+            .get(&topic)
+            .and_then(|found| found.setting);
+        if let Ok(count) = count {
+            if !self.at_first.contains_key(&topic) {
+                self.news.insert(topic.clone(), count.unwrap_or(0));
+            }
+            self.service
+                .status
+                .topic_is_missing(&topic, count.is_none() && setting.is_some());
+        }
+        match count {
+            Ok(Some(count)) => {
+                // A topic created anew with fewer partitions keeps its number: the lanes of those that are
+                // gone say so and wait, and no partition that exists loses its leader to them.
+                let count = count.max(self.counts.get(&topic).copied().unwrap_or(0));
+                if self.counts.insert(topic.clone(), count) != Some(count) {
+                    info!(topic, partitions = count, "topic found");
+                    self.service.status.topics_have(&self.counts);
+                    self.warm_up();
+                    let _ = self.wake.try_send(());
+                }
+            }
+            Ok(None) => {
+                if let Some(setting) = setting {
+                    let text =
+                        format!("topic {topic} does not exist: create it or change {setting}");
+                    self.say(&topic, text);
+                }
+                self.look_again(&topic);
+            }
+            Err(error) => {
+                let brokers = &self.settings.kafka.brokers;
+                self.say(
+                    "kafka",
+                    format!("KAFKA_BROKERS: no answer from {brokers}, trying again: {error}"),
+                );
+            }
+        }
+    }
+
+    /// Has all lanes of a topic ask Kafka whether it is still the one that they read.
+    fn look_again(&self, topic: &str) {
+        let of_topic = |(partition, _): &(&Partition, &Led)| partition.topic == topic;
+        for (_, led) in self.lanes.iter().filter(of_topic) {
+            led.look_again.notify_one();
+        }
+    }
+
+    fn commit_group_offsets(&self) {
+        let moved = self.service.status.take_moved();
+        if !moved.is_empty() {
+            self.service.kafka.commit_hint(&moved);
+        }
+    }
+
+    /// A WARN line, at most once every few seconds for each subject.
+    fn say(&mut self, subject: &str, text: String) {
+        let said = self.said.get(subject);
+        if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+            self.said.insert(subject.to_owned(), Instant::now());
+            warn!("{text}");
+        }
+    }
+
+    async fn stop(&mut self) {
+        info!(partitions = self.lanes.len(), "stopping");
+        self.lanes.values().for_each(|led| led.stop.cancel());
+        // Sent before any release, so that the others know they are to take what is released.
+        if let Some(session) = &self.standby {
+            let leaving = session.leave(&self.settings.service_id);
+            if !matches!(
+                tokio::time::timeout(RELEASE_LIMIT, leaving).await,
+                Ok(Ok(()))
+            ) {
+                debug!("not said that we leave");
+            }
+        }
+        while let Some(ended) = self.running.join_next().await {
+            self.finished(ended).await;
+        }
+        self.service
+            .kafka
+            .commit_last(self.service.status.take_moved())
+            .await;
+        info!("stopped");
+    }
+}

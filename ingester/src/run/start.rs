@@ -1,0 +1,278 @@
+//! The start of a service: its clients, its tasks and its first connection, and how all of them end together.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use crate::back_off::back_off;
+use crate::config::RunSettings;
+use crate::http;
+use crate::http::token::Token;
+use crate::http::told::{LastAnswer, Told};
+use crate::kafka::producer::Outlet;
+use crate::leases::lease::Session;
+use crate::operator::overview::Overview;
+use crate::operator::session::ACTION_LIMIT;
+use crate::outbox::dead_letters::Aftercare;
+use crate::outbox::results::Results;
+use crate::postgres::error::{Consequence, consequence, describe, is_refusal};
+use crate::postgres::pool::Manager;
+use crate::postgres::pooler;
+use crate::postgres::precedence::{CONTROL_CONNECTIONS, First};
+use crate::redis_marks::Hint;
+use crate::run::conductor::{Conductor, Means};
+use crate::run::renewals::{self, Leases, Renewals};
+use crate::run::service::Service;
+use crate::schema::migrations::{self, Misfit};
+
+/// How long a migration under way may go without the grants that come at its end.
+const MIGRATION: Duration = Duration::from_secs(60);
+/// For the page: opened once somebody looks at it.
+const OPERATOR_CONNECTIONS: usize = 3;
+/// Between tries to connect, where no wait is named.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// A task that ends with whoever holds it.
+type Task = AbortOnDropHandle<()>;
+
+/// Runs until `shutdown`; an error is one line for the operator.
+pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(), String> {
+    let service = Service::new(&settings)?;
+    // Before anything that may have to be waited for: health is told from the first moment on.
+    let serving = serve(&settings, &service).await?;
+    let (wake, woken) = mpsc::channel(1);
+    let Some(standby) = connect_first(&settings, &wake, &shutdown).await? else {
+        return Ok(());
+    };
+    log_settings(&settings);
+    service.watcher.precedence.is(First::Standby, true);
+    let leases = Arc::<Leases>::default();
+    let mut renewals = renew(&settings, &service, &leases);
+    let watcher = service.watcher.clone();
+    let watching = Task::new(tokio::spawn(async move { watcher.run().await }));
+    let results = results(&settings, &service, &leases)?;
+    let ttl = settings.redis.as_ref().map(|(_, ttl)| *ttl);
+    let redis = settings.redis.clone();
+    let (pool, status) = (&service.pool, &service.status);
+    let hint = redis.map(|(redis, ttl)| Hint::start(redis, ttl, pool.clone(), status.clone()));
+    let (wake_aftercare, aftercare) =
+        aftercare(&settings, &service, &leases, hint.clone().zip(ttl))?;
+    let _looking = look_at_database(&settings, &service);
+    let conductor = Conductor::new(Means {
+        settings,
+        service,
+        leases,
+        hint,
+        aftercare: wake_aftercare,
+        standby,
+        wake,
+        quit: shutdown.clone(),
+    });
+    tokio::select! {
+        () = conductor.conduct(woken, shutdown) => Ok(()),
+        // None of these tasks ends by itself: without renewals no lease would last.
+        ended = aftercare => Err(format!("looking after dead letters has failed: {ended:?}")),
+        ended = serving.http => Err(format!("serving HTTP has failed: {ended:?}")),
+        ended = ended(results) => Err(format!("producing results has failed: {ended:?}")),
+        ended = &mut renewals => Err(format!("renewing leases has failed: {ended:?}")),
+        ended = watching => Err(format!("watching for answers has failed: {ended:?}")),
+    }
+}
+
+/// What is served by HTTP, as long as this is held.
+struct Serving {
+    http: AbortOnDropHandle<std::convert::Infallible>,
+    _probes: Option<AbortOnDropHandle<std::convert::Infallible>>,
+    _overview: Task,
+}
+
+async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, String> {
+    let listener = http::bind("DB_WRITER_SERVICE_PORT", settings.http).await?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let probes = match settings.probes {
+        Some(address) => Some(http::bind("PROBE_PORT", address).await?),
+        None => None,
+    };
+    let operator = settings.operator.clone().with_statement_limit(ACTION_LIMIT);
+    let operator = Manager::of_operator(&operator, &service.watcher)
+        .pool(OPERATOR_CONNECTIONS, settings.connection_timeout)?;
+    let overview = Arc::new(Overview::new(operator.clone()));
+    let told = Arc::new(Told {
+        service_id: settings.service_id.clone(),
+        status: service.status.clone(),
+        metrics: service.metrics.clone(),
+        pool: service.pool.clone(),
+        pool_size: settings.pool_size + CONTROL_CONNECTIONS,
+        operator,
+        overview: overview.clone(),
+        admin_token: settings.admin_token.as_ref().map(Token::of),
+        health: LastAnswer::default(),
+        scrape: LastAnswer::default(),
+    });
+    let probes = match probes {
+        Some(listener) => {
+            let address = listener.local_addr().map_err(|error| error.to_string())?;
+            info!(probes = %address, "serving /livez and /readyz");
+            let probing = http::serve_probes(listener, told.clone());
+            Some(AbortOnDropHandle::new(tokio::spawn(probing)))
+        }
+        None => None,
+    };
+    let http = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, told)));
+    let overview = Task::new(tokio::spawn(async move { overview.run().await }));
+    info!(%address, "serving the page, /health and /metrics");
+    Ok(Serving {
+        http,
+        _probes: probes,
+        _overview: overview,
+    })
+}
+
+fn log_settings(settings: &RunSettings) {
+    let event_topics = settings.kafka.event_topics.as_ref();
+    info!(
+        service_id = settings.service_id,
+        balance_topics = settings.kafka.balance_topics.join(","),
+        event_topics = event_topics.map(|names| names.join(",")),
+        database = settings.database.address(),
+        kafka = settings.kafka.brokers,
+        batch_size = settings.gate.batch_size,
+        "sluice runs"
+    );
+}
+
+fn renew(settings: &RunSettings, service: &Service, leases: &Arc<Leases>) -> Task {
+    Task::new(tokio::spawn(renewals::run(Renewals {
+        database: settings.database.clone(),
+        lease: settings.lease,
+        interval: settings.renew_interval,
+        leases: leases.clone(),
+        watcher: service.watcher.clone(),
+        status: service.status.clone(),
+        metrics: service.metrics.clone(),
+    })))
+}
+
+fn outlet(settings: &RunSettings, topic: &Option<String>) -> Result<Option<Outlet>, String> {
+    let topic = topic.as_ref();
+    topic
+        .map(|topic| Outlet::new(&settings.kafka, topic))
+        .transpose()
+}
+
+fn results(
+    settings: &RunSettings,
+    service: &Service,
+    leases: &Arc<Leases>,
+) -> Result<Option<Task>, String> {
+    let Some(outlet) = outlet(settings, &settings.kafka.results_topic)? else {
+        return Ok(None);
+    };
+    let results = Results {
+        pool: service.pool.clone(),
+        outlet,
+        status: service.status.clone(),
+        begun: HashSet::new(),
+    };
+    let led = leases.clone();
+    let running = tokio::spawn(results.run(move || led.all()));
+    Ok(Some(Task::new(running)))
+}
+
+/// Looks after dead letters; with what wakes it.
+fn aftercare(
+    settings: &RunSettings,
+    service: &Service,
+    leases: &Arc<Leases>,
+    hint: Option<(Hint, Duration)>,
+) -> Result<(Arc<Notify>, Task), String> {
+    let aftercare = Aftercare {
+        pool: service.pool.clone(),
+        retry: settings.retry.clone(),
+        hint,
+        outlet: outlet(settings, &settings.kafka.dlq_topic)?,
+        wake: Arc::default(),
+        metrics: service.metrics.clone(),
+    };
+    let wake = aftercare.wake.clone();
+    let led = leases.clone();
+    let running = tokio::spawn(aftercare.run(move || led.all()));
+    Ok((wake, Task::new(running)))
+}
+
+/// Has the metrics ask the database for what waits for a person.
+fn look_at_database(settings: &RunSettings, service: &Service) -> Task {
+    let (metrics, pool) = (service.metrics.clone(), service.pool.clone());
+    let dangling_after = settings.dangling_after;
+    Task::new(tokio::spawn(async move {
+        metrics.look(pool, dangling_after).await;
+    }))
+}
+
+/// Waits for a task that there may not be.
+async fn ended(task: Option<Task>) -> Result<(), tokio::task::JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The first connection: waits for a server that is away and for a migration, gives up on one that refuses.
+async fn connect_first(
+    settings: &RunSettings,
+    wake: &mpsc::Sender<()>,
+    shutdown: &CancellationToken,
+) -> Result<Option<Session>, String> {
+    let mut waits = back_off();
+    let mut was_behind: Option<Instant> = None;
+    loop {
+        let opened = async {
+            let session =
+                Session::open(&settings.database, settings.lease, Some(wake.clone())).await?;
+            if pooler::is_between(session.client(), &settings.database).await? {
+                let address = settings.database.address();
+                let shared = format!("DATABASE_URL: {address}: {}", pooler::ADVICE);
+                return Ok((session, Err(Misfit::Wrong(shared))));
+            }
+            let fit = migrations::fits(session.client()).await?;
+            Ok::<_, tokio_postgres::Error>((session, fit))
+        };
+        let address = settings.database.address();
+        let unreachable =
+            |why: &str| format!("cannot reach PostgreSQL at {address}, trying again: {why}");
+        let trouble = match tokio::time::timeout(settings.connection_timeout * 2, opened).await {
+            Ok(Ok((session, Ok(())))) => return Ok(Some(session)),
+            Ok(Ok((_, Err(Misfit::Wrong(misfit))))) => return Err(misfit),
+            Ok(Ok((_, Err(Misfit::Behind(misfit))))) => {
+                was_behind = Some(Instant::now());
+                format!("waiting for a migration: {misfit}")
+            }
+            // Its grants come last.
+            Ok(Err(error))
+                if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+                    && was_behind.is_some_and(|since| since.elapsed() < MIGRATION) =>
+            {
+                format!("waiting for the end of a migration: {}", describe(&error))
+            }
+            Ok(Err(error)) if is_refusal(&error) || consequence(&error) == Consequence::Halt => {
+                return Err(format!(
+                    "DATABASE_URL: PostgreSQL at {address} refuses: {}",
+                    describe(&error)
+                ));
+            }
+            Ok(Err(error)) => unreachable(&describe(&error)),
+            Err(_) => unreachable("no answer in time"),
+        };
+        warn!("DATABASE_URL: {trouble}");
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)) => {}
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The extension and the tables that this binary was built for: whether a database has them, and how it gets them.
+
+pub mod migrations;
+pub mod objects;
+pub mod shipped;

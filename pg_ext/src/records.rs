@@ -1,0 +1,65 @@
+//! Raw records of domain events, and what is decoded of them.
+
+use std::ops::Range;
+
+use ledger::identity::{Identity, PayloadHash};
+use pgrx::PgSqlErrorCode as Code;
+
+use crate::error::raise;
+use crate::fence::Span;
+
+/// Raw Kafka records, column by column.
+pub struct Records {
+    pub offsets: Vec<i64>,
+    pub times_ms: Vec<i64>,
+    pub keys: Vec<Option<Vec<u8>>>,
+    pub payloads: Vec<Option<Vec<u8>>>,
+    pub headers: Vec<Option<String>>,
+}
+
+impl Records {
+    /// Refuses columns that are not of one batch.
+    pub fn check(&self, span: &Span<'_>) {
+        let count = self.offsets.len();
+        let columns = [
+            self.times_ms.len(),
+            self.keys.len(),
+            self.payloads.len(),
+            self.headers.len(),
+        ];
+        let rising = self.offsets.windows(2).all(|pair| pair[0] < pair[1]);
+        let inside = self
+            .offsets
+            .first()
+            .is_none_or(|at| *at >= span.from_offset)
+            && self.offsets.last().is_none_or(|at| *at < span.next_offset);
+        if columns != [count; 4] || !rising || !inside {
+            raise(
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                "the arrays must be of one length, and kafka_offsets must rise within [from_offset, next_offset)",
+            );
+        }
+    }
+}
+
+/// An event, decoded as far as its envelope.
+pub struct Event {
+    pub event_id: String,
+    pub source: Option<String>,
+    pub identity: Identity,
+    pub payload_hash: PayloadHash,
+    /// Its own time or, where it gives none, that of its record.
+    pub time_us: i64,
+    pub own_time_us: Option<i64>,
+    /// Where `data` stands in the payload.
+    pub data: Range<usize>,
+}
+
+impl Event {
+    /// Sorts by event time, then by the offset of its record, then by identity: the later one is the newer news.
+    pub fn version(&self, offset: i64) -> Vec<u8> {
+        let time = (self.time_us as u64) ^ (1 << 63);
+        let (time, offset) = (time.to_be_bytes(), offset.to_be_bytes());
+        [&time[..], &offset[..], self.identity.as_bytes()].concat()
+    }
+}
