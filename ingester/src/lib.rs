@@ -12,6 +12,7 @@ pub mod back_off;
 pub mod chain;
 pub mod partition;
 pub mod terminal;
+pub mod throttle;
 pub mod tls;
 
 pub mod postgres;

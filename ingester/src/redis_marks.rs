@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openssl::ssl::SslConnector;
 use redis::aio::MultiplexedConnection;
@@ -22,6 +22,7 @@ use crate::back_off::back_off;
 use crate::observe::status::Status;
 use crate::partition::Partition;
 use crate::postgres::pool::{AskError, Pool};
+use crate::throttle::Throttle;
 use crate::tls::{self, Files, Names};
 
 const TLS_NAMES: Names = Names {
@@ -267,7 +268,7 @@ async fn mark(
     status: Arc<Status>,
 ) {
     let mut connection: Option<MultiplexedConnection> = None;
-    let mut trouble = Trouble::default();
+    let mut trouble = Trouble(Throttle::every(SAY_AGAIN));
     let mut waits = back_off();
     loop {
         let (keys, done) = match tokio::time::timeout(PING, queue.recv()).await {
@@ -311,19 +312,17 @@ async fn mark(
 }
 
 /// One line when Redis goes, one when it is back, and one a minute between.
-#[derive(Default)]
-struct Trouble(Option<Instant>);
+struct Trouble(Throttle);
 
 impl Trouble {
     fn say(&mut self, reason: &str) {
-        if self.0.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-            self.0 = Some(Instant::now());
+        if self.0.is_due() {
             warn!("REDIS_URL: events are not marked as processed, going on without: {reason}");
         }
     }
 
     fn over(&mut self) {
-        if self.0.take().is_some() {
+        if self.0.over() {
             info!("Redis is back: events are marked as processed");
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sluice::config::KafkaSettings;
+use sluice::config::kafka::KafkaSettings;
 use sluice::kafka::client::Kafka;
 
 const TOPIC: &str = "balances";

@@ -46,7 +46,7 @@ fn every_dependency_is_named_in_its_room_only() {
         (
             "prometheus_client::",
             "ingester/src",
-            "ingester/src/observe/metrics",
+            "ingester/src/observe/",
         ),
         (
             "openssl::ssl",
@@ -320,5 +320,129 @@ fn the_architecture_names_what_is_there() {
             !is_room || named.contains(&name.as_str()),
             "ARCHITECTURE.md does not list {name}"
         );
+    }
+}
+
+/// Lines of a file of the product, and of a function.
+const FILE_LINES: usize = 500;
+const FUNCTION_LINES: usize = 70;
+
+/// Functions of a file that are longer than may be, those of its tests left out.
+#[derive(Default)]
+struct Long {
+    found: Vec<String>,
+    functions: usize,
+}
+
+impl Long {
+    fn function(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        let begins = syn::spanned::Spanned::span(signature).start().line;
+        let lines = block.brace_token.span.close().end().line - begins + 1;
+        self.functions += 1;
+        if lines > FUNCTION_LINES {
+            self.found
+                .push(format!("{}: {lines} lines", signature.ident));
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Long {
+    fn visit_item_mod(&mut self, module: &'ast syn::ItemMod) {
+        if !is_of_tests(&module.attrs) {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        self.function(&function.sig, &function.block);
+        visit::visit_item_fn(self, function);
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
+        self.function(&function.sig, &function.block);
+        visit::visit_impl_item_fn(self, function);
+    }
+}
+
+fn long_functions(text: &str) -> Long {
+    let mut long = Long::default();
+    long.visit_file(&syn::parse_file(text).expect("Rust that compiles"));
+    long
+}
+
+#[test]
+fn files_and_functions_fit_in_the_head() {
+    let (mut found, mut functions) = (Vec::new(), 0);
+    for folder in ["ledger/src", "pg_ext/src", "ingester/src", "faults/src"] {
+        for path in sources(&top().join(folder)) {
+            let text = read(&path);
+            let lines = text.lines().count();
+            let long = long_functions(&text);
+            functions += long.functions;
+            found.extend(
+                long.found
+                    .iter()
+                    .map(|one| format!("{}: {one}", path.display())),
+            );
+            if lines > FILE_LINES {
+                found.push(format!("{}: {lines} lines", path.display()));
+            }
+        }
+    }
+    assert!(
+        functions > 500,
+        "hardly any function is found: mend this test"
+    );
+    assert!(
+        found.is_empty(),
+        "longer than may be:\n{}",
+        found.join("\n")
+    );
+}
+
+#[test]
+fn a_long_function_is_found() {
+    let function =
+        |lines: usize| format!("impl A {{ fn f() {{\n{}}} }}", "a();\n".repeat(lines - 2));
+    assert!(long_functions(&function(FUNCTION_LINES)).found.is_empty());
+    assert_eq!(long_functions(&function(FUNCTION_LINES + 1)).found.len(), 1);
+    let of_tests = format!(
+        "#[cfg(test)] mod tests {{ {} }}",
+        function(FUNCTION_LINES + 1)
+    );
+    assert!(long_functions(&of_tests).found.is_empty());
+}
+
+/// ARCHITECTURE.md and `lib.rs` list the rooms in the order in which they build on each other.
+#[test]
+fn a_room_names_only_rooms_that_are_listed_before_it() {
+    let architecture = read(&top().join("ARCHITECTURE.md"));
+    let (_, table) = architecture
+        .split_once("## Rooms of the ingester")
+        .expect("the rooms");
+    let rows = table
+        .lines()
+        .skip(1)
+        .take_while(|line| !line.starts_with("## "));
+    let listed: Vec<String> = rows
+        .filter_map(|row| row.strip_prefix("| `")?.split(" |").next())
+        .flat_map(|rooms| rooms.split("`, `"))
+        .map(|room| room.trim_end_matches(['`', '/']).replace(".rs", ""))
+        .collect();
+    let declared: Vec<String> = read(&top().join("ingester/src/lib.rs"))
+        .lines()
+        .filter_map(|line| {
+            Some(
+                line.strip_prefix("pub mod ")?
+                    .trim_end_matches(';')
+                    .to_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(listed, declared);
+    for (room, named) in of_folders(&imports("ingester", "sluice")) {
+        let at = |name: &String| listed.iter().position(|listed| listed == name);
+        let later: Vec<_> = named.iter().filter(|name| at(name) > at(&room)).collect();
+        assert!(later.is_empty(), "{room} names {later:?}");
     }
 }

@@ -18,7 +18,11 @@ pub mod amount;
 pub mod storable;
 pub mod timestamp;
 
+mod fields;
+
 pub mod event;
+
+pub mod decode;
 
 pub mod identity;
 

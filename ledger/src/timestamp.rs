@@ -1,5 +1,7 @@
 //! RFC 3339 timestamps, to the microsecond.
 
+use crate::fields::string;
+use crate::json::{Malformed, Reader, Token};
 use std::ops::RangeInclusive;
 
 /// What an RFC 3339 timestamp can be, in microseconds since 1970: the years 0 to 9999, a day more on either side for
@@ -124,6 +126,25 @@ fn day_of_month(days_since_1970: i64) -> i64 {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     day_of_year - (153 * month + 2) / 5 + 1
+}
+
+/// The timestamp of an envelope in microseconds since 1970, read no further than that. What is no event may have one, too.
+pub fn of_envelope(payload: &[u8]) -> Option<i64> {
+    let read = || -> Result<Option<i64>, Malformed> {
+        let mut reader = Reader::new(payload)?;
+        if !matches!(reader.value()?, Token::Object) {
+            return Ok(None);
+        }
+        while let Some(key) = reader.next_key()? {
+            let token = reader.value()?;
+            if &*key.value() == "timestamp" {
+                return Ok(string(token).and_then(|text| parse_us(&text)));
+            }
+            reader.skip(token)?;
+        }
+        Ok(None)
+    };
+    read().ok().flatten()
 }
 
 #[cfg(test)]

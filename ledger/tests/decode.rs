@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use ledger::account::{AccountKey, Currency};
 use ledger::amount::Amount;
-use ledger::event::{Change, Defect, EventHead, decode_balance_event, decode_domain_event};
+use ledger::decode::{decode_balance_event, decode_domain_event};
+use ledger::event::{Change, Defect, EventHead};
 use ledger::identity::Identity;
 use ledger::json::Reader;
 use ledger::verdict::DeadReason;

@@ -324,6 +324,47 @@ struct Fold {
     letters: DeadLetters,
 }
 
+/// An event that the fold has judged.
+struct Decided<'a> {
+    offset: i64,
+    event: &'a staging::Event<'a>,
+    reject_reason: Option<&'static str>,
+}
+
+impl Decided<'_> {
+    /// A row for each change; `after` is what each leg came to, or met where the event is rejected.
+    fn log(
+        &self,
+        changes: &[Change],
+        legs: &[Leg],
+        after: &[Balance],
+        accounts: &mut Accounts,
+        log: &mut Log,
+    ) {
+        let event = self.event;
+        for (change_no, ((change, leg), after)) in changes.iter().zip(legs).zip(after).enumerate() {
+            let place = Place {
+                partition_id: log.partition_id(),
+                kafka_offset: self.offset,
+                change_no: change_no as i16,
+            };
+            log.append(&LogRow {
+                place,
+                event_id: event.event_id.as_bytes(),
+                source: event.source.map(str::as_bytes),
+                event_time: event.time_us.map(session::timestamp),
+                change: *change,
+                after: *after,
+                reject_reason: self.reject_reason,
+                previous: accounts.last_change(leg.slot),
+            });
+            if self.reject_reason.is_none() {
+                accounts.changed(leg.slot, place);
+            }
+        }
+    }
+}
+
 impl Fold {
     /// Answers how many rows it logged.
     fn run(
@@ -375,29 +416,12 @@ impl Fold {
                     self.counts.error_rows += changes.len() as i64;
                 }
             }
-            let reject_reason = verdict.err().map(|reason| reason.as_str());
-            for (change_no, ((change, leg), after)) in
-                changes.iter().zip(&legs).zip(&after).enumerate()
-            {
-                let place = Place {
-                    partition_id: log.partition_id(),
-                    kafka_offset: record.offset,
-                    change_no: change_no as i16,
-                };
-                log.append(&LogRow {
-                    place,
-                    event_id: event.event_id.as_bytes(),
-                    source: event.source.map(str::as_bytes),
-                    event_time: event.time_us.map(session::timestamp),
-                    change: *change,
-                    after: *after,
-                    reject_reason,
-                    previous: accounts.last_change(leg.slot),
-                });
-                if reject_reason.is_none() {
-                    accounts.changed(leg.slot, place);
-                }
-            }
+            let decided = Decided {
+                offset: record.offset,
+                event,
+                reject_reason: verdict.err().map(|reason| reason.as_str()),
+            };
+            decided.log(changes, &legs, &after, accounts, log);
             logged += changes.len() as i64;
         }
         logged

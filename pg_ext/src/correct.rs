@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use ledger::event::decode_balance_event;
+use ledger::decode::decode_balance_event;
 use ledger::identity::PayloadHash;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;

@@ -4,12 +4,11 @@
 //! The records come as parameters, raw: there is nothing to stage, and the bytes that a
 //! dead letter needs are at hand.
 
-use std::ops::Range;
-
 use ledger::contract::MAX_EVENT_BYTES_SETTING;
-use ledger::event::{Defect, check_size, decode_domain_event};
+use ledger::decode::decode_domain_event;
+use ledger::event::{Defect, check_size};
 use ledger::fold::Claim;
-use ledger::identity::{Identity, PayloadHash};
+use ledger::identity::PayloadHash;
 use ledger::verdict::{DeadReason, RejectReason, Verdict};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
@@ -121,22 +120,7 @@ fn apply_behind_fence(
         return Counts::default();
     }
     let handler = Handler::of(client, span.name.topic);
-    let max_bytes = max_event_bytes();
-    let decoded: Vec<Result<Event, Defect>> = records
-        .payloads
-        .iter()
-        .zip(&records.times_ms)
-        .zip(&records.offsets)
-        .map(|((payload, time_ms), offset)| {
-            let payload = payload.as_deref();
-            let decoded = check_size(payload, max_bytes)
-                .and_then(|()| decode(payload, *time_ms, span.name.topic));
-            match burials.words(*offset) {
-                Some(words) => Err(buried(name_of(&decoded), words)),
-                None => decoded,
-            }
-        })
-        .collect();
+    let decoded = decode_all(span, burials, records);
     let carried: Vec<_> = decoded
         .iter()
         .map(|decoded| {
@@ -193,6 +177,23 @@ fn apply_behind_fence(
     let counts = writer.write(client, span, fenced);
     fault_point!("events.verdicts");
     counts
+}
+
+/// Each record, decoded or dead; what an operator has given up is dead whatever it holds.
+fn decode_all(span: &Span<'_>, burials: &Burials, records: &Records) -> Vec<Result<Event, Defect>> {
+    let max_bytes = max_event_bytes();
+    let raw = records.payloads.iter().zip(&records.times_ms);
+    raw.zip(&records.offsets)
+        .map(|((payload, time_ms), offset)| {
+            let payload = payload.as_deref();
+            let decoded = check_size(payload, max_bytes)
+                .and_then(|()| decode(payload, *time_ms, span.name.topic));
+            match burials.words(*offset) {
+                Some(words) => Err(buried(name_of(&decoded), words)),
+                None => decoded,
+            }
+        })
+        .collect()
 }
 
 /// What the ingester says in its session; a replay by hand has no limit.

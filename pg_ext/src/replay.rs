@@ -6,7 +6,8 @@
 
 use std::borrow::Cow;
 
-use ledger::event::{Defect, decode_balance_event};
+use ledger::decode::decode_balance_event;
+use ledger::event::Defect;
 use ledger::fold::Claim;
 use ledger::identity::{Identity, PayloadHash};
 use ledger::verdict::{DeadReason, RejectReason, Verdict};

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ledger::contract::record_fingerprint;
-use ledger::event::decode_balance_event;
+use ledger::decode::decode_balance_event;
 use ledger::identity::PayloadHash;
 use ledger::staging;
 
@@ -18,8 +18,7 @@ use crate::stack::{Result, Stack};
 use super::contender::Apply;
 use super::transfer::{self, Transfers};
 use super::whole_way;
-use super::workload::PARTITIONS;
-use super::workload::{Event, Skew, Stream, payload};
+use super::workload::{Event, PARTITIONS, Skew, Stream, payload};
 use super::{BACKLOG, DEFAULT_BATCH, SEED, accounts};
 
 const EVENTS: usize = 200_000;

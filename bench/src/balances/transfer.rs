@@ -2,8 +2,7 @@
 
 use crate::random::Random;
 
-use super::whole_way::{PARTITIONS, Waiting};
-use super::workload::{FEW_ACCOUNTS, amount, envelope, event_id};
+use super::workload::{FEW_ACCOUNTS, PARTITIONS, Waiting, amount, envelope, event_id};
 
 pub struct Transfer {
     id: String,

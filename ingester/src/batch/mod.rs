@@ -7,9 +7,11 @@
 use std::ops::Range;
 
 use ledger::contract::record_fingerprint;
-use ledger::event::{Change, check_size, decode_balance_event, decode_domain_event, timestamp_us};
+use ledger::decode::{decode_balance_event, decode_domain_event};
+use ledger::event::{Change, check_size};
 use ledger::identity::PayloadHash;
 use ledger::staging::{self, Dead, Event};
+use ledger::timestamp;
 use ledger::verdict::DeadReason;
 
 pub mod record;
@@ -100,7 +102,7 @@ impl Batch {
     pub fn push(&mut self, record: &Record<'_>) {
         let event_time_us = match self.kind {
             Kind::Balance => self.stage(record),
-            Kind::Domain => timestamp_us(record.payload.unwrap_or_default()),
+            Kind::Domain => timestamp::of_envelope(record.payload.unwrap_or_default()),
         };
         let key = keep(&mut self.arena, record.key);
         let payload = keep(&mut self.arena, record.payload);

@@ -9,7 +9,9 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::batch::record::Kind;
-use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings, RedisArgs};
+use crate::config::database::DatabaseArgs;
+use crate::config::kafka::{KafkaArgs, KafkaSettings};
+use crate::config::redis_server::RedisArgs;
 use crate::kafka::client::Kafka;
 use crate::leases::topics::Topic;
 use crate::partition::Partition;
@@ -83,13 +85,39 @@ pub async fn check(
     database: &DatabaseArgs,
     kafka: &KafkaArgs,
     redis: &RedisArgs,
-) -> Result<bool, crate::config::BadSetting> {
-    let settings = kafka.settings(crate::config::environment())?;
+) -> Result<bool, crate::config::setting::BadSetting> {
+    let settings = kafka.settings(crate::config::setting::environment())?;
     let target = database.database("sluice check", Duration::from_secs(30))?;
     let redis = redis.redis()?;
     let mut findings = Findings::default();
+    let client = connect(&target, &mut findings).await;
+    let client = match client {
+        Some(client) => sessions(client, &target, &mut findings).await,
+        None => None,
+    };
+    if let Some(client) = &client {
+        let trouble = match tokio::time::timeout(LIMIT, postgres(client, &mut findings)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(describe(&error)),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(trouble) = trouble {
+            findings.add("PostgreSQL", "a query failed", Err(trouble));
+        }
+    }
+    brokers(&settings, client.as_ref(), &mut findings).await;
+    match &redis {
+        None => findings.test("Redis", "not set: the hint is off", true, ""),
+        Some(redis) => ping(redis, &mut findings).await,
+    }
+    println!("{}", clean(&table(&findings).to_string()));
+    let fails = |finding: &Finding| matches!(finding.verdict, Verdict::Fails(_));
+    Ok(!findings.0.iter().any(fails))
+}
+
+async fn connect(target: &Database, findings: &mut Findings) -> Option<Client> {
     let address = target.address();
-    let client = match tokio::time::timeout(LIMIT, target.connect(|_| ())).await {
+    match tokio::time::timeout(LIMIT, target.connect(|_| ())).await {
         Ok(Ok(client)) => {
             findings.test(
                 "PostgreSQL",
@@ -115,26 +143,15 @@ pub async fn check(
             );
             None
         }
-    };
-    let client = match client {
-        Some(client) => sessions(client, &target, &mut findings).await,
-        None => None,
-    };
-    if let Some(client) = &client {
-        let trouble = match tokio::time::timeout(LIMIT, postgres(client, &mut findings)).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(describe(&error)),
-            Err(_) => Some("no answer in time".to_owned()),
-        };
-        if let Some(trouble) = trouble {
-            findings.add("PostgreSQL", "a query failed", Err(trouble));
-        }
     }
-    match Kafka::connect(&settings, Arc::default()) {
+}
+
+async fn brokers(settings: &KafkaSettings, client: Option<&Client>, findings: &mut Findings) {
+    match Kafka::connect(settings, Arc::default()) {
         Err(error) => findings.add("Kafka", &settings.brokers, Err(error)),
         Ok(kafka) => {
-            let wanted = crate::leases::topics::Topics::new(&settings);
-            let registered = match &client {
+            let wanted = crate::leases::topics::Topics::new(settings);
+            let registered = match client {
                 Some(client) => {
                     let asked =
                         tokio::time::timeout(LIMIT, crate::leases::topics::registered(client));
@@ -148,23 +165,16 @@ pub async fn check(
             let look = Look {
                 kafka: kafka.clone(),
                 brokers: &settings.brokers,
-                client: client.as_ref(),
+                client,
             };
             let wanted = wanted.with(&registered);
-            if let Err(error) = look.topics(&wanted, &settings, &mut findings).await {
+            if let Err(error) = look.topics(&wanted, settings, findings).await {
                 let refusal = kafka.refusal();
                 let advice = refusal.unwrap_or_else(|| format!("{error}; see KAFKA_BROKERS"));
                 findings.add("Kafka", &settings.brokers, Err(advice));
             }
         }
     }
-    match &redis {
-        None => findings.test("Redis", "not set: the hint is off", true, ""),
-        Some(redis) => ping(redis, &mut findings).await,
-    }
-    println!("{}", clean(&table(&findings).to_string()));
-    let fails = |finding: &Finding| matches!(finding.verdict, Verdict::Fails(_));
-    Ok(!findings.0.iter().any(fails))
 }
 
 fn table(findings: &Findings) -> Table {

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::output::{self, Format, Output, cell, connect, failed, new_table, write_line};
-use crate::config::DatabaseArgs;
+use crate::config::database::DatabaseArgs;
 use crate::operator::dead_letters::{
     self, ATTEMPTS, CHUNK, Chosen, Deed, Filter, Query, Work, is_left_out,
 };

@@ -8,7 +8,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::cli::find::Find;
 use crate::cli::output::write_line;
-use crate::config::{DatabaseArgs, KafkaArgs, KafkaSettings};
+use crate::config::database::DatabaseArgs;
+use crate::config::kafka::{KafkaArgs, KafkaSettings};
 use crate::kafka::client::Kafka;
 use crate::kafka::creation;
 use crate::operator::events::{parsed_schema, schema, types};

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::cli::output::{Format, Output, connect, failed_to_read, print, write_line};
-use crate::config::DatabaseArgs;
+use crate::config::database::DatabaseArgs;
 use crate::operator::events;
 
 #[derive(Args)]

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::chain::chain;
 use crate::cli::session::Asking;
-use crate::config::DatabaseArgs;
+use crate::config::database::DatabaseArgs;
 use crate::postgres::database::Database;
 use crate::postgres::error::describe;
 use crate::schema::migrations::{self, Migration};

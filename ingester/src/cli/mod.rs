@@ -22,10 +22,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::dead_letters::Dlq;
 use crate::cli::events::Events;
 use crate::cli::output::write_line;
-use crate::config::{
-    BadSetting, DatabaseArgs, KafkaArgs, RedisArgs, RunArgs, RunSettings, environment,
-    refuse_secrets_in, with_secret_files, with_secrets_apart, without_empty_variables,
-};
+use crate::config::database::DatabaseArgs;
+use crate::config::help::{with_secrets_apart, without_empty_variables};
+use crate::config::kafka::KafkaArgs;
+use crate::config::redis_server::RedisArgs;
+use crate::config::run::{RunArgs, RunSettings};
+use crate::config::secrets::{refuse_secrets_in, with_secret_files};
+use crate::config::setting::{BadSetting, environment};
 use crate::kafka;
 use crate::operator::partitions::Action;
 use crate::run::start;

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use crate::cli::session::Asking;
-use crate::config::DatabaseArgs;
+use crate::config::database::DatabaseArgs;
 use crate::postgres::error::describe;
 use crate::terminal::{clean, tell};
 

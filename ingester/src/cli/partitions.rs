@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::output::{Format, Output, connect, failed, print, write_line};
-use crate::config::{DatabaseArgs, KafkaSettings};
+use crate::config::database::DatabaseArgs;
+use crate::config::kafka::KafkaSettings;
 use crate::kafka::client::Kafka;
 use crate::operator::partitions::{self, Action};
 use crate::partition::Partition;

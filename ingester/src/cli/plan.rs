@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::output::{Format, connect, failed_to_read, print};
-use crate::config::DatabaseArgs;
+use crate::config::database::DatabaseArgs;
 use crate::operator::plan::{self, Line, Shown};
 
 #[derive(Args)]

@@ -6,7 +6,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::output::{Format, connect, failed, print};
-use crate::config::{DatabaseArgs, KafkaSettings};
+use crate::config::database::DatabaseArgs;
+use crate::config::kafka::KafkaSettings;
 use crate::kafka::client::Kafka;
 use crate::operator::prune as operator;
 

@@ -1,44 +1,35 @@
-//! One batch, one transaction: BEGIN, staging, apply, COMMIT. And what follows when one of
-//! them fails: again, in smaller parts, or not at all.
+//! A batch until it is committed: what follows when a transaction fails is the same again, smaller parts, a dead
+//! letter, or nothing at all.
 
 use std::ops::Range;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::SinkExt;
-use futures_util::future::try_join;
 use ledger::verdict::DeadReason;
 use tokio::sync::{Notify, Semaphore};
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
 use crate::back_off::back_off;
 use crate::batch::Batch;
 use crate::batch::record::Kind;
-use crate::batch::slice::{Content, Rows, Slice, Staged};
-use crate::commit::call::Call;
+use crate::batch::slice::{Content, Slice};
 use crate::commit::group::Group;
-use crate::commit::statements::{Statements, timed};
-use crate::config::RetrySettings;
+use crate::commit::parts::Parts;
+use crate::config::run::RetrySettings;
 use crate::leases::lease::Leadership;
-use crate::observe::metrics::{Counts, Metrics};
-use crate::observe::status::{LastBatch, State, Status};
+use crate::observe::counts::Counts;
+use crate::observe::metrics::Metrics;
+use crate::observe::snapshot::State;
+use crate::observe::status::Status;
 use crate::partition::Partition;
 use crate::postgres::error::{Consequence, is_ours, ordered_offset};
-use crate::postgres::pool::{AskError, Connection, Pool};
+use crate::postgres::pool::{AskError, Pool};
 use crate::postgres::session::Disposable;
+use crate::throttle::Throttle;
 
 /// A batch that takes longer than this in the database is worth a line.
-const SLOW: Duration = Duration::from_secs(5);
-/// A batch of so many records is work for a processor; smaller ones are round trips and waits for the disk.
-const LARGE: i64 = 1_000;
-/// A large batch that takes longer waits for something: its turn goes to the next.
-const TURN: Duration = Duration::from_secs(1);
-/// Bytes in one message of the COPY: what the backend takes in at once, and keeps room for.
-const MESSAGE: usize = 64 << 10;
+pub(super) const SLOW: Duration = Duration::from_secs(5);
 /// Races that may be lost in a row before the tries are spaced out and said.
 const RACES: u32 = 5;
 /// Repeated troubles are said again after this time.
@@ -95,7 +86,7 @@ pub struct Applier {
 }
 
 /// A try that did not commit.
-struct Refusal {
+pub(super) struct Refusal {
     consequence: Consequence,
     text: String,
     /// One of the records may be what the database stumbles over, whatever it calls it.
@@ -124,18 +115,12 @@ impl Applier {
             self.keep_headers(batch).await?;
         }
         let mut counts = Counts::default();
-        // Halves still to do, the earliest last.
-        let mut parts = Vec::new();
-        parts.push(0..batch.records());
-        while let Some(part) = parts.pop() {
+        let mut parts = Parts::whole(batch.records());
+        while let Some(part) = parts.earliest() {
             let (slice, place) = (batch.slice(part.clone()), Place::of(batch, &part));
             match self.persist(&slice, place).await? {
                 Persisted::Committed(more) => counts += more,
-                Persisted::Refused(_) if part.len() > 1 => {
-                    let middle = part.start + part.len() / 2;
-                    parts.push(middle..part.end);
-                    parts.push(part.start..middle);
-                }
+                Persisted::Refused(_) if part.len() > 1 => parts.halve(&part),
                 Persisted::Ordered(offset, _) if part.len() > 1 => {
                     let at = part.clone().find(|index| batch.offset_of(*index) == offset);
                     let Some(at) = at else {
@@ -143,8 +128,7 @@ impl Applier {
                             "no record at offset {offset} to be buried"
                         )));
                     };
-                    let around = [at + 1..part.end, at..at + 1, part.start..at];
-                    parts.extend(around.into_iter().filter(|part| !part.is_empty()));
+                    parts.set_apart(&part, at);
                 }
                 Persisted::Ordered(_, text) if part.len() == 1 => {
                     counts += self.bury_by_order(batch, part.start, &text).await?;
@@ -242,11 +226,11 @@ impl Applier {
     /// Tries until the slice is committed or refused for what it holds.
     async fn persist(&self, slice: &Slice<'_>, place: Place) -> Result<Persisted, Failure> {
         let mut waits = back_off();
-        let mut said: Option<Instant> = None;
+        let mut said = Throttle::every(SAY_AGAIN);
         let mut before = String::new();
         let (mut at_once, mut unclassified) = (0, 0);
         loop {
-            let refusal = match self.while_leading(self.watched(slice)).await? {
+            let refusal = match self.while_leading(self.attempt(slice)).await? {
                 Ok(counts) => return Ok(Persisted::Committed(counts)),
                 Err(refusal) => refusal,
             };
@@ -294,11 +278,10 @@ impl Applier {
                         false => refusal.text.clone(),
                     };
                     self.status
-                        .is(&self.partition, State::Retrying, Some(&text));
+                        .set_state(&self.partition, State::Retrying, Some(&text));
                     // While its record is searched, the parts of one batch need no line each.
                     let is_search = stands && matches!(place, Place::Several);
-                    if !is_search && said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-                        said = Some(Instant::now());
+                    if !is_search && said.is_due() {
                         warn!(partition = %self.partition, "batch not committed yet, trying again: {text}");
                     }
                     before = refusal.text;
@@ -327,218 +310,6 @@ impl Applier {
             () = self.leadership.ended() => Err(Failure::Lost("the lease ran out".into())),
             done = work => Ok(done),
         }
-    }
-
-    async fn watched(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
-        if let Some(call) = self.call(slice)
-            && let Some(done) = self.group.commit(call).await
-        {
-            self.metrics.phase("turn", done.waited);
-            self.metrics.phase("apply", done.apply);
-            self.metrics.phase("commit", done.commit);
-            let took = LastBatch {
-                rows: slice.rows(),
-                apply: done.apply,
-                commit: done.commit,
-                ..LastBatch::default()
-            };
-            return Ok(self.committed(slice, &done.row, took));
-        }
-        let mut turn = None;
-        if slice.rows() >= LARGE {
-            let asked = Instant::now();
-            turn = self.turns.acquire().await.ok();
-            self.metrics.phase("turn", asked.elapsed());
-        }
-        let transaction = self.transaction(slice);
-        tokio::pin!(transaction);
-        tokio::select! {
-            done = &mut transaction => return done,
-            () = tokio::time::sleep(TURN), if turn.is_some() => drop(turn),
-        }
-        transaction.await
-    }
-
-    /// What of a slice is small enough to go with others.
-    fn call(&self, slice: &Slice<'_>) -> Option<Call> {
-        let Content::Balance(Rows {
-            staged: Staged::Piece(piece),
-            count: rows @ 1..,
-            checksum,
-        }) = &slice.content
-        else {
-            return None;
-        };
-        Some(Call {
-            topic: self.partition.topic.clone(),
-            partition: self.partition.number,
-            fencing_token: self.leadership.fencing_token,
-            lease_id: self.leadership.lease_id,
-            from_offset: slice.from_offset,
-            next_offset: slice.next_offset,
-            rows: *rows,
-            checksum: *checksum,
-            last_record: slice.last_record.map(Uuid::from_bytes),
-            piece: piece.clone(),
-        })
-    }
-
-    async fn transaction(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
-        let mut connection = Disposable::of(&self.pool).await?;
-        let client = connection.client();
-        let (row, took) = {
-            let mut answer = pin!(client.answer_over(slice.bytes(), self.run(client, slice)));
-            loop {
-                tokio::select! {
-                    answer = &mut answer => break answer?,
-                    () = tokio::time::sleep(SLOW) => self.say_slow(slice, client.behind()),
-                }
-            }
-        };
-        connection.keep();
-        Ok(self.committed(slice, &row, took))
-    }
-
-    fn say_slow(&self, slice: &Slice<'_>, behind: Option<String>) {
-        self.status.waits_behind(&self.partition, behind.clone());
-        let behind = behind.map_or("something holds it up there".to_owned(), |holder| {
-            format!("it waits for a lock of {holder}")
-        });
-        warn!(
-            partition = %self.partition, from_offset = slice.from_offset, rows = slice.rows(),
-            "batch is still in the database; {behind}"
-        );
-    }
-
-    fn committed(&self, slice: &Slice<'_>, row: &Row, took: LastBatch) -> Counts {
-        self.status.batch_took(&self.partition, took);
-        let rejections: Vec<i64> = row.get("rejections");
-        let counts = Counts {
-            applied: row.get("applied"),
-            rejected: row.get("rejected"),
-            duplicates: row.get("duplicates"),
-            dead: row.get("dead"),
-            rejections: rejections.try_into().unwrap_or_default(),
-        };
-        self.metrics.committed(&self.partition.topic, &counts);
-        if counts.dead > 0 {
-            self.aftercare.notify_one();
-        }
-        let outcome: &str = row.get("outcome");
-        debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
-            rows = slice.rows(), outcome, "batch committed");
-        counts
-    }
-
-    async fn run(
-        &self,
-        client: &Connection,
-        slice: &Slice<'_>,
-    ) -> Result<(Row, LastBatch), tokio_postgres::Error> {
-        let mut took = LastBatch {
-            rows: slice.rows(),
-            ..LastBatch::default()
-        };
-        let statements = Statements::prepare(client).await?;
-        let Partition { topic, number } = &self.partition;
-        let (token, lease_id) = (self.leadership.fencing_token, self.leadership.lease_id);
-        let last_record = slice.last_record.map(Uuid::from_bytes);
-        let began = Instant::now();
-        if let Some(call) = self.call(slice) {
-            let commit = async {
-                fault_point!("alone.commit");
-                fault_sent!("alone.sent", client.batch_execute("COMMIT")).await
-            };
-            let ((), (applied, row), (committed, ())) = tokio::try_join!(
-                client.batch_execute("BEGIN"),
-                timed(call.apply(client, &statements)),
-                timed(commit),
-            )?;
-            fault_point!("alone.answered");
-            took.apply = applied - began;
-            took.commit = committed - applied;
-            self.metrics.phase("apply", took.apply);
-            self.metrics.phase("commit", took.commit);
-            return Ok((row, took));
-        }
-        let rows = match &slice.content {
-            Content::Balance(rows) => rows,
-            Content::Domain(records) => {
-                fault_point!("events.send");
-                let args: [&(dyn ToSql + Sync); 12] = [
-                    topic,
-                    number,
-                    &token,
-                    &lease_id,
-                    &slice.from_offset,
-                    &slice.next_offset,
-                    &last_record,
-                    &records.offsets,
-                    &records.times_ms,
-                    &records.keys,
-                    &records.payloads,
-                    &records.headers,
-                ];
-                // One statement, and so one transaction.
-                let apply = client.query_one(&statements.apply_events, &args);
-                let row = fault_sent!("events.sent", apply).await?;
-                fault_point!("events.answered");
-                took.apply = began.elapsed();
-                self.metrics.phase("apply", took.apply);
-                return Ok((row, took));
-            }
-        };
-        let args: [&(dyn ToSql + Sync); 9] = [
-            topic,
-            number,
-            &token,
-            &lease_id,
-            &slice.from_offset,
-            &slice.next_offset,
-            &rows.count,
-            &rows.checksum,
-            &last_record,
-        ];
-        let copy = match &rows.staged {
-            Staged::Copy(copy) if rows.count > 0 => copy,
-            _ => {
-                // One statement, and so one transaction.
-                let row = client.query_one(&statements.apply_balances, &args).await?;
-                took.apply = began.elapsed();
-                self.metrics.phase("apply", took.apply);
-                return Ok((row, took));
-            }
-        };
-        let (begin, copying) = (
-            client.batch_execute("BEGIN"),
-            client.copy_in(&statements.copy),
-        );
-        let ((), sink) = try_join(begin, copying).await?;
-        fault_point!("copy.begun");
-        let mut sink = pin!(sink);
-        for start in (0..copy.len()).step_by(MESSAGE) {
-            let end = copy.len().min(start + MESSAGE);
-            sink.feed(copy.slice(start..end)).await?;
-            fault_point!("copy.mid");
-        }
-        // All is sent before the first answer: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.
-        let commit = async {
-            fault_point!("copy.commit");
-            fault_sent!("copy.sent", client.batch_execute("COMMIT")).await
-        };
-        let ((copied, _), (applied, row), (committed, ())) = tokio::try_join!(
-            timed(sink.finish()),
-            timed(client.query_one(&statements.apply_balances, &args)),
-            timed(commit),
-        )?;
-        fault_point!("copy.answered");
-        took.copy = copied - began;
-        took.apply = applied - copied;
-        took.commit = committed - applied;
-        self.metrics.phase("copy", took.copy);
-        self.metrics.phase("apply", took.apply);
-        self.metrics.phase("commit", took.commit);
-        Ok((row, took))
     }
 
     /// Stops the topic on all instances; what is paused already stays as it is.

@@ -8,13 +8,12 @@
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_postgres::{Error, Row};
 use tracing::debug;
 
-use crate::commit::call::Call;
-use crate::commit::statements::{Statements, timed};
+use crate::commit::call::{Parcel, Together, in_one_transaction};
+use crate::commit::statements::Statements;
 use crate::postgres::pool::{AskError, Pool};
 use crate::postgres::session::Disposable;
 
@@ -45,7 +44,7 @@ pub struct Done {
 }
 
 struct Member {
-    call: Call,
+    parcel: Parcel,
     since: Instant,
     done: oneshot::Sender<Done>,
 }
@@ -67,10 +66,14 @@ impl Group {
 
     /// Commits with whoever else waits; `None` if that failed, for whatever reason and whosever batch,
     /// or takes too long to begin.
-    pub async fn commit(&self, call: Call) -> Option<Done> {
+    pub async fn commit(&self, parcel: Parcel) -> Option<Done> {
         let (done, mut mine) = oneshot::channel();
         let since = Instant::now();
-        self.waiting().push(Member { call, since, done });
+        self.waiting().push(Member {
+            parcel,
+            since,
+            done,
+        });
         let _turn = tokio::select! {
             biased;
             done = &mut mine => return done.ok(),
@@ -96,9 +99,12 @@ impl Group {
     async fn commit_waiting(&self) {
         let members = self.take_waiting();
         let began = Instant::now();
-        let calls: Vec<&Call> = members.iter().map(|member| &member.call).collect();
-        match self.run(&calls).await {
-            Ok((rows, committed)) => {
+        let parcels: Vec<&Parcel> = members.iter().map(|member| &member.parcel).collect();
+        match self.run(&parcels).await {
+            Ok(Together {
+                applied: rows,
+                committed,
+            }) => {
                 debug!(batches = members.len(), "committed together");
                 let applied = rows.last().map_or(began, |(applied, _)| *applied);
                 for (member, (_, row)) in members.into_iter().zip(rows) {
@@ -126,7 +132,7 @@ impl Group {
         waiting.retain(|member| !member.done.is_closed());
         let mut bytes = 0;
         let fits = |member: &&Member| {
-            bytes += member.call.piece.len();
+            bytes += member.parcel.piece.len();
             bytes <= BYTES
         };
         // The first goes in any case.
@@ -135,26 +141,18 @@ impl Group {
         waiting.drain(..count).collect()
     }
 
-    /// The answers and when each came, and when all was committed.
-    async fn run(&self, calls: &[&Call]) -> Result<(Vec<(Instant, Row)>, Instant), AskError> {
+    async fn run(&self, parcels: &[&Parcel]) -> Result<Together, AskError> {
         let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
         let work = async {
             let statements = Statements::prepare(client).await?;
-            // All is sent before the first answer: behind an error, PostgreSQL refuses what follows and rolls back at COMMIT.
-            let begin = client.batch_execute(&BEGIN);
-            let applied = try_join_all(
-                calls
-                    .iter()
-                    .map(|call| timed(call.apply(client, &statements))),
-            );
-            let commit = timed(async {
+            let commit = async {
                 fault_point!("group.commit");
                 fault_sent!("group.sent", client.batch_execute("COMMIT")).await
-            });
-            let ((), applied, (committed, ())) = tokio::try_join!(begin, applied, commit)?;
+            };
+            let done = in_one_transaction(client, &statements, &BEGIN, parcels, commit).await?;
             fault_point!("group.answered");
-            Ok::<_, Error>((applied, committed))
+            Ok::<_, Error>(done)
         };
         let done = client.answer(work).await?;
         connection.keep();

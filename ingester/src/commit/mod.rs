@@ -4,4 +4,6 @@
 pub mod applier;
 pub mod call;
 pub mod group;
+mod parts;
 pub mod statements;
+mod transaction;

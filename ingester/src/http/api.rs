@@ -1,4 +1,4 @@
-//! The API of the page, described in docs/page.md: JSON in, JSON out, errors as `{"error": "…"}`.
+//! The API of the page: JSON in, JSON out, errors as `{"error": "…"}`. docs/page.md describes it for others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::http::refusal::Refusal;
 use crate::http::told::Told;
-use crate::observe::status::{Led, Processed, Snapshot};
+use crate::observe::snapshot::{Led, Processed, Snapshot};
 use crate::operator::dead_letters::{self, CHUNK, Deed};
 use crate::operator::overview::Seen;
 use crate::operator::partitions::Action;

@@ -35,7 +35,7 @@ use crate::http::places::Places;
 use crate::http::refusal::Refusal;
 use crate::http::told::Told;
 use crate::observe::metrics;
-use crate::observe::status::{Health, Processed, Snapshot};
+use crate::observe::snapshot::{Health, Processed, Snapshot};
 
 /// Connections at one time.
 const CONNECTIONS: usize = 256;

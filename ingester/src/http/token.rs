@@ -1,6 +1,6 @@
 //! The token of those who may change something by HTTP.
 
-use crate::config::Secret;
+use crate::config::secrets::Secret;
 
 /// Only its hash is kept.
 #[derive(Clone)]

@@ -1,51 +1,38 @@
-//! Kafka, and the only place that names it: one consumer for all partitions that this
-//! instance leads, a queue for each, and all that Kafka can do to us as one closed enum.
+//! The clients of one instance: one consumer for all partitions that it leads, with a queue for each, and one that
+//! asks questions.
 //!
 //! Partitions are assigned by hand from the database's offsets. The consumer group is
 //! used for one thing only: offsets committed to it after the fact, so that ordinary lag
 //! tools work. Nothing reads them back.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::statistics::Statistics;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tracing::{debug, warn};
+use tracing::debug;
 use uuid::Uuid;
 
-use crate::batch::record::Record;
-use crate::config::KafkaSettings;
+use crate::config::kafka::KafkaSettings;
 use crate::kafka::brokers::Brokers;
 use crate::kafka::config::{base_config, client_config, describe_config_error};
-use crate::kafka::{headers, native};
-use crate::observe::status::{Ends, Queue, Status};
+use crate::kafka::context::{COMPLAIN_AGAIN, Context, Generations};
+use crate::kafka::native;
+use crate::kafka::reader::PartitionReader;
+use crate::observe::status::Status;
 use crate::partition::Partition;
-use crate::tls::{self, Names};
-
-const TLS_NAMES: Names = Names {
-    ca: "KAFKA_SSL_CA_LOCATION",
-    certificate: "KAFKA_SSL_CERTIFICATE_LOCATION",
-    key: "KAFKA_SSL_KEY_LOCATION",
-    host: "KAFKA_BROKERS",
-};
+use crate::throttle::Throttle;
 
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A refusal by Kafka is said again after this time.
-const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
 /// How long the last group offsets may take at the end.
 const LAST_HINT: Duration = Duration::from_millis(500);
-
-const OTHER_PROTOCOL: &str =
-    "if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks";
 
 /// Defaults of the reading client.
 const READING: [(&str, &str); 5] = [
@@ -57,19 +44,6 @@ const READING: [(&str, &str); 5] = [
     ("queued.max.messages.kbytes", "2048"),
 ];
 
-/// What a partition's queue can bring.
-pub enum Arrival<'a> {
-    Record(Record<'a>),
-    /// Everything that was there has been read, up to this offset.
-    End(i64),
-    /// The offset that was asked for is not in the partition.
-    OutOfRange,
-    /// The topic or partition does not exist (any more).
-    Gone,
-    /// librdkafka goes on trying by itself.
-    Trouble(String),
-}
-
 /// Where a partition begins and ends, what open transactions have written included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermarks {
@@ -79,150 +53,6 @@ pub struct Watermarks {
 
 /// What tells a topic from another one of its name; `None` from brokers that do not know topic ids.
 pub type TopicId = Option<Uuid>;
-
-/// How often each topic was created anew while we looked.
-#[derive(Clone, Default)]
-struct Generations(Arc<Mutex<HashMap<String, Arc<AtomicU64>>>>);
-
-impl Generations {
-    fn of(&self, topic: &str) -> Arc<AtomicU64> {
-        self.0
-            .lock()
-            .expect("no panic while held")
-            .entry(topic.to_owned())
-            .or_default()
-            .clone()
-    }
-}
-
-#[derive(Clone)]
-struct Context {
-    brokers: Arc<Brokers>,
-    generations: Generations,
-    /// Told by the reader only.
-    status: Option<Arc<Status>>,
-    complained: Arc<Mutex<Option<Instant>>>,
-    /// What the brokers have against us, and what to change.
-    refusal: Arc<Mutex<Option<String>>>,
-}
-
-impl Context {
-    /// librdkafka repeats itself with every try to connect.
-    fn is_time_to_complain(&self) -> bool {
-        let mut last = self.complained.lock().expect("no panic while held");
-        let due = last.is_none_or(|last| last.elapsed() > COMPLAIN_AGAIN);
-        if due {
-            *last = Some(Instant::now());
-        }
-        due
-    }
-}
-
-/// librdkafka goes on at the old offset in a topic that was deleted and created within one
-/// glance, and says so in a debug line only, before it fetches anything of the new one. That
-/// line is an alarm and no evidence: behind it a broker is asked for the topic's id. The first
-/// id that librdkafka learns replaces one of zeros.
-fn created_anew(message: &str) -> Option<&str> {
-    let (before, ids) = message.split_once(" changed id from ")?;
-    let (_, topic) = before.rsplit_once("Topic ")?;
-    let (old, _) = ids.split_once(" to ")?;
-    (!old.bytes().all(|byte| byte == b'A')).then_some(topic)
-}
-
-impl Context {
-    fn refuses_us(&self, reason: &str, advice: &str) {
-        let refusal = format!("Kafka refuses us: {reason}; {advice}").replace('\n', " ");
-        if self.is_time_to_complain() {
-            warn!("KAFKA_BROKERS: {refusal}");
-        }
-        *self.refusal.lock().expect("no panic while held") = Some(refusal);
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
-        if let Some(topic) = created_anew(message) {
-            warn!(topic, "topic was created anew");
-            self.generations.of(topic).fetch_add(1, Ordering::SeqCst);
-        }
-        // A broker that expects TLS hangs up on the first request, which librdkafka says in its log only.
-        if message.contains("Disconnected") && message.contains("in state APIVERSION_QUERY") {
-            self.refuses_us(message, OTHER_PROTOCOL);
-        }
-        match level {
-            RDKafkaLogLevel::Debug => tracing::trace!("kafka: {message}"),
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                warn!("kafka: {message}")
-            }
-            _ => debug!("kafka: {message}"),
-        }
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.brokers.seen(&statistics);
-        let Some(status) = &self.status else { return };
-        let is_up = statistics
-            .brokers
-            .values()
-            .any(|broker| broker.state == "UP");
-        let partitions = || {
-            let topics = statistics.topics.values();
-            topics.flat_map(|topic| topic.partitions.values())
-        };
-        let queue = Queue {
-            records: partitions().map(|partition| partition.fetchq_cnt).sum(),
-            bytes: partitions()
-                .map(|partition| partition.fetchq_size as i64)
-                .sum(),
-        };
-        let ends = statistics.topics.into_iter().flat_map(|(topic, found)| {
-            let partitions = found.partitions.into_values();
-            // What is below zero is not known yet.
-            partitions.filter_map(move |partition| {
-                let (high, stable) = (partition.hi_offset, partition.ls_offset);
-                let ends = Ends {
-                    high,
-                    stable: if stable >= 0 { stable } else { high },
-                };
-                let (topic, number) = (topic.clone(), partition.partition);
-                (high >= 0).then_some((Partition { topic, number }, ends))
-            })
-        });
-        status.kafka_tells(is_up, queue, ends);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let Some(advice) = advice(&error, reason) else {
-            debug!("kafka: {error}: {reason}");
-            return;
-        };
-        self.refuses_us(reason, &advice);
-    }
-}
-
-/// What to change, where nothing but that helps.
-fn advice(error: &KafkaError, reason: &str) -> Option<String> {
-    if reason.contains("PLAINTEXT broker listener") || reason.contains("security.protocol") {
-        return Some(OTHER_PROTOCOL.into());
-    }
-    if let Some(advice) = tls::advice(reason, &TLS_NAMES) {
-        return Some(advice);
-    }
-    match error.rdkafka_error_code()? {
-        Code::SSL => Some("see KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION".into()),
-        Code::Authentication | Code::SaslAuthenticationFailed => Some(
-            "KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must name a login that the brokers let in".into(),
-        ),
-        Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed => {
-            Some("the brokers' ACLs must allow this login what it reads and writes".into())
-        }
-        _ => None,
-    }
-}
-
-impl ConsumerContext for Context {}
 
 /// The clients of one instance.
 pub struct Kafka {
@@ -240,7 +70,7 @@ impl Kafka {
         let base = base_config(settings);
         let mut reader = base.clone();
         for (property, value) in READING {
-            // Ours are defaults only: any property can be passed through.
+            // Ours are defaults only: what is given stands, unless it is one that Sluice relies on (`FIXED` in config/kafka.rs).
             let given = |name: &str| settings.properties.contains_key(name);
             let by_other_name =
                 property == "fetch.message.max.bytes" && given("max.partition.fetch.bytes");
@@ -256,7 +86,8 @@ impl Kafka {
         let mut inquirer = base;
         inquirer.set("isolation.level", "read_uncommitted");
         let generations = Generations::default();
-        let (complained, refusal) = (Arc::default(), Arc::default());
+        let complained = Arc::new(Mutex::new(Throttle::every(COMPLAIN_AGAIN)));
+        let refusal = Arc::default();
         let create = |config: &ClientConfig, status: Option<Arc<Status>>| {
             let context = Context {
                 brokers: Arc::new(Brokers::new(&settings.brokers)?),
@@ -387,24 +218,10 @@ impl Kafka {
         partition: &Partition,
         offset: i64,
     ) -> Result<PartitionReader, String> {
-        let (this, name) = (self.clone(), partition.clone());
+        let (this, partition) = (self.clone(), partition.clone());
         blocking(move || {
-            // Taken first, so that a topic created anew from here on is noticed.
-            let generation = this.generations.of(&name.topic);
-            let opened_at = generation.load(Ordering::SeqCst);
-            // Split before assigning, so that no record takes the way through the common queue.
-            let queue = native::Queue::of(&this.reader, &name.topic, name.number);
-            let queue = queue.ok_or_else(|| format!("{name} cannot be named to Kafka"))?;
-            this.reader
-                .incremental_assign(&one(&name, offset)?)
-                .map_err(|error| error.to_string())?;
-            Ok(PartitionReader {
-                kafka: this.clone(),
-                queue,
-                partition: name,
-                generation,
-                opened_at,
-            })
+            let generation = this.generations.of(&partition.topic);
+            PartitionReader::open(&this.reader, partition, offset, generation)
         })
         .await
     }
@@ -439,69 +256,6 @@ impl Kafka {
         }
         if let Err(error) = self.reader.commit(&list, mode) {
             debug!("kafka: group offsets not committed: {error}");
-        }
-    }
-}
-
-/// One assigned partition; dropping it gives the assignment back.
-pub struct PartitionReader {
-    kafka: Arc<Kafka>,
-    queue: native::Queue<Context>,
-    partition: Partition,
-    generation: Arc<AtomicU64>,
-    opened_at: u64,
-}
-
-impl PartitionReader {
-    /// Whether the topic is still the one that was opened.
-    pub fn is_same_topic(&self) -> bool {
-        self.generation.load(Ordering::SeqCst) == self.opened_at
-    }
-
-    /// Hands over what has arrived, if anything; never waits.
-    pub fn poll<R>(&self, take: impl FnOnce(Arrival<'_>) -> R) -> Option<R> {
-        if !self.is_same_topic() {
-            return Some(take(Arrival::Gone));
-        }
-        let message = self.queue.poll()?;
-        let arrival = match message.error() {
-            None => Arrival::Record(Record {
-                offset: message.offset(),
-                timestamp_ms: message.timestamp_ms(),
-                key: message.key(),
-                payload: message.payload(),
-                headers: headers::as_json(&message.headers()),
-            }),
-            Some((Code::PartitionEOF, _)) => Arrival::End(message.offset()),
-            Some((Code::OffsetOutOfRange | Code::AutoOffsetReset, _)) => Arrival::OutOfRange,
-            Some((
-                Code::UnknownTopicOrPartition
-                | Code::UnknownTopic
-                | Code::UnknownPartition
-                | Code::UnknownTopicId,
-                _,
-            )) => Arrival::Gone,
-            Some((_, text)) => Arrival::Trouble(text),
-        };
-        Some(take(arrival))
-    }
-
-    /// Waits until something may have arrived.
-    pub async fn arrived(&self) {
-        self.queue.arrived().await;
-    }
-}
-
-impl Drop for PartitionReader {
-    fn drop(&mut self) {
-        let unassigned = one(&self.partition, 0).and_then(|list| {
-            self.kafka
-                .reader
-                .incremental_unassign(&list)
-                .map_err(|error| error.to_string())
-        });
-        if let Err(error) = unassigned {
-            debug!("kafka: {} was not unassigned: {error}", self.partition);
         }
     }
 }
@@ -543,13 +297,6 @@ fn watermarks_of(
             _ => Err(error.to_string()),
         },
     }
-}
-
-fn one(partition: &Partition, offset: i64) -> Result<TopicPartitionList, String> {
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
-        .map_err(|error| format!("offset {offset} of {partition}: {error}"))?;
-    Ok(list)
 }
 
 async fn blocking<R: Send + 'static>(

@@ -3,7 +3,7 @@
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
-use crate::config::KafkaSettings;
+use crate::config::kafka::KafkaSettings;
 
 /// How often librdkafka tells which brokers it knows, and how far the partitions reach.
 pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "2000");

@@ -4,7 +4,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use crate::config::KafkaSettings;
+use crate::config::kafka::KafkaSettings;
 use crate::kafka::client::REQUEST_TIMEOUT;
 use crate::kafka::config::{client_config, describe_config_error};
 

@@ -4,7 +4,9 @@
 pub mod brokers;
 pub mod client;
 pub mod config;
+mod context;
 pub mod creation;
 pub mod headers;
 mod native;
 pub mod producer;
+pub mod reader;

@@ -12,7 +12,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::statistics::Statistics;
 use tracing::debug;
 
-use crate::config::KafkaSettings;
+use crate::config::kafka::KafkaSettings;
 use crate::kafka::brokers::Brokers;
 use crate::kafka::client::topic_setting;
 use crate::kafka::config::{STATISTICS, client_config, describe_config_error};

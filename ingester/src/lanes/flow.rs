@@ -13,7 +13,7 @@ use crate::commit::applier::Failure;
 use crate::lanes::gate::Gate;
 use crate::lanes::lane::{ADVICE, Pause};
 use crate::lanes::recognise::Seen;
-use crate::observe::metrics::Staging;
+use crate::observe::counts::Staging;
 use crate::partition::Partition;
 
 /// A batch that is being committed.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::batch::Batch;
-use crate::config::GateSettings;
+use crate::config::run::GateSettings;
 
 /// Rows of one batch at most, however many changes its records have: a quarter of what the extension takes.
 const MAX_ROWS: usize = ledger::contract::MAX_BATCH_ROWS / 4;

@@ -11,11 +11,12 @@ use tracing::{error, info};
 use crate::batch::Batch;
 use crate::batch::record::Kind;
 use crate::commit::applier::{Applier, Failure};
-use crate::config::{GateSettings, StartOffset};
+use crate::config::run::{GateSettings, StartOffset};
 use crate::kafka::client::Kafka;
 use crate::leases::lease::{Leadership, Position};
 use crate::leases::shares::Barrier;
-use crate::observe::status::{State, Status};
+use crate::observe::snapshot::State;
+use crate::observe::status::Status;
 use crate::partition::Partition;
 use crate::redis_marks::Hint;
 use ledger::contract::BREAKER;
@@ -106,7 +107,7 @@ impl Lane {
             } else {
                 info!(partition = %self.partition, "{reason}");
             }
-            self.status.is(&self.partition, state, Some(&reason));
+            self.status.set_state(&self.partition, state, Some(&reason));
             tokio::select! {
                 biased;
                 () = self.leadership.ended() => return Some(End::not_renewed()),

@@ -3,17 +3,18 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::batch::Batch;
 use crate::commit::applier::Failure;
-use crate::kafka::client::{Arrival, PartitionReader};
+use crate::kafka::reader::{Arrival, PartitionReader};
 use crate::lanes::flow::{Flight, Flow, Sight};
 use crate::lanes::gate::Gate;
 use crate::lanes::lane::{CONTRADICTION, End, LOOKS_PER_LINE, Lane, Pause, RECHECK};
 use crate::lanes::start::Start;
-use crate::observe::status::{State, now_ms};
+use crate::observe::snapshot::{State, now_ms};
 use crate::redis_marks::Committed;
 
 /// A paused handler may be replaced or resumed at any time.
@@ -21,6 +22,22 @@ const PAUSED_RECHECK: Duration = Duration::from_secs(2);
 /// How long a batch in flight may take to finish once the process is to end. Handed over, a partition
 /// waits for it as long as it takes.
 const FINISH: Duration = Duration::from_secs(3);
+
+/// A batch that was in flight, and what became of it; an error is a task that panicked.
+type Landed = Result<(Batch, Result<(), Failure>), JoinError>;
+
+/// Everything that can happen to a lane while it reads.
+enum Happening {
+    LeaseEnded,
+    Stop,
+    Landed(Landed),
+    /// Something may have arrived, or the gate opens.
+    Look,
+    /// Kafka may have another topic of this name.
+    Doubt,
+    /// A pause or a halt was made or ended.
+    Barrier,
+}
 
 impl Lane {
     pub async fn run(mut self) -> End {
@@ -39,7 +56,7 @@ impl Lane {
             let pause = match valid {
                 Ok(start) => {
                     next_offset = start.next_offset;
-                    self.status.is(&self.partition, State::Running, None);
+                    self.status.set_state(&self.partition, State::Running, None);
                     debug!(partition = %self.partition, next_offset, "reading");
                     self.read(start, &mut next_offset).await
                 }
@@ -64,7 +81,7 @@ impl Lane {
                 }
                 Pause::Halt(reason) => {
                     self.status
-                        .is(&self.partition, State::Halted, Some(&reason));
+                        .set_state(&self.partition, State::Halted, Some(&reason));
                     if looks % LOOKS_PER_LINE == 0 {
                         error!(partition = %self.partition, "halted: {reason}");
                     }
@@ -75,7 +92,7 @@ impl Lane {
                 }
                 Pause::Paused(reason) => {
                     self.status
-                        .is(&self.partition, State::Paused, Some(&reason));
+                        .set_state(&self.partition, State::Paused, Some(&reason));
                     if looks % LOOKS_PER_LINE == 0 {
                         error!(partition = %self.partition, "paused: {reason}");
                     }
@@ -186,29 +203,41 @@ impl Lane {
                 // What is queued already wakes nobody: gather it while the batch is in the database.
                 continue;
             }
-            let full = flow.gate.is_full(&flow.gathering);
-            let opens_at = flow.gate.opens_at().filter(|_| flow.in_flight.is_none());
-            tokio::select! {
-                biased;
-                () = self.leadership.ended() => return Pause::End(End::not_renewed()),
-                () = self.stop.cancelled() => return Pause::End(End::Drained),
-                done = join(&mut flow.in_flight), if flow.in_flight.is_some() => {
-                    flow.in_flight = None;
-                    flow.staging.done();
-                    match done {
-                        Ok((batch, Ok(()))) => {
-                            self.note(&batch, next_offset);
-                            flow.spare = Some(batch);
-                        }
-                        Ok((_, Err(failure))) => return self.pause(failure),
-                        Err(error) => return Pause::Halt(format!("a task of our own failed: {error}")),
-                    }
+            match self.next(reader, flow).await {
+                Happening::LeaseEnded => return Pause::End(End::not_renewed()),
+                Happening::Stop => return Pause::End(End::Drained),
+                Happening::Landed(Ok((batch, Ok(())))) => {
+                    self.note(&batch, next_offset);
+                    flow.spare = Some(batch);
                 }
-                () = reader.arrived(), if !full => {}
-                () = at(opens_at), if opens_at.is_some() => {}
-                () = self.look_again.notified() => return Pause::Revalidate,
-                Ok(()) = self.barrier.changed() => return Pause::Told,
+                Happening::Landed(Ok((_, Err(failure)))) => return self.pause(failure),
+                Happening::Landed(Err(error)) => {
+                    return Pause::Halt(format!("a task of our own failed: {error}"));
+                }
+                Happening::Look => {}
+                Happening::Doubt => return Pause::Revalidate,
+                Happening::Barrier => return Pause::Told,
             }
+        }
+    }
+
+    /// Waits for whatever happens next.
+    async fn next(&mut self, reader: &PartitionReader, flow: &mut Flow) -> Happening {
+        let full = flow.gate.is_full(&flow.gathering);
+        let opens_at = flow.gate.opens_at().filter(|_| flow.in_flight.is_none());
+        tokio::select! {
+            biased;
+            () = self.leadership.ended() => Happening::LeaseEnded,
+            () = self.stop.cancelled() => Happening::Stop,
+            landed = join(&mut flow.in_flight), if flow.in_flight.is_some() => {
+                flow.in_flight = None;
+                flow.staging.done();
+                Happening::Landed(landed)
+            }
+            () = reader.arrived(), if !full => Happening::Look,
+            () = at(opens_at), if opens_at.is_some() => Happening::Look,
+            () = self.look_again.notified() => Happening::Doubt,
+            Ok(()) = self.barrier.changed() => Happening::Barrier,
         }
     }
 
@@ -270,9 +299,7 @@ impl Lane {
     }
 }
 
-async fn join(
-    flight: &mut Option<Flight>,
-) -> Result<(Batch, Result<(), Failure>), tokio::task::JoinError> {
+async fn join(flight: &mut Option<Flight>) -> Landed {
     match flight {
         Some(flight) => flight.await,
         None => std::future::pending().await,

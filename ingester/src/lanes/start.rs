@@ -7,12 +7,12 @@ use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
 use crate::batch::record::Known;
-use crate::config::StartOffset;
+use crate::config::run::StartOffset;
 use crate::kafka::client::{Kafka, TopicId, Watermarks};
 use crate::lanes::flow::ends_before;
 use crate::lanes::lane::{ADVICE, CONTRADICTION, End, Lane, Pause, RECHECK};
 use crate::lanes::recognise::{self, Doubt, Evidence, Seen};
-use crate::observe::status::State;
+use crate::observe::snapshot::State;
 use crate::partition::Partition;
 
 /// So many looks must agree that this is not the topic that was read.
@@ -43,7 +43,8 @@ impl Lane {
             debug!(partition = %self.partition, looks = self.doubts, "not recognised: {reason}");
             return self.wait(CONTRADICTION).await;
         }
-        self.status.is(&self.partition, State::Halted, Some(reason));
+        self.status
+            .set_state(&self.partition, State::Halted, Some(reason));
         loop {
             match recognise::halt(
                 &self.applier.pool,
@@ -183,7 +184,7 @@ impl Lane {
             };
             if looks % 20 == 2 {
                 self.status
-                    .is(&self.partition, State::Retrying, Some(&trouble));
+                    .set_state(&self.partition, State::Retrying, Some(&trouble));
                 warn!(partition = %self.partition, "{trouble}");
             }
             looks += 1;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::batch::record::Known;
 use crate::leases::shares::{Barrier, Survey};
+use crate::leases::token::{FencingToken, LeaseId};
 use crate::partition::Partition;
 use crate::postgres::database::Database;
 use crate::postgres::pool::{AskError, Pool};
@@ -22,8 +23,8 @@ use crate::postgres::pool::{AskError, Pool};
 /// Proof of having acquired a partition. Only [`Session::acquire`] makes one.
 #[derive(Debug)]
 pub struct Leadership {
-    pub fencing_token: i64,
-    pub lease_id: Uuid,
+    pub fencing_token: FencingToken,
+    pub lease_id: LeaseId,
     pub commit_offset: i64,
     /// Nothing may be sent after this, by our own monotonic clock.
     deadline: Mutex<Instant>,
@@ -383,8 +384,8 @@ impl Session {
 struct Columns<'a> {
     topics: Vec<&'a str>,
     numbers: Vec<i32>,
-    tokens: Vec<i64>,
-    leases: Vec<Uuid>,
+    tokens: Vec<FencingToken>,
+    leases: Vec<LeaseId>,
 }
 
 impl<'a> Columns<'a> {

@@ -4,4 +4,5 @@
 pub mod lease;
 pub mod report;
 pub mod shares;
+pub mod token;
 pub mod topics;

@@ -90,22 +90,7 @@ fn plan_class(
             })
         })
         .collect();
-    let mut held: BTreeMap<&str, usize> = readers.iter().map(|reader| (*reader, 0)).collect();
-    for partition in &partitions {
-        // What this instance leads it knows better than a survey that is already old.
-        let leader = if mine.contains(partition) {
-            Some(me)
-        } else {
-            survey
-                .leaders
-                .get(partition)
-                .map(String::as_str)
-                .filter(|leader| *leader != me)
-        };
-        if let Some(count) = leader.and_then(|leader| held.get_mut(leader)) {
-            *count += 1;
-        }
-    }
+    let held = held(me, mine, readers, &partitions, survey);
     let own = held.get(me).copied().unwrap_or_default();
     let quota = quota(me, &held, partitions.len());
     // Whom a partition was taken from; alone, an instance leads it all the same.
@@ -128,16 +113,9 @@ fn plan_class(
         .filter(|p| !mine.contains(p) && survey.leaders.get(p).is_none_or(|leader| leader == me))
         .cloned()
         .collect();
-    // The least busy of the others takes it, beyond its share if need be.
     let taken: Vec<Partition> = free
         .extract_if(.., |p| former(p).is_some())
-        .filter(|p| {
-            let others = held.iter().filter(|(name, _)| Some(**name) != former(p));
-            others
-                .min_by_key(|(name, count)| (**count, **name))
-                .map(|(name, _)| *name)
-                == Some(me)
-        })
+        .filter(|p| takes_over(me, &held, former(p)))
         .collect();
     plan.wanted += taken.len();
     let own = own + taken.len();
@@ -153,6 +131,41 @@ fn plan_class(
         plan.wanted += (quota - own).min(free.len());
         plan.candidates.extend(free);
     }
+}
+
+/// How many of the partitions each of the readers leads.
+fn held<'n>(
+    me: &'n str,
+    mine: &BTreeSet<Partition>,
+    readers: &BTreeSet<&'n str>,
+    partitions: &[Partition],
+    survey: &'n Survey,
+) -> BTreeMap<&'n str, usize> {
+    let mut held: BTreeMap<&str, usize> = readers.iter().map(|reader| (*reader, 0)).collect();
+    for partition in partitions {
+        // What this instance leads it knows better than a survey that is already old.
+        let leader = if mine.contains(partition) {
+            Some(me)
+        } else {
+            survey
+                .leaders
+                .get(partition)
+                .map(String::as_str)
+                .filter(|leader| *leader != me)
+        };
+        if let Some(count) = leader.and_then(|leader| held.get_mut(leader)) {
+            *count += 1;
+        }
+    }
+    held
+}
+
+/// Whether it is for `me` to lead what was taken from `former`: the least busy of the others does, beyond its share if
+/// need be.
+fn takes_over(me: &str, held: &BTreeMap<&str, usize>, former: Option<&str>) -> bool {
+    let others = held.iter().filter(|(name, _)| Some(**name) != former);
+    let least_busy = others.min_by_key(|(name, count)| (**count, **name));
+    least_busy.map(|(name, _)| *name) == Some(me)
 }
 
 /// How many of `partitions` belong to `me`: all get the same, and the first few one more.

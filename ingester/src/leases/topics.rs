@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 use crate::batch::record::Kind;
-use crate::config::KafkaSettings;
+use crate::config::kafka::KafkaSettings;
 
 /// A topic that is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use ledger::verdict::Verdict;
 use serde_json::{Value, json};
 
-use crate::observe::status::now_ms;
+use crate::observe::snapshot::now_ms;
 
 const INTERVAL_MS: i64 = 2_000;
 /// Ten minutes.

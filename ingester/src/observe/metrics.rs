@@ -1,28 +1,29 @@
 //! Metrics for Prometheus: what is counted as it happens, and what is looked up when asked.
 //! Base units, one prefix, and labels whose values are topics, partitions and closed lists.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::AddAssign;
 use std::sync::RwLock;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ledger::verdict::{RejectReason, Verdict};
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use crate::observe::counts::{Counts, Staging};
 use crate::observe::history::History;
-use crate::observe::status::{Health, Snapshot, State};
+use crate::observe::labels::{
+    Change, Decided, Failed, Phase, Rejected, Topic, Total, Version, Writer, decided, failed,
+    rejected,
+};
+use crate::observe::matters::{Matters, other_writers};
+use crate::observe::scrape::{self, gauges};
+use crate::observe::snapshot::Snapshot;
 use crate::postgres::error::Consequence;
-use crate::postgres::pool::{AskError, Pool};
+use crate::postgres::pool::Pool;
 
 /// Prometheus' plain text, which everything that scrapes can read.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -33,165 +34,6 @@ const LOOK: Duration = Duration::from_secs(10);
 const WRITERS_LOOK: Duration = Duration::from_secs(30);
 /// How long a batch with dead letters waits for the next look at least: many of them must not ask all the time.
 const NEXT_LOOK: Duration = Duration::from_secs(1);
-
-const PARKED: &str = "SELECT topic, error_code, letters FROM sluice.parked_dead_letters()";
-/// In rows, so many at most.
-const OTHER_WRITERS: &str = "SELECT kind, writer, writes FROM sluice.other_writers() LIMIT 50";
-const DANGLING: &str =
-    "SELECT kind, rows FROM sluice.dangling_references($1::double precision * interval '1 s')";
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Topic {
-    topic: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Decided {
-    topic: String,
-    verdict: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Rejected {
-    topic: String,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Failed {
-    topic: String,
-    consequence: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Phase {
-    phase: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Change {
-    change: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct PartitionLabel {
-    topic: String,
-    partition: i32,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct StateLabel {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct StatusLabel {
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Letters {
-    topic: String,
-    code: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Kind {
-    kind: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Writer {
-    kind: String,
-    writer: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Version {
-    version: &'static str,
-}
-
-/// A counter under the name that Prometheus shows: OpenMetrics would leave its `_total` out of HELP and TYPE.
-#[derive(Clone, Debug, Default)]
-struct Total(Counter);
-
-impl EncodeMetric for Total {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        encoder.encode_gauge(&self.0.get())
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
-
-impl TypedMetric for Total {
-    const TYPE: MetricType = MetricType::Counter;
-}
-
-/// What a batch did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    pub applied: i64,
-    pub rejected: i64,
-    pub duplicates: i64,
-    pub dead: i64,
-    /// What `rejected` is made of, in the order of [`RejectReason::ALL`].
-    pub rejections: [i64; RejectReason::ALL.len()],
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.applied += other.applied;
-        self.rejected += other.rejected;
-        self.duplicates += other.duplicates;
-        self.dead += other.dead;
-        for (sum, more) in self.rejections.iter_mut().zip(other.rejections) {
-            *sum += more;
-        }
-    }
-}
-
-/// What waits for a person, as the database last told.
-#[derive(Default)]
-struct Matters {
-    dead_letters: Vec<(Letters, i64)>,
-    dangling: Vec<(Kind, i64)>,
-}
-
-/// Bytes that a lane holds for the database.
-pub struct Staging {
-    gauge: Gauge,
-    gathering: i64,
-    in_flight: i64,
-}
-
-impl Staging {
-    pub fn gathered(&mut self, bytes: usize) {
-        self.are(bytes as i64, self.in_flight);
-    }
-
-    /// What was gathered goes to the database.
-    pub fn sent(&mut self, bytes: usize) {
-        self.are(0, bytes as i64);
-    }
-
-    pub fn done(&mut self) {
-        self.are(self.gathering, 0);
-    }
-
-    fn are(&mut self, gathering: i64, in_flight: i64) {
-        let before = self.gathering + self.in_flight;
-        self.gauge.inc_by(gathering + in_flight - before);
-        (self.gathering, self.in_flight) = (gathering, in_flight);
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        self.are(0, 0);
-    }
-}
 
 type Histograms<Label> = Family<Label, Histogram, fn() -> Histogram>;
 
@@ -295,6 +137,13 @@ impl Metrics {
             "What a batch spends its time on",
             self.phases.clone(),
         );
+        self.register_events();
+        self
+    }
+
+    /// What happens now and then.
+    fn register_events(&mut self) {
+        let registry = &mut self.registry;
         registry.register(
             "batch_errors_total",
             "Tries of a batch that failed, by what follows",
@@ -335,7 +184,6 @@ impl Metrics {
             "Bytes of records that are gathered or on their way into the database",
             self.staging.clone(),
         );
-        self
     }
 
     /// A partition of the topic is led from now on; what may be counted of it begins at zero.
@@ -495,10 +343,7 @@ impl Metrics {
     pub fn render(&self, snapshot: &Snapshot, pool: &Pool) -> String {
         let mut now = Registry::with_prefix(PREFIX);
         self.register_matters(&mut now);
-        register_partitions(&mut now, snapshot);
-        register_health(&mut now, snapshot);
-        register_services(&mut now, snapshot);
-        register_pool(&mut now, pool);
+        scrape::register(&mut now, snapshot, pool);
         let build = Family::<Version, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&Version { version }).set(1);
@@ -531,231 +376,5 @@ impl Metrics {
             "Rows of schema domain that were named longer than DANGLING_AFTER ago and are not created yet",
             gauges(matters.dangling.iter().cloned()),
         );
-    }
-}
-
-fn decided(topic: &str, verdict: Verdict) -> Decided {
-    Decided {
-        topic: topic.to_owned(),
-        verdict: verdict.as_str(),
-    }
-}
-
-fn rejected(topic: &str, reason: RejectReason) -> Rejected {
-    Rejected {
-        topic: topic.to_owned(),
-        reason: reason.as_str(),
-    }
-}
-
-fn failed(topic: &str, consequence: Consequence) -> Failed {
-    Failed {
-        topic: topic.to_owned(),
-        consequence: consequence.as_str(),
-    }
-}
-
-fn gauge(value: i64) -> ConstGauge<i64> {
-    ConstGauge::new(value)
-}
-
-fn gauges<Label>(values: impl Iterator<Item = (Label, i64)>) -> Family<Label, Gauge>
-where
-    Label: Clone + std::hash::Hash + Eq,
-{
-    let family = Family::<Label, Gauge>::default();
-    for (label, value) in values {
-        family.get_or_create(&label).set(value);
-    }
-    family
-}
-
-fn register_partitions(registry: &mut Registry, snapshot: &Snapshot) {
-    let led: Vec<_> = snapshot
-        .partitions
-        .iter()
-        .filter_map(|(partition, led)| {
-            let label = PartitionLabel {
-                topic: partition.topic.clone(),
-                partition: partition.number,
-            };
-            Some((label, led.as_ref()?))
-        })
-        .collect();
-    let led = || led.iter().map(|(label, led)| (label.clone(), *led));
-    registry.register(
-        "partition_lag_records",
-        "Records that wait in a partition led here",
-        gauges(led().filter_map(|(label, led)| Some((label, led.lag?)))),
-    );
-    registry.register(
-        "partition_open_transaction_offsets",
-        "Offsets of a partition led here that cannot be read before an open transaction ends",
-        gauges(led().map(|(label, led)| {
-            (
-                label,
-                led.behind_transaction.map_or(0, |(offsets, _)| offsets),
-            )
-        })),
-    );
-    let lag_seconds = Family::<PartitionLabel, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
-    for (label, led) in led() {
-        if let Some(seconds) = led.lag_seconds() {
-            lag_seconds.get_or_create(&label).set(seconds);
-        }
-    }
-    registry.register(
-        "partition_lag_seconds",
-        "How long the oldest record that waits in a partition led here has done so",
-        lag_seconds,
-    );
-    registry.register(
-        "partition_commit_offset",
-        "Offset of the next record of a partition led here",
-        gauges(led().map(|(label, led)| (label, led.commit_offset))),
-    );
-    let states = State::ALL.into_iter().map(|state| {
-        let count = led().filter(|(_, led)| led.state == state).count();
-        let state = state.as_str();
-        (StateLabel { state }, count as i64)
-    });
-    registry.register(
-        "partitions_led",
-        "Partitions that this instance leads, by state",
-        gauges(states),
-    );
-    let mut topics = BTreeMap::<&String, i64>::new();
-    for partition in snapshot.partitions.keys() {
-        *topics.entry(&partition.topic).or_default() += 1;
-    }
-    let topics = topics.into_iter().map(|(topic, count)| {
-        let topic = topic.clone();
-        (Topic { topic }, count)
-    });
-    registry.register(
-        "topic_partitions",
-        "Partitions of the topics that this instance reads, whoever leads them",
-        gauges(topics),
-    );
-    if let Some(age) = snapshot.lease_age {
-        registry.register(
-            "lease_age_seconds",
-            "Since the leases of the partitions led here were renewed",
-            ConstGauge::new(age.as_secs_f64()),
-        );
-    }
-}
-
-fn register_health(registry: &mut Registry, snapshot: &Snapshot) {
-    let now = snapshot.health();
-    let statuses = Health::ALL.into_iter().map(|health| {
-        let status = health.as_str();
-        (StatusLabel { status }, i64::from(health == now))
-    });
-    registry.register(
-        "health",
-        "Whether this is the status that /health tells",
-        gauges(statuses),
-    );
-    if let Some(last) = &snapshot.last_processed {
-        let at = last.committed_at.duration_since(UNIX_EPOCH);
-        registry.register(
-            "last_processed_event_seconds",
-            "When this instance last committed an event, in seconds since 1970",
-            ConstGauge::new(at.map_or(0.0, |at| at.as_secs_f64())),
-        );
-    }
-}
-
-fn register_services(registry: &mut Registry, snapshot: &Snapshot) {
-    for (name, help, value) in [
-        (
-            "database_up",
-            "Whether PostgreSQL answers",
-            Some(i64::from(snapshot.database_is_connected)),
-        ),
-        (
-            "kafka_up",
-            "Whether Kafka answers",
-            Some(i64::from(snapshot.kafka_is_connected)),
-        ),
-        (
-            "redis_up",
-            "Whether Redis answers, where one is set",
-            snapshot.redis_is_connected.map(i64::from),
-        ),
-        (
-            "topics_missing",
-            "Topics that a setting names and Kafka does not have",
-            Some(snapshot.missing_topics.len() as i64),
-        ),
-        (
-            "kafka_queue_records",
-            "Records fetched from Kafka and not gathered yet",
-            Some(snapshot.queue.records),
-        ),
-        (
-            "kafka_queue_bytes",
-            "Bytes fetched from Kafka and not gathered yet",
-            Some(snapshot.queue.bytes),
-        ),
-    ] {
-        if let Some(value) = value {
-            registry.register(name, help, gauge(value));
-        }
-    }
-}
-
-fn register_pool(registry: &mut Registry, pool: &Pool) {
-    let connections = pool.status();
-    let active = connections.size.saturating_sub(connections.available);
-    let states = [("active", active), ("idle", connections.available)];
-    let states = states
-        .into_iter()
-        .map(|(state, count)| (StateLabel { state }, count as i64));
-    registry.register(
-        "database_connections",
-        "Connections of the pool to PostgreSQL",
-        gauges(states),
-    );
-    registry.register(
-        "database_connections_max",
-        "Connections that the pool may have",
-        gauge(connections.max_size as i64),
-    );
-    registry.register(
-        "database_connections_wanted",
-        "Batches and other work that wait for a connection of the pool",
-        gauge(connections.waiting as i64),
-    );
-}
-
-async fn other_writers(pool: &Pool) -> Result<Vec<(Writer, String)>, AskError> {
-    let client = pool.get().await.map_err(AskError::of_pool)?;
-    let rows = client.answer(client.query(OTHER_WRITERS, &[])).await?;
-    let writers = rows.iter().map(|row| {
-        let (kind, writer) = (row.get(0), row.get(1));
-        (Writer { kind, writer }, row.get(2))
-    });
-    Ok(writers.collect())
-}
-
-impl Matters {
-    async fn of(pool: &Pool, dangling_after: Duration) -> Result<Self, AskError> {
-        let client = pool.get().await.map_err(AskError::of_pool)?;
-        let seconds = dangling_after.as_secs_f64();
-        let letters = client.answer(client.query(PARKED, &[])).await?;
-        let dangling = client.answer(client.query(DANGLING, &[&seconds])).await?;
-        let letters = letters.iter().map(|row| {
-            let (topic, code) = (row.get(0), row.get(1));
-            (Letters { topic, code }, row.get(2))
-        });
-        let dangling = dangling
-            .iter()
-            .map(|row| (Kind { kind: row.get(0) }, row.get(1)));
-        Ok(Self {
-            dead_letters: letters.collect(),
-            dangling: dangling.collect(),
-        })
     }
 }

@@ -346,8 +346,7 @@ mod tests {
     }
 
     /// docs/capacity.md: balance events with one change, and `payment.completed`.
-    #[test]
-    fn the_worked_example_of_the_page() {
+    fn example() -> (Shown, Plan) {
         let bytes = |table, index| Bytes { table, index };
         let shown = Shown {
             balance_records: 800,
@@ -374,6 +373,12 @@ mod tests {
             batch_bytes: 4 << 20,
             watch: 10,
         };
+        (shown, plan)
+    }
+
+    #[test]
+    fn the_worked_example_of_the_page() {
+        let (shown, plan) = example();
         let known = figures(&shown, &plan);
         let figure = |name: &str| known.iter().find(|(what, _)| *what == name).expect(name).1;
         let peak = 3.0 * 20e6 / DAY;

@@ -4,14 +4,14 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ledger::contract::sqlstate::STALE;
 use tokio::sync::Notify;
 use tokio_postgres::types::ToSql;
 use tracing::{debug, info, warn};
 
-use crate::config::RetrySettings;
+use crate::config::run::RetrySettings;
 use crate::kafka::headers::of_json;
 use crate::kafka::producer::{HEADERS_OMITTED, Message, Outlet};
 use crate::leases::lease::{Held, led_among};
@@ -19,6 +19,7 @@ use crate::observe::metrics::Metrics;
 use crate::postgres::error::Consequence;
 use crate::postgres::pool::{AskError, Object, Pool};
 use crate::redis_marks::{self, Hint};
+use crate::throttle::Throttle;
 
 /// How often it is looked whether somebody freed a key by hand, or another instance left something.
 const LOOK: Duration = Duration::from_secs(10);
@@ -100,7 +101,7 @@ impl From<crate::fault::Raised> for Trouble {
 impl Aftercare {
     /// Runs for as long as the process; `led` answers what is led now.
     pub async fn run(self, led: impl Fn() -> Vec<Held>) {
-        let mut said: Option<Instant> = None;
+        let mut said = Throttle::every(SAY_AGAIN);
         loop {
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -111,8 +112,7 @@ impl Aftercare {
                     Ok(false) => break,
                     Ok(true) => {}
                     Err(trouble) => {
-                        if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-                            said = Some(Instant::now());
+                        if said.is_due() {
                             warn!("dead letters wait: {trouble}");
                         }
                     }

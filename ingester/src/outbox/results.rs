@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
@@ -17,6 +17,7 @@ use crate::leases::lease::{Held, Leadership, led_among};
 use crate::observe::status::Status;
 use crate::partition::Partition;
 use crate::postgres::pool::{AskError, Object, Pool};
+use crate::throttle::Throttle;
 
 /// How often it is looked whether a replay has changed a verdict.
 const LOOK: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ impl Results {
     /// Runs for as long as the process; `led` answers what is led now.
     pub async fn run(mut self, led: impl Fn() -> Vec<Held>) {
         let mut waits = back_off();
-        let mut said: Option<Instant> = None;
+        let mut said = Throttle::every(SAY_AGAIN);
         let mut chunk = CHUNK;
         loop {
             match self.look(&led(), &mut chunk).await {
@@ -72,8 +73,7 @@ impl Results {
                     }
                 }
                 Err(trouble) => {
-                    if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-                        said = Some(Instant::now());
+                    if said.is_due() {
                         warn!("results wait: {trouble}");
                     }
                     tokio::time::sleep(waits.next().unwrap_or(SAY_AGAIN)).await;

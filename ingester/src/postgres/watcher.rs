@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_postgres::types::Type;
@@ -17,6 +17,7 @@ use crate::postgres::database::Database;
 use crate::postgres::error::describe;
 use crate::postgres::life::{Backend, Life, now_us};
 use crate::postgres::precedence::{First, Precedence};
+use crate::throttle::Throttle;
 
 /// A backend that works for us for longer than this is looked at, this often.
 const LOOK: Duration = Duration::from_millis(500);
@@ -102,7 +103,7 @@ impl Watcher {
     /// Runs for as long as the process.
     pub async fn run(&self) {
         let mut eye: Option<Eye> = None;
-        let mut trouble = Trouble::default();
+        let mut said = Throttle::every(SAY_AGAIN);
         let mut waits = back_off_up_to(LONGEST_WAIT);
         loop {
             if eye.as_ref().is_some_and(|eye| eye.client.is_closed()) {
@@ -112,15 +113,18 @@ impl Watcher {
             let looked = tokio::time::timeout(ANSWER, self.open_and_look(&mut eye)).await;
             let wait = match looked {
                 Ok(Ok(())) => {
-                    trouble = Trouble::default();
+                    said.over();
                     waits = back_off_up_to(LONGEST_WAIT);
                     LOOK
                 }
                 failed => {
-                    trouble.say(&match failed {
-                        Ok(Err(error)) => describe(&error),
-                        _ => "no answer in time".to_owned(),
-                    });
+                    if said.is_due() {
+                        let reason = match failed {
+                            Ok(Err(error)) => describe(&error),
+                            _ => "no answer in time".to_owned(),
+                        };
+                        warn!("cannot watch for answers of PostgreSQL, trying again: {reason}");
+                    }
                     eye = None;
                     self.precedence.is(First::Watcher, false);
                     self.give_up_unseen();
@@ -254,18 +258,5 @@ impl Eye {
             return Ok(());
         }
         self.ask(END, &backends).await.map(drop)
-    }
-}
-
-/// One line at once, and one every few seconds while it lasts.
-#[derive(Default)]
-struct Trouble(Option<Instant>);
-
-impl Trouble {
-    fn say(&mut self, reason: &str) {
-        if self.0.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-            self.0 = Some(Instant::now());
-            warn!("cannot watch for answers of PostgreSQL, trying again: {reason}");
-        }
     }
 }

@@ -10,15 +10,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
 use crate::back_off::back_off_up_to;
-use crate::commit::applier::Applier;
 use crate::commit::group::Group;
 use crate::commit::statements::warm_up;
-use crate::config::{RunSettings, StartOffset};
-use crate::lanes::lane::{End, Lane};
-use crate::leases::lease::{Acquired, Held, Leadership, Session};
+use crate::config::run::RunSettings;
+use crate::lanes::lane::End;
+use crate::leases::lease::{Leadership, Session};
 use crate::leases::report::{self, Report};
 use crate::leases::shares::{self, Barrier};
 use crate::leases::topics::{self, Topic, Topics};
@@ -29,6 +28,7 @@ use crate::redis_marks::Hint;
 use crate::run::renewals::Leases;
 use crate::run::service::Service;
 use crate::run::topic_watch::{TopicTold, watch_topics};
+use crate::throttle::Throttle;
 
 /// How often the database is asked for new handlers.
 const HANDLERS_INTERVAL: Duration = Duration::from_secs(4);
@@ -38,61 +38,59 @@ const GROUP_OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long stopping may take in all.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
-/// How long PostgreSQL may take to release a partition.
-const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// Between tries to open the session for standby, at most.
 const STANDBY_WAIT: Duration = Duration::from_secs(1);
 /// A partition that some transaction keeps from having a leader is tried again after this time.
 const BLOCKED: Duration = Duration::from_secs(2);
 
-type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
+pub(super) type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
 
 /// A lane that runs.
-struct Led {
+pub(super) struct Led {
     /// What keeps the partition from being read.
-    barrier: watch::Sender<Option<Barrier>>,
-    stop: CancellationToken,
-    look_again: Arc<Notify>,
+    pub(super) barrier: watch::Sender<Option<Barrier>>,
+    pub(super) stop: CancellationToken,
+    pub(super) look_again: Arc<Notify>,
 }
 
 /// The one loop.
 pub struct Conductor {
-    settings: RunSettings,
-    wanted: Topics,
+    pub(super) settings: RunSettings,
+    pub(super) wanted: Topics,
     /// What is read now.
-    topics: watch::Sender<BTreeMap<String, Topic>>,
+    pub(super) topics: watch::Sender<BTreeMap<String, Topic>>,
     /// When registered handlers were last looked at.
-    handlers_seen: Option<Instant>,
+    pub(super) handlers_seen: Option<Instant>,
     /// Looks after dead letters.
-    aftercare: Arc<Notify>,
+    pub(super) aftercare: Arc<Notify>,
     /// Marks processed events in Redis.
-    hint: Option<Hint>,
-    service: Service,
-    turns: Arc<Semaphore>,
-    group: Arc<Group>,
-    standby: Option<Arc<Session>>,
+    pub(super) hint: Option<Hint>,
+    pub(super) service: Service,
+    pub(super) turns: Arc<Semaphore>,
+    pub(super) group: Arc<Group>,
+    pub(super) standby: Option<Arc<Session>>,
     /// Tries to open it again, and before when not.
-    standby_waits: ExponentialBackoff,
-    standby_after: Option<Instant>,
+    pub(super) standby_waits: ExponentialBackoff,
+    pub(super) standby_after: Option<Instant>,
     /// Partitions that a transaction keeps from having a leader, and until when they are left alone.
-    blocked: HashMap<Partition, Instant>,
-    wake: mpsc::Sender<()>,
-    leases: Arc<Leases>,
-    lanes: HashMap<Partition, Led>,
-    running: JoinSet<(Partition, Arc<Leadership>, End)>,
+    pub(super) blocked: HashMap<Partition, Instant>,
+    pub(super) wake: mpsc::Sender<()>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) lanes: HashMap<Partition, Led>,
+    pub(super) running: JoinSet<(Partition, Arc<Leadership>, End)>,
     /// Partitions of each topic, as far as Kafka has told.
-    counts: BTreeMap<String, i32>,
+    pub(super) counts: BTreeMap<String, i32>,
     /// Topics that Kafka has told of, existing or not, which the database has not heard of from us.
-    news: BTreeMap<String, i32>,
+    pub(super) news: BTreeMap<String, i32>,
     /// How many partitions each topic had when Sluice first started on it.
-    at_first: HashMap<String, i32>,
-    report: Report,
-    reported_at: Option<Instant>,
+    pub(super) at_first: HashMap<String, i32>,
+    pub(super) report: Report,
+    pub(super) reported_at: Option<Instant>,
     /// The process is to end.
-    quit: CancellationToken,
+    pub(super) quit: CancellationToken,
     /// When a trouble was last said.
-    said: HashMap<String, Instant>,
+    pub(super) said: HashMap<String, Throttle>,
 }
 
 /// What a conductor is given.
@@ -227,7 +225,7 @@ impl Conductor {
     }
 
     /// Leases acquired through it since the last renewal look free once it is gone: the other session takes them over.
-    fn drop_standby(&mut self) {
+    pub(super) fn drop_standby(&mut self) {
         self.standby = None;
         self.service.watcher.precedence.is(First::Standby, false);
         self.leases.renew_now.notify_one();
@@ -301,6 +299,15 @@ impl Conductor {
             info!(%partition, leading = mine.len(), "handing over");
             self.lanes[partition].stop.cancel();
         }
+        self.acquire(&session, plan).await
+    }
+
+    async fn acquire(
+        &mut self,
+        session: &Session,
+        plan: shares::Plan,
+    ) -> Result<(), tokio_postgres::Error> {
+        let name = self.settings.service_id.clone();
         // A lease that nobody can renew is lost again at once.
         if !self.service.watcher.precedence.all_are_open() {
             return Ok(());
@@ -369,164 +376,6 @@ impl Conductor {
         Ok(())
     }
 
-    fn lead(&mut self, acquired: Acquired) {
-        let Acquired {
-            partition,
-            leadership,
-            position,
-        } = acquired;
-        let leadership = Arc::new(leadership);
-        let Some(kind) = self
-            .topics
-            .borrow()
-            .get(&partition.topic)
-            .map(|topic| topic.kind)
-        else {
-            return;
-        };
-        info!(
-            %partition, fencing_token = leadership.fencing_token, commit_offset = leadership.commit_offset,
-            "leading partition"
-        );
-        self.leases.insert((partition.clone(), leadership.clone()));
-        let led = Led {
-            barrier: watch::Sender::new(position.halted.clone().map(Barrier::Halt)),
-            stop: CancellationToken::new(),
-            look_again: Arc::default(),
-        };
-        let at_first = self.at_first.get(&partition.topic);
-        let was_there = at_first.is_some_and(|count| partition.number < *count);
-        let lane = Lane {
-            partition: partition.clone(),
-            kind,
-            leadership: leadership.clone(),
-            position,
-            kafka: self.service.kafka.clone(),
-            applier: Applier {
-                pool: self.service.pool.clone(),
-                partition: partition.clone(),
-                leadership: leadership.clone(),
-                turns: self.turns.clone(),
-                group: self.group.clone(),
-                retry: self.settings.retry.clone(),
-                aftercare: self.aftercare.clone(),
-                status: self.service.status.clone(),
-                metrics: self.service.metrics.clone(),
-                keeps_headers: self.settings.kafka.results_topic.is_some(),
-            },
-            gate: self.settings.gate.clone(),
-            // Later partitions and topics are read from their beginning.
-            start: match was_there {
-                true => self.settings.start,
-                false => StartOffset::Earliest,
-            },
-            status: self.service.status.clone(),
-            hint: self.hint.clone(),
-            look_again: led.look_again.clone(),
-            barrier: led.barrier.subscribe(),
-            doubts: 0,
-            stop: led.stop.clone(),
-            quit: self.quit.clone(),
-        };
-        self.lanes.insert(partition.clone(), led);
-        self.service.metrics.leads(&partition.topic);
-        self.service
-            .status
-            .leads(&partition, leadership.commit_offset);
-        // A former leader may have left something.
-        self.aftercare.notify_one();
-        self.running.spawn(async move {
-            let end = tokio::spawn(lane.run()).await;
-            let end = end.unwrap_or_else(|error| {
-                error!(%partition, "a lane of our own failed: {error}");
-                End::Lost("its lane failed".to_owned())
-            });
-            (partition, leadership, end)
-        });
-    }
-
-    /// Lanes that ended, `first` and any others by now: what they led is released in one statement.
-    async fn finished(&mut self, first: Ended) {
-        let (mut drained, mut lost) = (Vec::new(), Vec::new());
-        let mut next = Some(first);
-        while let Some(ended) = next {
-            if let Ok((partition, leadership, end)) = ended {
-                self.lanes.remove(&partition);
-                self.leases.remove(&partition);
-                self.service.status.leads_no_more(&partition);
-                match end {
-                    End::Lost(reason) => lost.push((partition, reason)),
-                    End::Drained => drained.push((partition, leadership)),
-                }
-            }
-            next = self.running.try_join_next();
-        }
-        self.say_lost(lost).await;
-        if !drained.is_empty() {
-            // In the order in which leases are renewed, so that neither waits for the other in a circle.
-            drained.sort_by(|one, other| one.0.cmp(&other.0));
-            self.release(&drained).await;
-            // What was lost may be lost again at once: for that the next poll is soon enough.
-            let _ = self.wake.try_send(());
-        }
-    }
-
-    /// What an operator took away is no accident.
-    async fn say_lost(&mut self, lost: Vec<(Partition, String)>) {
-        if lost.is_empty() {
-            return;
-        }
-        let names: Vec<&Partition> = lost.iter().map(|(partition, _)| partition).collect();
-        let stepped_down = match self.standby.clone() {
-            Some(session) => {
-                let asked = session.stepped_down(&self.settings.service_id, &names);
-                let told = tokio::time::timeout(RELEASE_LIMIT, asked).await;
-                told.ok().and_then(Result::ok).unwrap_or_default()
-            }
-            None => Vec::new(),
-        };
-        for (partition, reason) in &lost {
-            if stepped_down.contains(partition) {
-                self.service.metrics.stepped_down();
-                info!(%partition, "stepped down, as somebody asked by step_down");
-            } else {
-                self.service.metrics.lost();
-                warn!(%partition, "leadership lost: {reason}");
-            }
-        }
-    }
-
-    async fn release(&mut self, drained: &[Held]) {
-        let Some(session) = self.standby.clone() else {
-            return;
-        };
-        match tokio::time::timeout(RELEASE_LIMIT, session.release(drained)).await {
-            Ok(Ok(released)) => {
-                for ((partition, leadership), released) in drained.iter().zip(released) {
-                    let fencing_token = leadership.fencing_token;
-                    if released {
-                        self.service.metrics.released();
-                        info!(%partition, fencing_token, "released partition");
-                    } else {
-                        debug!(%partition, fencing_token, "was not ours any more");
-                    }
-                }
-            }
-            Ok(Err(error)) => {
-                warn!(
-                    "partitions not released, their leases end by themselves: {}",
-                    describe(&error)
-                )
-            }
-            Err(_) => {
-                warn!(
-                    "partitions not released, PostgreSQL does not answer; their leases end by themselves"
-                );
-                self.drop_standby();
-            }
-        }
-    }
-
     fn topic_told(&mut self, topic: String, count: Result<Option<i32>, String>) {
         if !self.topics.borrow().contains_key(&topic) {
             return;
@@ -592,33 +441,10 @@ impl Conductor {
 
     /// A WARN line, at most once every few seconds for each subject.
     fn say(&mut self, subject: &str, text: String) {
-        let said = self.said.get(subject);
-        if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-            self.said.insert(subject.to_owned(), Instant::now());
+        let throttle = || Throttle::every(SAY_AGAIN);
+        let said = self.said.entry(subject.to_owned());
+        if said.or_insert_with(throttle).is_due() {
             warn!("{text}");
         }
-    }
-
-    async fn stop(&mut self) {
-        info!(partitions = self.lanes.len(), "stopping");
-        self.lanes.values().for_each(|led| led.stop.cancel());
-        // Sent before any release, so that the others know they are to take what is released.
-        if let Some(session) = &self.standby {
-            let leaving = session.leave(&self.settings.service_id);
-            if !matches!(
-                tokio::time::timeout(RELEASE_LIMIT, leaving).await,
-                Ok(Ok(()))
-            ) {
-                debug!("not said that we leave");
-            }
-        }
-        while let Some(ended) = self.running.join_next().await {
-            self.finished(ended).await;
-        }
-        self.service
-            .kafka
-            .commit_last(self.service.status.take_moved())
-            .await;
-        info!("stopped");
     }
 }

@@ -2,6 +2,7 @@
 //! It decides nothing about records.
 
 pub mod conductor;
+mod handover;
 pub mod renewals;
 pub mod service;
 pub mod start;

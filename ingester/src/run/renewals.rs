@@ -18,6 +18,7 @@ use crate::postgres::database::Database;
 use crate::postgres::error::describe;
 use crate::postgres::precedence::First;
 use crate::postgres::watcher::Watcher;
+use crate::throttle::Throttle;
 
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// Between tries to renew, at most.
@@ -70,7 +71,8 @@ pub async fn run(renewals: Renewals) {
     let mut ticks = tokio::time::interval(renewals.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let longest = LONGEST_WAIT.min(renewals.lease / 3);
-    let (mut waits, mut said) = (back_off_up_to(longest), None::<Instant>);
+    let mut waits = back_off_up_to(longest);
+    let mut said = Throttle::every(SAY_AGAIN);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -82,7 +84,8 @@ pub async fn run(renewals: Renewals) {
         let trouble = match done {
             Ok(Ok(())) => {
                 former.clear();
-                (waits, said) = (back_off_up_to(longest), None);
+                waits = back_off_up_to(longest);
+                said.over();
                 renewals.status.leases_renewed(sent);
                 continue;
             }
@@ -95,8 +98,7 @@ pub async fn run(renewals: Renewals) {
         if former.len() > FORMER {
             former.pop_front();
         }
-        if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-            said = Some(Instant::now());
+        if said.is_due() {
             warn!("leases not renewed, trying again on another connection: {trouble}");
         }
         ticks.reset_after(waits.next().unwrap_or(longest));

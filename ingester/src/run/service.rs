@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::RunSettings;
+use crate::config::run::RunSettings;
 use crate::kafka::client::Kafka;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::back_off::back_off;
-use crate::config::RunSettings;
+use crate::config::run::RunSettings;
 use crate::http;
 use crate::http::token::Token;
 use crate::http::told::{LastAnswer, Told};

@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ledger::account::AccountKey;
-use ledger::event::{Change, decode_balance_event};
+use ledger::decode::decode_balance_event;
+use ledger::event::Change;
 use ledger::fold::{self, Balance, Claim, Leg};
 use ledger::identity::{Identity, PayloadHash};
 use ledger::verdict::Verdict;

@@ -1,0 +1,231 @@
+//! Where Kafka is, what is read there and what is written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use clap::Args as ClapArgs;
+
+use crate::config::secrets::{both_set, read_secret};
+use crate::config::setting::{BadSetting, bad};
+
+/// Where Kafka is and what is read. Shared by `run` and `check`.
+#[derive(ClapArgs, Clone)]
+pub struct KafkaArgs {
+    /// Kafka's brokers, host:port, comma separated
+    #[arg(long, env = "KAFKA_BROKERS")]
+    kafka_brokers: Option<String>,
+    /// Name under which Kafka knows this client
+    #[arg(long, env = "KAFKA_CLIENT_ID", default_value = "db-writer-service")]
+    kafka_client_id: String,
+    /// Consumer group whose offsets are committed, for lag tools only
+    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "db-writer-group")]
+    kafka_group_id: String,
+    /// Topics with balance events, comma separated; empty: none; default: balance.changed, awaited as long as it is not there
+    #[arg(long, env = "BALANCE_TOPICS")]
+    balance_topics: Option<String>,
+    /// Topics with domain events, comma separated; default: those of all registered handlers, also later ones
+    #[arg(long, env = "EVENT_TOPICS")]
+    event_topics: Option<String>,
+    /// Topic that each dead letter is produced to; empty: none
+    #[arg(long, env = "DLQ_TOPIC", default_value = "db-writer.dlq")]
+    dlq_topic: String,
+    /// Topic that the verdict of each event is produced to; default: none
+    #[arg(long, env = "RESULTS_TOPIC", default_value = "")]
+    results_topic: String,
+}
+
+#[derive(Clone)]
+pub struct KafkaSettings {
+    pub brokers: String,
+    pub client_id: String,
+    pub group_id: String,
+    pub balance_topics: Vec<String>,
+    /// Nobody has named them: they need not exist yet.
+    pub awaits_balance_topics: bool,
+    /// `None`: those of the registered handlers.
+    pub event_topics: Option<Vec<String>>,
+    pub dlq_topic: Option<String>,
+    pub results_topic: Option<String>,
+    /// librdkafka properties from `KAFKA_…`, with the name of the variable.
+    pub properties: BTreeMap<String, (String, String)>,
+}
+
+/// The topic that is read where BALANCE_TOPICS names none.
+const BALANCE_TOPIC: &str = "balance.changed";
+
+/// Own settings that begin with KAFKA_: no properties of librdkafka.
+const OWN_KAFKA: [&str; 4] = [
+    "KAFKA_BROKERS",
+    "KAFKA_CLIENT_ID",
+    "KAFKA_GROUP_ID",
+    "KAFKA_AUTO_COMMIT",
+];
+
+/// Kubernetes puts these there for a service that is called kafka.
+fn is_kubernetes(name: &str) -> bool {
+    ["KAFKA_SERVICE_HOST", "KAFKA_SERVICE_PORT", "KAFKA_PORT"]
+        .iter()
+        .any(|prefix| name == *prefix || name.starts_with(&format!("{prefix}_")))
+}
+
+/// Properties whose values Sluice's guarantees rest on.
+const FIXED: [&str; 20] = [
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "client.id",
+    "group.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "auto.offset.reset",
+    "isolation.level",
+    "enable.partition.eof",
+    "allow.auto.create.topics",
+    "check.crcs",
+    "debug",
+    "log.queue",
+    "statistics.interval.ms",
+    "topic.metadata.refresh.interval.ms",
+    "topic.metadata.propagation.max.ms",
+    // Of the producer.
+    "enable.idempotence",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "transactional.id",
+];
+
+impl KafkaArgs {
+    pub fn settings(
+        &self,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<KafkaSettings, BadSetting> {
+        let brokers = self
+            .kafka_brokers
+            .clone()
+            .filter(|brokers| !brokers.is_empty());
+        let brokers = brokers.ok_or_else(|| {
+            bad(
+                "KAFKA_BROKERS",
+                "missing; set it to host:port, comma separated",
+            )
+        })?;
+        let (balance_topics, event_topics) = self.topics()?;
+        let read: Vec<&String> = balance_topics
+            .iter()
+            .chain(event_topics.iter().flatten())
+            .collect();
+        let dlq_topic = written("DLQ_TOPIC", &self.dlq_topic, &read)?;
+        let results_topic = written("RESULTS_TOPIC", &self.results_topic, &read)?;
+        let properties = properties(environment)?;
+        let (client_id, group_id) = (self.kafka_client_id.clone(), self.kafka_group_id.clone());
+        Ok(KafkaSettings {
+            brokers,
+            client_id,
+            group_id,
+            balance_topics,
+            awaits_balance_topics: self.balance_topics.is_none(),
+            event_topics,
+            dlq_topic,
+            results_topic,
+            properties,
+        })
+    }
+
+    /// What is read: balance topics, and those of domain events where they are named.
+    fn topics(&self) -> Result<(Vec<String>, Option<Vec<String>>), BadSetting> {
+        let named = self.balance_topics.as_deref();
+        let balance_topics = topics("BALANCE_TOPICS", named.unwrap_or(BALANCE_TOPIC))?;
+        let event_topics = self.event_topics.as_deref();
+        let event_topics = event_topics
+            .map(|list| topics("EVENT_TOPICS", list))
+            .transpose()?;
+        if balance_topics.is_empty() && event_topics.as_ref().is_some_and(Vec::is_empty) {
+            return Err(bad(
+                "BALANCE_TOPICS",
+                "empty, as EVENT_TOPICS is: there is nothing to read",
+            ));
+        }
+        let mut both = event_topics.iter().flatten();
+        if let Some(topic) = both.find(|topic| balance_topics.contains(topic)) {
+            return Err(bad(
+                "EVENT_TOPICS",
+                format!("{topic} is one of BALANCE_TOPICS: a topic is one or the other"),
+            ));
+        }
+        Ok((balance_topics, event_topics))
+    }
+}
+
+/// The one topic that a setting names, if any; what is read must not be written.
+fn written(setting: &str, list: &str, read: &[&String]) -> Result<Option<String>, BadSetting> {
+    let mut topics = topics(setting, list)?;
+    let topic = topics.pop();
+    if !topics.is_empty() {
+        return Err(bad(setting, "must be one topic"));
+    }
+    match read.iter().find(|read| Some(**read) == topic.as_ref()) {
+        Some(topic) => Err(bad(
+            setting,
+            format!("{topic} is read, too: what is produced would come back"),
+        )),
+        None => Ok(topic),
+    }
+}
+
+/// librdkafka's properties by their names, each with the variable that gives it and the value.
+fn properties(
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<BTreeMap<String, (String, String)>, BadSetting> {
+    let mut properties = BTreeMap::new();
+    for (name, value) in environment.filter(|(name, _)| name.starts_with("KAFKA_")) {
+        let (plain, value) = match name.strip_suffix("_FILE") {
+            Some(plain) if !value.is_empty() => (plain, read_secret(&name, Path::new(&value))?),
+            _ => (name.as_str(), value),
+        };
+        let property = plain["KAFKA_".len()..].to_lowercase().replace('_', ".");
+        if name == "KAFKA_AUTO_COMMIT"
+            && !["false", "0", ""].contains(&value.to_lowercase().as_str())
+        {
+            return Err(bad(
+                &name,
+                "must be false: offsets are committed by the database, with the money",
+            ));
+        }
+        if OWN_KAFKA.contains(&plain) || value.is_empty() || is_kubernetes(&name) {
+            continue;
+        }
+        if FIXED.contains(&property.as_str()) {
+            return Err(bad(
+                &name,
+                format!("{property} cannot be set: Sluice's guarantees rest on its value"),
+            ));
+        }
+        let (file, given) = (format!("{plain}_FILE"), plain.to_owned());
+        if properties.insert(property, (name, value)).is_some() {
+            return Err(both_set(&file, &given));
+        }
+    }
+    Ok(properties)
+}
+
+fn topics(setting: &str, list: &str) -> Result<Vec<String>, BadSetting> {
+    let mut topics: Vec<String> = list
+        .split(',')
+        .map(|topic| topic.trim().to_owned())
+        .filter(|t| !t.is_empty())
+        .collect();
+    topics.sort();
+    topics.dedup();
+    let well_formed = |topic: &String| {
+        topic.len() <= 249
+            && topic
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    match topics.iter().find(|topic| !well_formed(topic)) {
+        Some(topic) => Err(bad(
+            setting,
+            format!("{topic:?} is no name of a Kafka topic"),
+        )),
+        None => Ok(topics),
+    }
+}
