@@ -256,6 +256,8 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::UNIX_EPOCH;
+
     use crate::observe::snapshot::{Health, STANDS_STILL, now_ms};
 
     fn partition(number: i32) -> Partition {
