@@ -1672,3 +1672,55 @@ COMMENT ON FUNCTION sluice.other_writers() IS
 ALTER FUNCTION sluice.other_writers() OWNER TO sluice_owner;
 REVOKE ALL ON FUNCTION sluice.other_writers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sluice.other_writers() TO sluice_writer, sluice_reader;
+
+-- --- What \dn+, \du+ and \dT+ show ---
+
+COMMENT ON SCHEMA sluice IS 'Functions of Sluice: leadership, batches, handlers, dead letters, corrections, audit, retention.';
+DO $$
+DECLARE
+    wanted text;
+    says text;
+BEGIN
+    FOR wanted, says IN VALUES
+        ('sluice_owner', 'Sluice: owns its schemas, tables and functions. Nobody logs in as it.'),
+        ('sluice_writer', 'Sluice: what an ingester may do. Its login is a member.'),
+        ('sluice_reader', 'Sluice: reads all tables and views, and runs the audits.'),
+        ('sluice_admin', 'Sluice: what operators do by hand, on record: pauses, replays, corrections, pruning. Reads what sluice_reader reads.'),
+        ('sluice_handler', 'Sluice: what handlers of domain events run as. It writes schema domain, and nothing else.')
+    LOOP
+        IF pg_catalog.shobj_description(wanted::regrole, 'pg_authid') IS DISTINCT FROM says THEN
+            BEGIN
+                EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', wanted, says);
+            EXCEPTION WHEN unique_violation OR internal_error THEN
+                NULL; -- another database's migration was faster, with the same words
+            END;
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON COLUMN sluice.replayed.id IS 'The dead letter.';
+COMMENT ON COLUMN sluice.replayed.topic IS 'The Kafka topic.';
+COMMENT ON COLUMN sluice.replayed.partition IS 'The partition of the topic, counted from 0.';
+COMMENT ON COLUMN sluice.replayed.kafka_offset IS 'The offset of the record in its partition.';
+COMMENT ON COLUMN sluice.replayed.verdict IS 'What the letter became, or would become; NULL: it was left out.';
+COMMENT ON COLUMN sluice.replayed.reason IS 'Why it stays dead, was rejected or was left out.';
+COMMENT ON COLUMN sluice.replayed.message IS 'The error, or why the letter was left out.';
+COMMENT ON COLUMN sluice.corrected.event_id IS 'The event''s id as its sender gave it: eventId of the envelope.';
+COMMENT ON COLUMN sluice.corrected.account_id IS 'The account.';
+COMMENT ON COLUMN sluice.corrected.shard_id IS 'The shard of the account; 0 where the event named none.';
+COMMENT ON COLUMN sluice.corrected.currency_code IS 'The currency: 2 to 16 capital letters or digits.';
+COMMENT ON COLUMN sluice.corrected.available_delta IS 'What the change adds to available; may be negative.';
+COMMENT ON COLUMN sluice.corrected.frozen_delta IS 'What the change adds to frozen; may be negative.';
+COMMENT ON COLUMN sluice.corrected.available_after IS 'What is available after the change; of a rejected one, what it met.';
+COMMENT ON COLUMN sluice.corrected.frozen_after IS 'What is frozen after the change; of a rejected one, what it met.';
+COMMENT ON COLUMN sluice.corrected.status IS 'APPLIED or REJECTED.';
+COMMENT ON COLUMN sluice.corrected.reject_reason IS 'Why the event was rejected; NULL: it was applied.';
+COMMENT ON COLUMN sluice.pruned.pruned_below IS 'The first offset that is left.';
+COMMENT ON COLUMN sluice.pruned.records IS 'Records that were removed.';
+COMMENT ON COLUMN sluice.pruned.log_rows IS 'Rows of the log that were removed.';
+COMMENT ON COLUMN sluice.pruned.identities IS 'Identities that were removed.';
+COMMENT ON COLUMN sluice.pruned.dead_letters IS 'Closed dead letters that were removed.';
+COMMENT ON COLUMN sluice.pruned.open_dead_letters IS 'Open dead letters below pruned_below, which are kept.';
+COMMENT ON COLUMN sluice.pruned.more IS 'Whether there is more to remove.';
+COMMENT ON COLUMN sluice.pruned.kept_by_hand IS 'Dead letters below pruned_below that are kept because somebody acted on them by hand.';

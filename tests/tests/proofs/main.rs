@@ -17,6 +17,7 @@ mod faults;
 mod fence;
 mod harness;
 mod health;
+mod install;
 mod kafka_faults;
 mod leases;
 mod letters;
