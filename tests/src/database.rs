@@ -294,7 +294,7 @@ async fn drop_done(server: &Client, port: u16) {
         .extract_if(.., |(made_on, _)| *made_on == port)
         .collect::<Vec<(u16, String)>>();
     for (_, name) in done {
-        let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         server
             .batch_execute(&drop)
             .await

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use crate::chain::chain;
 use crate::cli::session::Asking;
+use crate::cli::strangers;
 use crate::config::database::DatabaseArgs;
 use crate::postgres::database::Database;
 use crate::postgres::error::describe;
@@ -17,7 +18,7 @@ use crate::schema::{objects, shipped};
 const LOCK: i64 = 0x736c_7569_6365;
 
 /// Whoever waits for a table has all batches wait behind it.
-const PATIENCE: &str = "SET lock_timeout = '2s'";
+pub(super) const PATIENCE: &str = "SET lock_timeout = '2s'";
 
 #[derive(clap::Args, Default)]
 pub struct Choices {
@@ -47,12 +48,13 @@ pub async fn migrate(arguments: &DatabaseArgs, choices: &Choices) -> Result<(), 
         .batch_execute(PATIENCE)
         .await
         .map_err(|error| describe(&error))?;
-    if let Some((level, name)) = migrations::level(&client)
-        .await
-        .map_err(|error| describe(&error))?
-        && level > migrations::newest()
-    {
-        return Err(migrations::too_new(level, &name));
+    let level = migrations::level(&client).await;
+    match level.map_err(|error| describe(&error))? {
+        None => strangers::refuse(&client).await?,
+        Some((level, name)) if level > migrations::newest() => {
+            return Err(migrations::too_new(level, &name));
+        }
+        Some(_) => {}
     }
     let mut has_said = Replaced::of(&client, choices)
         .await?
@@ -186,7 +188,7 @@ async fn run(client: &mut Client, keep: &[String]) -> Result<Vec<Migration>, Str
     Ok(applied)
 }
 
-async fn open(database: &Database, wait: Duration) -> Result<Asking, String> {
+pub(super) async fn open(database: &Database, wait: Duration) -> Result<Asking, String> {
     let address = database.address();
     match tokio::time::timeout(wait * 2, Asking::open(database)).await {
         Ok(Ok(client)) => Ok(client),
@@ -200,7 +202,7 @@ async fn open(database: &Database, wait: Duration) -> Result<Asking, String> {
     }
 }
 
-async fn lock(client: &Client) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn lock(client: &Client) -> Result<(), tokio_postgres::Error> {
     let row = client
         .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
         .await?;
