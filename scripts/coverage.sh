@@ -34,8 +34,7 @@ if [ -n "${UNIT:-}" ]; then
   scripts/unit.sh || status=$?
 else
   scripts/install-extension.sh
-  SLUICE_BIN=$CARGO_TARGET_DIR/release/sluice scripts/with-stack.sh \
-    cargo test --release --workspace --no-fail-fast -- --test-threads=1 || status=$?
+  SLUICE_BIN=$CARGO_TARGET_DIR/release/sluice scripts/test.sh || status=$?
 fi
 
 find "$profiles" -name '*.profraw' -exec mv -t "$CARGO_TARGET_DIR" {} +

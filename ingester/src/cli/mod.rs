@@ -12,6 +12,8 @@ pub mod plan;
 pub mod prune;
 pub mod session;
 mod signals;
+mod strangers;
+mod uninstall;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -79,6 +81,13 @@ pub enum Command {
         database: DatabaseArgs,
         #[command(flatten)]
         choices: migrate::Choices,
+    },
+    /// Remove all that migrate made: schemas, extension and roles. Without --yes it says what that is, and changes nothing
+    Uninstall {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        consent: uninstall::Consent,
     },
     /// Connect to everything and say what fits; exit status 1 where something does not
     Check {
@@ -242,6 +251,9 @@ pub async fn execute(command: Command) -> ExitCode {
             Err(bad) => refuse_setting(&bad),
         },
         Command::Migrate { database, choices } => said(migrate::migrate(&database, &choices).await),
+        Command::Uninstall { database, consent } => {
+            said(uninstall::uninstall(&database, &consent).await)
+        }
         Command::Plan { database, plan } => said(plan::plan(&database, &plan).await),
         Command::Dlq { database, command } => dlq(&database, &command).await,
         Command::Events { command } => of_events(&command).await,
