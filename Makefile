@@ -33,7 +33,7 @@ test: build ## all tests, in two halves, each beside a private PostgreSQL, Kafka
 unit: setup ## the tests that need no service: pure rules, decoding, settings, formats, the model
 	@scripts/unit.sh
 
-coverage: setup ## which lines the tests reach, a figure for each crate (cargo-llvm-cov; UNIT=1 of make unit alone)
+coverage: build ## which lines the tests reach, a figure for each crate (cargo-llvm-cov; UNIT=1 of make unit alone)
 	@scripts/coverage.sh
 
 demo: build ## a million events, two ingesters, one killed half way (EVENTS=n, KEEP=1 leaves it running)
