@@ -28,6 +28,7 @@ pub mod identity;
 
 pub mod contract;
 
+pub mod recent;
 pub mod staging;
 
 pub mod fold;

@@ -22,7 +22,6 @@ mod letters;
 mod memory;
 mod outcome;
 mod pg;
-mod recent;
 mod records;
 mod rejections;
 mod replay;

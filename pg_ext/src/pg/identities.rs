@@ -10,6 +10,7 @@ use std::ffi::CStr;
 
 use ledger::fold::Carrier;
 use ledger::identity::{Identity, PayloadHash};
+use ledger::recent::Recent;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys;
 
@@ -17,7 +18,6 @@ use super::append::{self, Append};
 use super::lookup::{self, Lookup, Version};
 use super::subtransaction;
 use super::target::{Column, Target};
-use crate::recent::Recent;
 
 const COLUMNS: [Column; 2] = [Column::of(pg_sys::UUIDOID), Column::of(pg_sys::UUIDOID)];
 

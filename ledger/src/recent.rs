@@ -3,9 +3,7 @@
 //! A Bloom filter in blocks of one cache line (Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient Bloom Filters,
 //! 2007), in two generations, so that it forgets. Identities are hashes: their own bits choose the block and the bits.
 
-use ledger::identity::Identity;
-
-use crate::memory;
+use crate::identity::Identity;
 
 /// Of 64 bytes: a mebibyte for each generation.
 const BLOCKS: usize = 1 << 14;
@@ -40,8 +38,9 @@ impl Recent {
         }
         self.count += 1;
         let (block, bits) = place(identity);
-        for bit in bits {
-            self.newer[block][bit / 64] |= 1 << (bit % 64);
+        if let Some(words) = self.newer.get_mut(block) {
+            bits.iter()
+                .for_each(|bit| words[bit / 64] |= 1 << (bit % 64));
         }
     }
 
@@ -58,11 +57,12 @@ impl Recent {
     }
 }
 
+/// A generation that has seen nothing; where there is no room for one it stays empty, for it is a hint.
 fn cleared(mut blocks: Vec<Block>) -> Vec<Block> {
-    if blocks.is_empty() {
-        return memory::filled([0; 8], BLOCKS);
+    blocks.clear();
+    if blocks.try_reserve_exact(BLOCKS).is_ok() {
+        blocks.resize(BLOCKS, [0; 8]);
     }
-    blocks.fill([0; 8]);
     blocks
 }
 
