@@ -69,6 +69,18 @@ fn previous() -> PathBuf {
     PathBuf::from(folder).join("sluice")
 }
 
+/// The version that it says it is of.
+fn previous_version() -> String {
+    let asked = std::process::Command::new(previous())
+        .arg("--version")
+        .output();
+    let said = String::from_utf8(asked.expect("it runs").stdout).expect("text");
+    said.split_whitespace()
+        .last()
+        .expect("a version")
+        .to_owned()
+}
+
 /// As a package does it: the library appears at once and whole, and sessions keep the one that they have.
 fn install_library() {
     let folder = std::env::var_os("SLUICE_LIBDIR").expect("SLUICE_LIBDIR: run make upgrade");
@@ -119,8 +131,9 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     goes_on().await;
 
     let mut new = scene.ingester_with(&settings);
-    let waits = "waiting for a migration: the extension is of version 0.5.0";
-    new.logs(waits, STALL).await;
+    let older = previous_version();
+    let waits = format!("waiting for a migration: the extension is of version {older}");
+    new.logs(&waits, STALL).await;
     let start = Instant::now();
     migrate(&scene.stack, &scene.database.name).await;
     println!("migrated under load in {:?}", start.elapsed());
@@ -144,8 +157,8 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     olds[0].start_again();
     let status = olds[0].ended(Duration::from_secs(30)).await;
     assert_eq!(status.code(), Some(1));
-    let told = "this binary of 0.5.0";
-    assert!(olds[0].log().contains(told), "{}", olds[0].log_tail());
+    let told = format!("this binary of {older}");
+    assert!(olds[0].log().contains(&told), "{}", olds[0].log_tail());
     olds[1].stop().await;
     goes_on().await;
     feed.stop().await;
