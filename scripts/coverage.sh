@@ -17,7 +17,7 @@ profiles=$(mktemp -d /tmp/sluice-profiles-XXXXXX)
 chmod 1777 "$profiles"
 put_back() {
   rm -rf "$profiles"
-  [ -n "${UNIT:-}" ] || env -u RUSTFLAGS -u CARGO_TARGET_DIR -u LLVM_PROFILE_FILE scripts/install-extension.sh
+  [ -n "${UNIT:-}" ] || env -u RUSTFLAGS -u RUSTC_WRAPPER -u CARGO_TARGET_DIR -u LLVM_PROFILE_FILE scripts/install-extension.sh
 }
 trap put_back EXIT
 
