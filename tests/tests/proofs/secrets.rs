@@ -54,6 +54,7 @@ fn commands<'a>(partition: &'a str, folder: &'a str) -> Vec<Vec<&'a str>> {
     vec![
         vec!["migrate"],
         vec!["check"],
+        vec!["uninstall"],
         vec!["status"],
         vec!["status", "--output", "json"],
         vec!["partitions"],
