@@ -221,7 +221,8 @@ pub fn sluice_command(arguments: &[&str], environment: &[(&str, &str)]) -> Comma
 pub fn command_of(binary: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::null()).env_clear();
-    for kept in ["PATH", "SLUICE_STACK_DIR", "HOME"] {
+    // The last one is for make coverage.
+    for kept in ["PATH", "SLUICE_STACK_DIR", "HOME", "LLVM_PROFILE_FILE"] {
         command.envs(std::env::var_os(kept).map(|value| (kept, value)));
     }
     command.envs(environment.iter().copied());
