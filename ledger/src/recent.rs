@@ -13,6 +13,7 @@ const BITS: usize = 3;
 
 type Block = [u64; 8];
 
+/// Which identities were met lately, as a hint.
 #[derive(Default)]
 pub struct Recent {
     newer: Vec<Block>,
@@ -22,6 +23,7 @@ pub struct Recent {
 }
 
 impl Recent {
+    /// Nothing was met yet; the first one makes room.
     pub const fn new() -> Self {
         Self {
             newer: Vec::new(),
@@ -30,6 +32,7 @@ impl Recent {
         }
     }
 
+    /// Has been met now.
     pub fn remember(&mut self, identity: &Identity) {
         if self.newer.is_empty() || self.count == MOST {
             let emptied = std::mem::take(&mut self.older);
