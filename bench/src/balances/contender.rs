@@ -356,7 +356,7 @@ fn log_rows(events: &[Event]) -> Bytes {
     const NOW_US: i64 = 1_795_237_200_000_000;
     let mut copy = Copy::new();
     for (kafka_offset, event) in (0..).zip(events) {
-        copy.row(17);
+        copy.row(18);
         copy.int8(kafka_offset);
         copy.int8(event.change.key.account_id);
         copy.time(NOW_US);
@@ -375,6 +375,7 @@ fn log_rows(events: &[Event]) -> Bytes {
         copy.int8(kafka_offset);
         copy.int4(PARTITION_ID);
         copy.int2(0);
+        copy.null(); // event_time
     }
     copy.finish()
 }
