@@ -98,7 +98,8 @@ impl Results {
         first.map_or(Ok(told), Err)
     }
 
-    /// Tells at most `chunk` results, and sets how many the next look asks for: the database measures all that it is asked for.
+    /// Tells at most `chunk` results, and sets `chunk` for the next look: the database reads the length of each row
+    /// that it is asked for, so fewer are asked for while they are large.
     async fn tell(
         &mut self,
         partition: &Partition,
