@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds ingester and extension with fault points, apart from what is shipped: target/faults/release/sluice and
-# target/faults/lib/sluice.so. Tests name both; nothing of them is ever installed.
+# Builds ingester and extension with fault points, separately from the release: target/faults/release/sluice and
+# target/faults/lib/sluice.so. Tests name both by path; neither is ever installed.
 #
-# Dependencies have the same features in both builds, so those that target/release has compiled are taken over as hard
-# links: only the crates of the workspace are compiled once more.
+# Dependencies have the same features in both builds, so what target/release has compiled of them is reused as hard
+# links: only the crates of the workspace are compiled again.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +16,7 @@ take_over_dependencies() {
   mkdir -p "$faults/release"
   cp -al "$target"/release/{build,deps,.fingerprint} "$faults/release/" 2>/dev/null ||
     cp -a "$target"/release/{build,deps,.fingerprint} "$faults/release/"
-  # What is built here must never write into a file of target/release.
+  # This build must never write into a file of target/release.
   local crate
   for crate in $(sed -n 's/^name = "\(.*\)"$/\1/p' ./*/Cargo.toml); do
     rm -rf "$faults/release/.fingerprint/$crate"-* "$faults/release/build/$crate"-* \
@@ -29,7 +29,7 @@ cmp -s Cargo.lock "$faults/Cargo.lock" || take_over_dependencies
 
 CARGO_TARGET_DIR=$faults cargo build --release --workspace --lib --bin sluice --features sluice/fault-points,sluice_pg/fault-points
 
-# PostgreSQL's own account loads it from a folder that it can enter.
+# PostgreSQL's system user loads it from a folder that it can enter.
 mkdir -p "$faults/lib"
 install -m 644 "$faults/release/libsluice_pg.so" "$faults/lib/sluice.so.new"
 mv "$faults/lib/sluice.so.new" "$faults/lib/sluice.so"

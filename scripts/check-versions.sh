@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The extension on versions of PostgreSQL that Debian 12 lacks, with servers and headers from PyPI:
-# built for 16; built, installed and tested on 18. Headers of 17 are not there to be had: its types are
+# Checks the extension on versions of PostgreSQL that Debian 12 lacks, with servers and headers from PyPI:
+# built for 16; built, installed and tested on 18. Headers of 17 are not available there: its types are
 # checked against the bindings that pgrx ships for its own documentation.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# Where the account that runs PostgreSQL can read it.
+# A folder that PostgreSQL's system user can read.
 servers=$(mktemp -d /tmp/sluice-versions-XXXXXX)
 trap 'rm -rf "$servers"' EXIT
 python3 -m venv "$servers/venv"
@@ -30,7 +30,7 @@ check_types_for_17() {
   export DOCS_RS=1 CARGO_TARGET_DIR=target/pg17
   local check=(cargo check --quiet --release -p sluice_pg --no-default-features --features pg17) bindings out
   echo "check-versions: types for PostgreSQL 17"
-  # Fails for want of the bindings, but makes the folders that they are read from.
+  # Fails because the bindings are missing, but creates the folders that they are read from.
   "${check[@]}" >/dev/null 2>&1 || true
   bindings=$(cargo metadata --format-version 1 | python3 -c '
 import json, sys
@@ -48,6 +48,6 @@ build "$eighteen"
 tests=(pg_ext/tests/*.rs)
 tests=("${tests[@]##*/}")
 tests=("${tests[@]%.rs}")
-# The tests themselves are those of Debian's version: what they link knows no server.
+# The test programs are those built for Debian's version: they link nothing of a server.
 PG_CONFIG=$eighteen scripts/with-stack.sh cargo test --release --workspace \
   "${tests[@]/#/--test=}" -- --test-threads=1

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Which lines the tests reach: a figure for each crate, and every line in target/coverage/html. With UNIT=1 by the tests
-# that need no service; else by all of them, with ingester and extension as their processes report it.
+# Which lines the tests reach: a figure for each crate, and every line in target/coverage/html. UNIT=1 runs only the
+# tests that need no service; otherwise all run, and ingester and extension report their own coverage.
 #
-# cargo-llvm-cov and Rust's llvm-tools are fetched where they are missing. What is built here is instrumented and apart
-# from what is shipped; for a whole run the extension is installed, and replaced by target/release's again at the end.
+# cargo-llvm-cov and Rust's llvm-tools are fetched where they are missing. The instrumented build is separate from the
+# release; for a complete run its extension is installed, and target/release's is installed again at the end.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +12,7 @@ coverage=$top/target/coverage
 rustup component list --installed 2>/dev/null | grep -q '^llvm-tools' || rustup component add llvm-tools
 command -v cargo-llvm-cov >/dev/null || cargo install cargo-llvm-cov --locked
 
-# Backends run as PostgreSQL's own account, which can write here.
+# Backends run as PostgreSQL's system user, which can write here.
 profiles=$(mktemp -d /tmp/sluice-profiles-XXXXXX)
 chmod 1777 "$profiles"
 put_back() {
@@ -38,13 +38,13 @@ else
 fi
 
 find "$profiles" -name '*.profraw' -exec mv -t "$CARGO_TARGET_DIR" {} +
-# Tests and what is only run by them are no part of the figures.
+# Tests, and code that only tests run, are left out of the figures.
 ignored='(^|/)(tests|bench|faults|model)/'
 cargo llvm-cov report --release --html --output-dir "$coverage" --ignore-filename-regex "$ignored" >/dev/null
 cargo llvm-cov report --release --json --summary-only --ignore-filename-regex "$ignored" --output-path "$coverage/summary.json"
 echo "crate      lines  reached"
 for crate in ledger pg_ext ingester; do
-  # One object for each file, its name before its figures.
+  # One JSON object for each file, with its name before its figures.
   tr '{' '\n' <"$coverage/summary.json" | awk -v crate="$top/$crate/" -v name="$crate" '
     /"filename":/ { match($0, /"filename":"[^"]*"/); file = substr($0, RSTART + 12, RLENGTH - 13) }
     /^"count":.*"covered":/ && before ~ /"lines":$/ && index(file, crate) == 1 {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds Sluice and installs the extension into the PostgreSQL of PG_CONFIG (default: Debian's 15), by sudo where needed.
-# Files that are there already, byte for byte, are left alone; each other one appears whole or not at all,
+# Files that are already installed, byte for byte, are not touched; every other file is replaced atomically,
 # because a running PostgreSQL may load it at any moment.
 set -euo pipefail
 
@@ -15,8 +15,8 @@ lib_dir=$("$pg_config" --pkglibdir)
 extension_dir=$("$pg_config" --sharedir)/extension
 target=${CARGO_TARGET_DIR:-target}
 
-# The whole workspace, as everywhere: another selection of packages would give dependencies another set of features,
-# and cargo would compile them, PostgreSQL's bindings and librdkafka included, once more.
+# The whole workspace, as everywhere: a smaller selection of packages would give dependencies another set of features,
+# and cargo would compile them again, PostgreSQL's bindings and librdkafka included.
 if [ "$major" = 15 ]; then selection=(--workspace); else selection=(-p sluice_pg --no-default-features --features "pg$major"); fi
 PGRX_PG_CONFIG_PATH=$pg_config cargo build --release "${selection[@]}"
 
@@ -28,7 +28,7 @@ install_file() { # FROM TO
   say "installed $2"
 }
 
-# The library first: an install script that names a function must find it.
+# The library first: an install script that names a function needs it.
 install_file "$target/release/libsluice_pg.so" "$lib_dir/sluice.so"
 for script in pg_ext/sql/sluice--*.sql; do
   install_file "$script" "$extension_dir/${script##*/}"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs what Sluice's build, tests and demo need and this machine lacks: Debian packages, Apache Kafka's jars from Maven, promtool.
-# Starts no service and creates no database cluster. Where nothing lacks it says nothing and takes a moment.
+# Installs what this machine lacks for Sluice's build, tests and demo: Debian packages, Apache Kafka's jars from Maven, promtool.
+# Starts no service and creates no database cluster. If nothing is missing it prints nothing and takes a moment.
 #
 #   scripts/setup.sh [--package|--peers]
 #
-# --package: what building Debian packages needs, without what only tests and the demo need;
-# --peers adds what `make bench-peers` measures Sluice against: Kafka Connect with Debezium's JDBC sink.
+# --package: the packages for building Debian packages, without those for tests and the demo;
+# --peers: also what `make bench-peers` compares Sluice with: Kafka Connect with Debezium's JDBC sink.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# --- what is needed: one test each, and the package that fulfils it ---
+# --- requirements: one test each, and the package that provides it ---
 
 have() { command -v "$1" >/dev/null; }
 have_file() { compgen -G "$1" >/dev/null; }
@@ -22,7 +22,7 @@ kafka_is_here() { have_file "$kafka_home/kafka_*.jar"; }
 kafka_tools_are_here() { have_file "$kafka_tools_home/kafka-tools-*.jar"; }
 connect_is_here() { have_file "$connect_home/connect-runtime-*.jar"; }
 jars_are_here() { kafka_is_here && kafka_tools_are_here && { [ $peers = no ] || connect_is_here; }; }
-# Kafka 4 needs Java 17; the version stands in quotes on the first line: openjdk version "17.0.15"
+# Kafka 4 needs Java 17; the version is in quotes on the first line: openjdk version "17.0.15"
 java_fits() {
   local version
   version=$(java -version 2>&1 | sed -n "s/.*version \"\([0-9]*\).*/\1/p") && [ "${version:-0}" -ge 17 ]
@@ -45,15 +45,15 @@ missing_packages() {
     return
   fi
   have redis-server || echo redis-server
-  # A pooler, for the test that it is noticed.
+  # A pooler, for the test that Sluice detects it.
   have_file /usr/sbin/pgbouncer || echo pgbouncer
-  # The page is tested in a real browser, which draws no text without a font.
+  # The page is tested in a real browser, which renders no text without a font.
   { have chromium && have chromedriver; } || printf '%s\n' chromium chromium-driver
   have_file '/usr/share/fonts/truetype/*/*.ttf' || echo fonts-dejavu-core
   have openssl || echo openssl
-  # Clocks that jump are a scenario.
+  # For the scenario in which clocks jump.
   have_file '/usr/lib/*/faketime/libfaketime.so.1' || echo libfaketime
-  # What a reader of the documentation sends records with.
+  # The documentation sends records with it.
   have kcat || echo kcat
   java_fits || echo openjdk-17-jre-headless
   jars_are_here || have mvn || echo maven
@@ -69,7 +69,7 @@ check_rust() {
     || die "Rust $found is too old: Sluice needs $wanted or newer (rustup update)"
 }
 
-# A cold build and a run of the tests take about this much.
+# Approximately what a first build and a run of the tests need.
 check_disk() {
   local free_kb
   free_kb=$(df -Pk "$here" | awk 'NR == 2 {print $4}')
@@ -80,7 +80,7 @@ check_disk() {
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
-# Debian starts what it installs. Ours run from a private folder on ports of their own,
+# Debian starts the services that it installs. Ours run from a private folder on ports of their own,
 # so while packages are installed this policy forbids starts, and no cluster is created.
 policy=/usr/sbin/policy-rc.d
 no_cluster=/etc/postgresql-common/createcluster.d/sluice-setup.conf
@@ -130,7 +130,7 @@ install_packages() {
 fetch() { # WHAT POM FOLDER
   local what=$1 pom=$2 home=$3 log jars
   mkdir -p "$java_cache" 2>/dev/null || die "cannot create $java_cache: set SLUICE_CACHE to a folder that can be written"
-  # Moved into place only when complete, so a broken download is never mistaken for the whole.
+  # Moved into place only when complete, so an interrupted download is never mistaken for a complete one.
   jars=$(mktemp -d "$java_cache/fetching-XXXXXX")
   log=$(mktemp)
   # shellcheck disable=SC2064
@@ -147,8 +147,8 @@ fetch() { # WHAT POM FOLDER
 
 # --- promtool ---
 
-# The one program of its package that a test runs: the rest, a service among it, is left out.
-# Without it no more than that test fails, so a machine that cannot have it is no reason to stop.
+# Tests run only this program of the package: the rest, including a service, is left out.
+# Without it only that test fails, so a machine that cannot get it is no reason to stop.
 fetch_promtool() {
   local cache folder log
   cache=$(dirname "$kafka_home")
@@ -185,7 +185,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   [ ${#missing[@]} = 0 ] || die "still missing after the installation, or an older one comes first in PATH: ${missing[*]}"
 fi
 [ $package = yes ] || kafka_is_here || fetch "Apache Kafka $kafka_version" "$kafka_pom" "$kafka_home"
-# One test sends with the console producer: a machine that cannot have it is no reason to stop.
+# Only one test needs the console producer, so a machine that cannot get it is no reason to stop.
 [ $package = yes ] || kafka_tools_are_here || (fetch "Kafka's console producer" "$kafka_tools_pom" "$kafka_tools_home") \
   || say "Kafka's console producer could not be fetched, its test will fail"
 [ $peers = no ] || connect_is_here || fetch "Kafka Connect and Debezium's JDBC sink" "$connect_pom" "$connect_home"

@@ -8,12 +8,12 @@
 #   scripts/stack.sh DIR redis-stop | redis-start
 #
 # `up` writes FILE (default DIR/env), one NAME=value a line: DATABASE_URL, ADMIN_DATABASE_URL, KAFKA_BROKERS, REDIS_URL.
-# With --tls they are reached by TLS, and FILE holds all that a client needs. Only PostgreSQL's superuser and a port of
-# Kafka's, KAFKA_PORT in DIR/settings, are reached without as well, for tests to prepare what they need. DIR/tls has the
-# certificates: ca.crt signed those of the servers, which are for localhost, and client.crt; stranger.crt signed nobody's.
-# What is migrated is for people, and there a topic appears once something is sent to it; tests make their own.
+# With --tls all three use TLS, and FILE has everything that a client needs. Only PostgreSQL's superuser and one port of
+# Kafka, KAFKA_PORT in DIR/settings, also work without TLS, so that tests can prepare data. DIR/tls has the certificates:
+# ca.crt signed those of the servers, which are for localhost, and client.crt; stranger.crt is another CA, which signed none.
+# A migrated stack is for people: Kafka creates a topic when a record is sent to it. Tests create their own.
 # A service that is stopped and started again keeps its port and its data; `down` removes DIR.
-# SLUICE_POSTGRES_PRELOAD names a library that postgres-start puts before PostgreSQL's own calls (tests of clocks and disks).
+# SLUICE_POSTGRES_PRELOAD names a library that postgres-start preloads into PostgreSQL (tests of clocks and disks).
 # SLUICE_LIBDIR names a folder whose sluice.so PostgreSQL loads before the installed one (tests of patched builds).
 # PG_CONFIG selects another PostgreSQL than Debian's 15.
 # shellcheck disable=SC1090,SC2153 # DIR/settings is written by remember()
@@ -33,13 +33,13 @@ shift 2
 
 pg_bin=$("${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}" --bindir 2>/dev/null) \
   || die "PostgreSQL 15 is not installed: run make setup"
-# A caller's PGHOST, PGPORT and the like would lead psql to another server than ours.
+# A caller's PGHOST, PGPORT and the like would connect psql to another server.
 # shellcheck disable=SC2086
 unset ${!PG@}
 
-# --- what one stack is: these files in DIR ---
+# --- the files of a stack in DIR ---
 
-settings=$dir/settings # ports and passwords, so that a service comes back as it was
+settings=$dir/settings # ports and passwords, for restarts
 pg_home=$dir/pg        # owned by the user that runs PostgreSQL: data, log, socket
 kafka_dir=$dir/kafka
 redis_dir=$dir/redis
@@ -53,7 +53,7 @@ remember() { # NAME VALUE; the last line of a name counts, and appending is safe
 
 random_password() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# PostgreSQL refuses to run as root, so root lends it Debian's own user.
+# PostgreSQL refuses to run as root, so root runs it as Debian's user postgres.
 as_postgres() {
   if [ "$(id -u)" = 0 ]; then
     setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"
@@ -62,7 +62,7 @@ as_postgres() {
   fi
 }
 
-# Ports below the kernel's range for outgoing connections: none of those can take one while a service is down for a restart.
+# Ports below the kernel's range for outgoing connections, so that none of those takes the port of a service that restarts.
 free_port() {
   local port
   for _ in {1..200}; do
@@ -77,12 +77,12 @@ free_port() {
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# --- processes: recorded by pid, and only ever signalled while they still are what was recorded ---
+# --- processes: recorded by pid, and signalled only if the pid still belongs to the recorded service ---
 
 pid_of() { # SERVICE; prints nothing when it does not run
   local pid
   pid=$(head -n 1 "$dir/$1.pid" 2>/dev/null) || return 0
-  # A pid may by now belong to a stranger; every service of ours carries DIR in its command line, a zombie has none.
+  # A pid may have been reused: every service of ours has DIR in its command line, a zombie has no command line.
   if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$dir/"; then echo "$pid"; fi
 }
 
@@ -106,8 +106,8 @@ stop_service() { # SERVICE SIGNAL
   wait_until 20 gone "$1" || { kill -s KILL "$pid" 2>/dev/null || true; wait_until 10 gone "$1"; }
 }
 
-# Starts a daemon that outlives us, apart from the caller's terminal, and records its pid.
-# The variable that marks what with-stack.sh has to clean up is not for services: `down` stops these in order.
+# Starts a daemon that outlives this script, detached from the caller's terminal, and records its pid.
+# Services do not get the variable that marks processes for with-stack.sh to clean up: `down` stops them in order.
 launch() { # SERVICE LOG COMMAND…
   local service=$1 log=$2
   shift 2
@@ -145,7 +145,7 @@ tls_create() {
   certificate stranger 'Another CA' keyUsage=keyCertSign
   certificate server localhost subjectAltName=DNS:localhost "${ours[@]}"
   certificate client sluice_certified extendedKeyUsage=clientAuth "${ours[@]}"
-  # As Kafka wants it.
+  # In the format that Kafka needs.
   cat "$tls_dir/server.key" "$tls_dir/server.crt" >"$tls_dir/server.pem"
 }
 
@@ -210,7 +210,7 @@ postgres_start() {
   local log=$pg_home/log preload=()
   if [ -n "${SLUICE_POSTGRES_PRELOAD:-}" ]; then preload=("LD_PRELOAD=$SLUICE_POSTGRES_PRELOAD"); fi
   # With RUST_BACKTRACE in the server's environment pgrx would put a backtrace into the DETAIL of every error.
-  # After an immediate stop the last backends may hold the shared memory for a moment longer.
+  # After an immediate stop the last backends may keep the shared memory for a moment.
   local deadline=$((SECONDS + 15)) seen
   while :; do
     seen=$(stat -c %s "$log" 2>/dev/null || echo 0)
@@ -276,7 +276,7 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
 group.initial.rebalance.delay.ms=0
-# Or each commit of a group's offsets would wait 5 ms for company.
+# With the default each commit of a group's offsets would wait 5 ms for others.
 group.coordinator.append.linger.ms=0
 # Retention and compaction work within seconds, so that tests can wait for them.
 log.initial.task.delay.ms=1000
@@ -284,7 +284,7 @@ log.retention.check.interval.ms=1000
 log.segment.delete.delay.ms=1000
 log.cleaner.backoff.ms=1000
 log.cleaner.dedupe.buffer.size=16777216
-# A broker that was killed may register again once its former session has run out.
+# A killed broker can register again only after its former session has expired.
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 CONF
@@ -404,7 +404,7 @@ check_before_up() {
     command -v $program >/dev/null || die "$program is not installed: run make setup"
   done
   # PostgreSQL's socket path has at most 107 bytes.
-  [ ${#dir} -le 80 ] || die "$dir is too long a name for a socket: use a shorter one"
+  [ ${#dir} -le 80 ] || die "the path $dir is too long for a socket: use a shorter one"
   mkdir -p "$dir"
   chmod 755 "$dir"
   as_postgres test -x "$dir" || die "the user postgres cannot enter $dir: use a folder under /tmp"
@@ -477,7 +477,7 @@ up() {
   done
   check_before_up
   (umask 077 && : >"$settings")
-  trap down EXIT # half a stack is of no use to anybody
+  trap down EXIT # an incomplete stack is removed
   trap "exit 130" INT
   trap "exit 143" TERM
   cd "$dir" # the user postgres may not enter the caller's folder
@@ -491,7 +491,7 @@ up() {
   if tls; then tls_create; fi
   kafka_choose_ports
 
-  # Kafka's two JVM starts are the longest part, so PostgreSQL and Redis come up beside them.
+  # Kafka's two JVM starts take longest, so PostgreSQL and Redis start in parallel.
   (kafka_create && kafka_start_on_free_port) &
   local kafka_job=$!
   postgres_create
@@ -507,17 +507,17 @@ up() {
 
 down() {
   local inner
-  # A test may have started a stack of its own inside.
+  # A test may have started a stack of its own inside DIR.
   for inner in "$dir"/*/settings; do [ ! -e "$inner" ] || "$here/stack.sh" "${inner%/*}" down; done
   trap - EXIT
-  trap "" INT TERM # whoever asks twice still gets a complete clean-up
+  trap "" INT TERM # a second signal does not interrupt the clean-up
   # shellcheck disable=SC2046
   kill $(jobs -p) 2>/dev/null || true
   stop_service kafka TERM
   stop_service redis TERM
   postgres_stop fast
   cd /
-  # A job that an interrupted `up` left behind may still write for a moment.
+  # A job of an interrupted `up` may still write for a moment.
   wait_until 10 rm -rf -- "$dir" 2>/dev/null || die "cannot remove $dir"
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# All tests, in two halves at the same time, each beside a stack of its own: most proofs wait for something, so one
+# All tests, in two halves at the same time, each with a stack of its own: most tests wait for something, so one
 # half works while the other waits. The first half's output appears at once, the second's when both are done.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-# What the second half runs, as cargo test filters names. The first runs all that these leave out, so none is forgotten.
+# The tests of the second half, as filters of cargo test. The first half runs all others, so none is left out.
 second=(answers:: bank:: crashes:: errors:: faults:: fence:: leases:: letters:: outages:: zombies::)
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs a command beside a private stack of its own: scripts/with-stack.sh COMMAND…
+# Runs a command with a private stack of its own: scripts/with-stack.sh COMMAND…
 #
 # The command finds DATABASE_URL, ADMIN_DATABASE_URL, KAFKA_BROKERS, REDIS_URL and SLUICE_STACK_DIR (for scripts/stack.sh)
-# in its environment; the database `sluice` is empty, to be migrated by whoever needs it. Its exit status is ours.
-# Whatever ends us, the stack and every process of the command are gone afterwards. KEEP=1 leaves them running.
+# in its environment; the database `sluice` is empty and not migrated. The exit status is the command's.
+# However this script ends, it removes the stack and every process of the command. KEEP=1 leaves them running.
 set -euo pipefail
 
 [ $# -ge 1 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 dir=$(mktemp -d /tmp/sluice-XXXXXX)
 
-# A killed cargo leaves its test, a killed test its ingesters: the variable in their environment tells whose they are.
+# A killed cargo leaves its test running, a killed test its ingesters: a variable in their environment identifies them.
 leftovers() { grep -slzFx "SLUICE_STACK_DIR=$dir" /proc/[0-9]*/environ | cut -d / -f 3 || true; }
 
 end_leftovers() {
@@ -18,7 +18,7 @@ end_leftovers() {
   for signal in TERM KILL; do
     local deadline=$((SECONDS + 6))
     while pids=$(leftovers) && [ -n "$pids" ] && [ $SECONDS -lt $deadline ]; do
-      # A process stopped by SIGSTOP hears TERM only once it goes on. Children born since get the signal in the next round.
+      # A process stopped by SIGSTOP receives TERM only after CONT. Children started since get the signal in the next round.
       # shellcheck disable=SC2086
       { kill -s $signal $pids; kill -s CONT $pids; } 2>/dev/null || true
       sleep 0.1
@@ -33,7 +33,7 @@ clean_up() {
   unset SLUICE_STACK_DIR # or our own helpers would look like leftovers
   if [ "${KEEP:-}" = 1 ] && [ -e "$dir/env" ]; then
     {
-      echo "KEEP=1: PostgreSQL, Kafka and Redis go on running in $dir"
+      echo "KEEP=1: PostgreSQL, Kafka and Redis keep running in $dir"
       echo "  set -a; . $dir/env; set +a     # then: psql \"\$ADMIN_DATABASE_URL\""
       echo "  $here/stack.sh $dir status"
       echo "  $here/stack.sh $dir down       # stops them and removes their data"
@@ -55,7 +55,7 @@ set -a
 set +a
 export SLUICE_STACK_DIR=$dir
 
-# In the background with our own stdin, because the shell runs a trap only between commands but at once during `wait`.
-# The subshell gives back Ctrl-C, which the shell takes away from background commands.
+# In the background with our own stdin: the shell runs a trap only between commands, but at once during `wait`.
+# The subshell restores Ctrl-C, which the shell disables for background commands.
 (trap - INT QUIT; exec "$@") <&0 &
 wait $!
