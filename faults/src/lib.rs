@@ -2,9 +2,9 @@
 //! when a test tells them to. No release binary contains any of it (feature `fault-points`).
 //!
 //! A test arms a point by a file of its name in a folder: `crash`, `freeze`, `raise` or
-//! `delay MILLISECONDS`, and where wanted `after N`, the passes that a process lets go by. Whoever
-//! acts renames the file to `NAME.hit.PID` first. So each arming acts once, whatever is started
-//! again meanwhile, and the test knows that the point was reached, and by which process.
+//! `delay MILLISECONDS`, optionally followed by `after N`, the number of passes of a process to skip.
+//! The process that acts first renames the file to `NAME.hit.PID`. So each armed point acts once,
+//! whatever restarts meanwhile, and the test knows that the point was reached, and by which process.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,13 +25,13 @@ pub enum Action {
     Delay(Duration),
 }
 
-/// How a fault that was raised reads, in logs and in errors.
+/// The message of a raised fault, in logs and in errors.
 pub const RAISED: &str = "a fault point raised";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Order {
     action: Action,
-    /// Passes of one process that go by before.
+    /// Passes of one process that are skipped before.
     after: u32,
 }
 
@@ -54,10 +54,10 @@ impl Order {
     }
 }
 
-/// Passes of armed points that went by in this process.
+/// Skipped passes of armed points in this process.
 static PASSES: Mutex<Option<HashMap<String, u32>>> = Mutex::new(None);
 
-/// What the point of this name is to do now, if it is armed in `folder`: each arming is taken once.
+/// The action of the point of this name, if it is armed in `folder`: each armed point acts once.
 pub fn take(folder: &Path, point: &str) -> Option<Action> {
     let armed = folder.join(point);
     let text = std::fs::read_to_string(&armed).ok()?;
@@ -74,7 +74,7 @@ pub fn take(folder: &Path, point: &str) -> Option<Action> {
         passes.remove(point);
     }
     let pid = getpid().as_raw_nonzero();
-    // Of several that come at once, the one that renames the file acts.
+    // Of several processes that reach it at once, the one that renames the file acts.
     std::fs::rename(&armed, folder.join(format!("{point}.hit.{pid}"))).ok()?;
     Some(order.action)
 }
@@ -87,7 +87,7 @@ pub fn crash() -> ! {
 /// Stops this process until it is continued.
 pub fn freeze() {
     kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
-    // The signal is for the process: another thread may take it, a moment later.
+    // The signal is sent to the process: another thread may receive it, a moment later.
     std::thread::sleep(Duration::from_millis(50));
 }
 

@@ -1,7 +1,7 @@
-//! Marks in Redis, `processed:{source}:{eventId}`, for other services that want to know
-//! early whether an event was processed. Set after COMMIT, by the verdict that the database
-//! holds: an event that is `DEAD` or `REJECTED` gets none, nor does its duplicate. Never asked, and done without when
-//! Redis is away: the database's identities decide.
+//! Marks in Redis, `processed:{source}:{eventId}`, for other services that want to know early
+//! whether an event was processed. Set after COMMIT, according to the verdict in the database: a
+//! `DEAD` or `REJECTED` event gets none, nor does its duplicate. Sluice never reads them, and works
+//! without them when Redis is away: the database's identities decide.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -32,28 +32,28 @@ const TLS_NAMES: Names = Names {
     host: "the host of REDIS_URL (REDIS_HOST)",
 };
 
-/// Batches whose marks may wait; what comes while it is full is not marked.
+/// Batches whose marks may wait; batches that come while the queue is full are not marked.
 const QUEUE: usize = 64;
 /// How long Redis may take for the marks of one batch.
 const ANSWER: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
-/// How often Redis is looked at while there is nothing to mark.
+/// How often Redis is pinged while there is nothing to mark.
 const PING: Duration = Duration::from_secs(2);
 /// How long PostgreSQL may take to say which records of a batch were not processed.
 const LOOK: Duration = Duration::from_secs(2);
 
 const UNPROCESSED: &str = "SELECT sluice.unprocessed_records($1, $2, $3, $4)";
 
-/// Where Redis is and how to get in.
+/// The address of Redis and the login.
 #[derive(Clone)]
 pub struct Redis {
     client: redis::Client,
-    /// Host, port and who is trusted, where TLS is spoken.
+    /// Host, port and trusted CA, with TLS.
     tls: Option<(String, u16, SslConnector)>,
 }
 
 impl Redis {
-    /// Login and password are for an address without. An address may hold a password anywhere,
+    /// Login and password apply to an address without. An address may contain a password anywhere,
     /// so no error quotes from it.
     pub fn parse(
         url: &str,
@@ -138,8 +138,8 @@ impl Redis {
             .map_err(|error| self.said_by_server(&error))
     }
 
-    /// What was said once the connection stood. By TLS 1.3 a server looks at our certificate only
-    /// then, and its alert may be lost to the reset that follows it.
+    /// The error of the first exchange on a new connection. With TLS 1.3 a server checks our
+    /// certificate only then, and its alert may be lost to the reset that follows it.
     fn said_by_server(&self, error: &RedisError) -> String {
         let said = said(error);
         if self.tls.is_none() || !error.is_connection_dropped() || said.contains(TLS_NAMES.key) {
@@ -154,7 +154,7 @@ impl Redis {
     }
 }
 
-/// What kind of trouble it is; what Redis itself says may quote anything.
+/// The kind of the error; the message of Redis itself may quote anything.
 fn said(error: &RedisError) -> String {
     if error.is_io_error() {
         return advised(&error.to_string());
@@ -192,10 +192,10 @@ pub struct Committed {
     pub all_processed: bool,
 }
 
-/// What Redis is to be told.
+/// What is to be marked.
 enum News {
     Batch(Committed),
-    /// Events whose dead letters were replayed; answered once Redis has their marks.
+    /// Events whose dead letters were replayed; acknowledged once Redis has their marks.
     Replays(Vec<String>, oneshot::Sender<()>),
 }
 
@@ -225,8 +225,8 @@ impl Hint {
     }
 }
 
-/// The marks of what was processed of a batch. Where the database does not say what was not, none is set: a mark that
-/// is missing costs nothing, one too many tells of what never happened.
+/// The marks of the processed events of a batch. If the database does not answer which were not processed, none is set:
+/// a missing mark does no harm, a wrong one reports what never happened.
 async fn of_processed(batch: Committed, pool: &Pool) -> Vec<String> {
     let mut unprocessed = HashSet::new();
     if !batch.all_processed {
@@ -298,7 +298,7 @@ async fn mark(
         match outcome {
             Ok(Ok(open)) => {
                 connection = Some(open);
-                // Whoever waits for it may have gone.
+                // The receiver may have been dropped.
                 let _ = done.map(|done| done.send(()));
                 trouble.over();
                 waits = back_off();
@@ -311,7 +311,7 @@ async fn mark(
     }
 }
 
-/// One line when Redis goes, one when it is back, and one a minute between.
+/// One line when Redis becomes unreachable, one when it is back, and one a minute in between.
 struct Trouble(Throttle);
 
 impl Trouble {

@@ -1,4 +1,4 @@
-//! The safeguards, each of which can be taken away.
+//! The safeguards, each of which can be removed.
 
 /// One safeguard that is missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -7,40 +7,40 @@ pub enum Defect {
     NoTokenCheck,
     /// The fence does not compare the offset at which the batch begins.
     NoOffsetCheck,
-    /// The fence reads the progress row, and locks it later without a second look.
+    /// The fence reads the progress row, and locks it later without reading it again.
     ReadThenWrite,
-    /// The leader asks a perfect clock before it sends, and the database asks nothing.
+    /// The leader checks a perfect clock before it sends, and the database checks nothing.
     LeaseByClock,
-    /// A COMMIT without an answer is taken for done.
+    /// A COMMIT without an answer counts as done.
     AnswerGuessed,
     /// Acquiring does not wait for the transaction in flight, nor end it.
     AcquireDoesNotWait,
     /// Releasing leaves `lease_id` in the progress row.
     ReleaseKeepsLease,
-    /// The leader's own retry of dead letters asks for no token.
+    /// The leader's own retry of dead letters checks no token.
     RetryWithoutFence,
-    /// Whoever holds the progress row is never ended: a frozen process holds it for ever.
+    /// A session that has locked the progress row is never ended: a frozen process keeps it locked for ever.
     NobodyIsEnded,
 
-    /// Under the lock nobody looks whether the letter is still parked, and it is tried again.
+    /// A replay does not check under the lock whether the letter is still parked.
     NoSecondLook,
-    /// Only what is parked is tried, but answered and recorded is what the list before the lock said.
+    /// Only parked letters are tried, but a replay answers and records what the list before the lock showed.
     AnswersFromList,
-    /// A discard does not ask whether the letter is still parked.
+    /// A discard does not check whether the letter is still parked.
     DiscardUnasked,
-    /// A restore does not ask whether the letter is discarded.
+    /// A restore does not check whether the letter is discarded.
     RestoreUnasked,
-    /// A correction that fails again keeps the changed identity and forgets the payload.
+    /// A correction that fails again keeps the changed identity and loses the payload.
     CorrectionForgotten,
-    /// The leader's retry takes the record's own payload, whatever an operator has corrected.
+    /// The leader's retry uses the record's own payload, whatever an operator has corrected.
     RetryTakesOriginal,
-    /// A correction to another identity keeps the former one, too.
+    /// A correction to another identity also keeps the former one.
     FormerIdentityKept,
-    /// A discard gives the letter's identity back.
+    /// A discard releases the letter's identity.
     DiscardFreesIdentity,
-    /// Without a handler the letter is taken for a balance event.
+    /// Without a handler the letter counts as a balance event.
     NoHandlerIsABalance,
-    /// Whether a letter owns its identity is read from its last error code.
+    /// Whether a letter owns its identity is derived from its last error code.
     OwnerByErrorCode,
     /// A replay adds to a balance that it read before its lock.
     BalanceReadBeforeLock,

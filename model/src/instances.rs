@@ -1,4 +1,4 @@
-//! The ingesters: leadership, batches, retries, and what becomes of their sessions in PostgreSQL.
+//! The ingesters: leadership, batches, retries, and the state of their sessions in PostgreSQL.
 
 use crate::defects::Defect;
 use crate::invariants::Violation;
@@ -8,7 +8,7 @@ use crate::state::{
 };
 use crate::steps::{Fault, Next, Step};
 
-/// More records than this are never sent at once, so that batches are cut in more than one way.
+/// The largest batch, so that records are divided into batches in more than one way.
 const MOST_OF_A_BATCH: u8 = 2;
 
 pub fn next(next: &mut Next<'_>, state: &State, number: u8) {
@@ -53,13 +53,13 @@ fn lead(next: &mut Next<'_>, state: &State, number: u8) {
                 state.lease_is_over = false;
                 next.add(Step::Renew(number), state);
             }
-            // Told that it is lost, it drops what it has in flight.
+            // When it learns that leadership is lost, it drops its batch in flight.
             if let (false, Some(mut dropped)) = (is_mine, given_up(state, number)) {
                 dropped.instances[at].lead = None;
                 dropped.instances[at].call = None;
                 next.add(Step::Renew(number), dropped);
             }
-            // The progress row is locked for it. No batch of the leader's own is under way, as far as it knows.
+            // This locks the progress row. The leader has no batch of its own in flight, as far as it knows.
             let call = state.instances[at].call;
             let is_idle = call.is_none_or(|call| call.phase == Phase::Lost);
             if is_mine && is_idle && state.progress_is_free() {
@@ -85,7 +85,7 @@ fn acquired(state: &State, number: u8) -> State {
     state
 }
 
-/// The session that holds the progress row is terminated: its transaction is undone.
+/// The session that has locked the progress row is terminated, and its transaction is rolled back.
 fn holder_ended(state: &State) -> State {
     let mut state = *state;
     for instance in &mut state.instances {
@@ -177,7 +177,7 @@ fn hear(next: &mut Next<'_>, state: &State, number: u8) {
             next.add(Step::Hear(number), with(None, moved()));
         }
         (Phase::Answered(Answer::Stale), _) => next.add(Step::Hear(number), with(None, None)),
-        // Letters are simply looked for again.
+        // Letters are simply listed again.
         (Phase::Lost, Work::Retry { .. }) => next.add(Step::Hear(number), with(None, lead)),
         (Phase::Lost, Work::Batch { .. }) if next.world.has(Defect::AnswerGuessed) => {
             next.add(Step::Guess(number), with(None, moved()));
@@ -226,8 +226,8 @@ fn faults(next: &mut Next<'_>, state: &State, number: u8) {
     }
 }
 
-/// The connection of its call is gone. PostgreSQL may have the session for a while, and with it what was sent;
-/// one such session of an instance at a time.
+/// The connection of its call is lost. PostgreSQL may keep the session for a while, with what was sent to it;
+/// an instance has one such session at a time.
 fn given_up(state: &State, number: u8) -> Option<State> {
     let mut state = *state;
     let instance = &mut state.instances[number as usize];
@@ -260,7 +260,7 @@ fn serve(next: &mut Next<'_>, state: &State, number: u8, ghost: bool) {
         Phase::Looked if state.progress_is_free() => {
             next.add(Step::Lock(number, ghost), session.at(state, Phase::Open));
         }
-        // Statements and COMMIT may have been sent in one go, before it froze or lost its connection.
+        // Statements and COMMIT may have been sent together, before it froze or lost its connection.
         Phase::Open if ghost || instance.frozen => {
             let committing = session.at(state, Phase::Committing);
             next.add(Step::CommitArrives(number, ghost), committing);
@@ -283,7 +283,7 @@ struct Session {
 }
 
 impl Session {
-    /// Nobody hears the answers of a session that was given up.
+    /// Nobody receives the answers of a session that was given up.
     fn at(&self, state: &State, phase: Phase) -> State {
         let mut state = *state;
         let instance = &mut state.instances[self.number as usize];
@@ -301,7 +301,7 @@ impl Session {
     fn fence(&self, next: &mut Next<'_>, state: &State) {
         let world = next.world;
         let waits = !state.progress_is_free() && !world.has(Defect::ReadThenWrite);
-        // Without a handler a batch is refused, again and again.
+        // Without a handler a batch is refused every time.
         if waits || !state.handler {
             return;
         }
@@ -331,7 +331,7 @@ impl Session {
                     next.add(step, self.at(state, Phase::Answered(Answer::Stale)));
                     return;
                 }
-                // A letter that somebody has locked is theirs: waiting for it here could be a deadlock.
+                // A letter that another session has locked is skipped: waiting for it here could deadlock.
                 let free = |letter: &u8| state.letter_is_free(*letter);
                 let due: Vec<u8> = state.due().filter(free).collect();
                 if due.is_empty() {

@@ -1,4 +1,4 @@
-//! What must hold in every state and at every step: the guarantees of docs/contract.md.
+//! The conditions of every state and every step: the guarantees of docs/contract.md.
 
 use std::fmt;
 
@@ -54,7 +54,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The first guarantee that does not hold in this state.
+/// The first guarantee that is broken in this state.
 pub fn check(state: &State) -> Result<(), Violation> {
     let mut sum = 0;
     for offset in 0..state.count {
@@ -95,7 +95,7 @@ fn check_record(state: &State, offset: u8) -> Result<(), Violation> {
     let owned = owned.filter(|claim| claim.owner == offset);
     let owned = owned.map(|claim| claim.payload);
     match letter.filter(|_| is_open) {
-        // Its rows, their payload hashes included, are those of what will be tried next.
+        // Its rows, payload hashes included, belong to the payload that will be tried next.
         Some(letter) => {
             let expected = letter.owns_identity.then(|| state.next_payload(offset));
             match owned.eq(expected) {

@@ -1,16 +1,16 @@
-//! What a record comes to: first in its batch, then from its dead letter.
+//! The verdict of a record: first in its batch, then from its dead letter.
 
 use crate::defects::Defect;
 use crate::invariants::Violation;
 use crate::state::{Claim, Code, Deed, Letter, MOST_ATTEMPTS, Payload, State, Status, Verdict};
 use crate::steps::World;
 
-/// What the handler, or a newer version's reader, makes of an event: nobody can know before.
+/// What the handler, or a newer version's reader, does with an event: not known before it is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Works,
     Fails,
-    /// The reader does not take it any more.
+    /// The reader no longer accepts it.
     Refused,
 }
 
@@ -52,7 +52,7 @@ pub fn judge(state: &mut State, offset: u8, outcome: Outcome) -> Result<(), Viol
     Ok(())
 }
 
-/// The first to carry an identity owns it; the answer is the verdict of all others.
+/// The first record to carry an identity owns it; returns the verdict of all others.
 fn claim(state: &mut State, offset: u8, payload: Payload) -> Result<Option<Verdict>, Violation> {
     let identity = payload.identity().expect("only events claim");
     match *state.claim(identity) {
@@ -78,7 +78,7 @@ fn apply(state: &mut State, offset: u8, payload: Payload, balance: i8) -> Result
     Ok(())
 }
 
-/// A try of a letter, by an operator (`correction` and the `balance` that the session knows) or by the leader.
+/// A try of a letter, by an operator (`correction` and the `balance` that the session has read) or by the leader.
 pub struct Try {
     pub correction: Option<Payload>,
     pub by_leader: bool,
@@ -86,7 +86,7 @@ pub struct Try {
     pub balance: i8,
 }
 
-/// Tries a letter again, whose lock is held. The answer is the verdict.
+/// Tries a locked letter again. Returns the verdict.
 pub fn try_again(
     world: &World,
     state: &mut State,
@@ -142,7 +142,7 @@ fn stays_dead(letter: &mut Letter, code: Code) -> Verdict {
     Verdict::Dead
 }
 
-/// The letter's identity becomes that of `payload`; answers the verdict where that is another's.
+/// Gives the letter the identity of `payload`; returns a verdict if another record owns that identity.
 fn own(
     world: &World,
     state: &mut State,
@@ -172,7 +172,7 @@ fn own(
     Ok(refused)
 }
 
-/// Does what an operator asked for, under the letter's lock: looks at its status again and records what was done.
+/// Carries out an operator's request, under the letter's lock: reads its status again and records the outcome.
 pub fn handle(
     world: &World,
     state: &mut State,
@@ -188,7 +188,7 @@ pub fn handle(
         Deed::Restore => !world.has(Defect::RestoreUnasked),
     };
     if !fits && looks {
-        // Answered with what is there instead, and not recorded.
+        // The answer is the actual status; nothing is recorded.
         return match deed.tries() && world.has(Defect::AnswersFromList) {
             true => Err(Violation::RecordedNotDone),
             false => Ok(()),

@@ -1,4 +1,4 @@
-//! Operators at psql: list, lock, look again, do, commit.
+//! Operators in psql: list, lock, check again, act, commit.
 
 use crate::defects::Defect;
 use crate::letters::{self, Outcome, Try};
@@ -74,7 +74,7 @@ pub fn next(next: &mut Next<'_>, state: &State, number: u8) {
     }
 }
 
-/// Looks at the letter again, does it and commits; `how` is of a replay.
+/// Reads the letter again, acts and commits; `how` is the outcome of a replay.
 fn finish(
     next: &mut Next<'_>,
     idle: &State,
@@ -84,7 +84,7 @@ fn finish(
 ) {
     let world = next.world;
     for outcome in next.outcomes() {
-        // What an operator sends is read before it is taken; what is not tried has one outcome.
+        // A corrected payload is decoded before it is accepted; an untried letter has one outcome.
         let is_moot = match deed {
             Deed::Replay => false,
             Deed::Correct(_) => outcome == Outcome::Refused,

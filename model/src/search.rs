@@ -1,4 +1,4 @@
-//! The search: every state that can be reached, breadth first, so that what breaks a guarantee is shown on a shortest way.
+//! The search: every reachable state, breadth first, so that a shortest sequence of steps shows a broken guarantee.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use crate::invariants::{self, Violation};
 use crate::state::State;
 use crate::steps::{self, Step, World};
 
-/// What a search has seen.
+/// The result of a search.
 pub struct Explored {
     pub states: usize,
     pub transitions: usize,
-    /// Steps to the state that is farthest away.
+    /// Steps to the most distant state.
     pub depth: usize,
     /// False when it ended at its limit or at a violation: then it proves nothing.
     pub is_complete: bool,
     pub violation: Option<Counterexample>,
-    /// A way to a state from which nothing leads on to a drained partition, although one instance is not frozen.
+    /// The steps to a state from which no drained partition can be reached, although one instance is not frozen.
     pub stuck: Option<Counterexample>,
 }
 
-/// A shortest way to what must not be.
+/// A shortest sequence of steps to a forbidden state.
 pub struct Counterexample {
     pub violation: Option<Violation>,
     pub topic: String,
@@ -42,7 +42,7 @@ impl fmt::Display for Counterexample {
     }
 }
 
-/// How a state was reached first.
+/// The step by which a state was first reached.
 #[derive(Clone, Copy)]
 struct Origin {
     parent: u32,
@@ -98,7 +98,7 @@ impl Search {
         }
     }
 
-    /// Walks back from the drained states; what it does not meet is stuck.
+    /// Walks back from the drained states; the states that it does not reach are stuck.
     fn stuck(&mut self) -> Option<Counterexample> {
         self.progress.sort_unstable();
         let mut leads_on = vec![false; self.states.len()];

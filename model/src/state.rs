@@ -1,7 +1,7 @@
-//! Everything there is: what the database has committed, and what processes and sessions are at.
+//! The state of a world: what the database has committed, and what processes and sessions are doing.
 
 pub const MOST_RECORDS: usize = 3;
-/// Tries of a record that breaks its handler, the first one included.
+/// Tries of a record on which its handler fails, the first one included.
 pub const MOST_ATTEMPTS: u8 = 3;
 
 /// The identity of an event: (source, event id).
@@ -11,7 +11,7 @@ pub enum Identity {
     B,
 }
 
-/// The bytes of a record; two are the same payload if they are equal.
+/// The bytes of a record; two payloads are the same if their bytes are equal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Payload {
     /// Not decodable.
@@ -57,7 +57,7 @@ pub enum Status {
     Discarded,
 }
 
-/// Why a letter is one.
+/// The reason of a dead letter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Code {
     Invalid,
@@ -71,15 +71,15 @@ pub struct Letter {
     pub code: Code,
     pub attempts: u8,
     pub owns_identity: bool,
-    /// What is to be tried next, where that is not the record's own payload.
+    /// The payload to try next, if it is not the record's own.
     pub retry_payload: Option<Payload>,
-    /// What the answers that operators got, and the leader's own retries, add up to.
+    /// The outcome according to all answers to operators and all retries of the leader.
     pub told: Status,
-    /// The last payload that an operator gave for the right one.
+    /// The last payload that an operator declared to be the right one.
     pub declared: Option<Payload>,
 }
 
-/// A row of `event_identities`, and whose it is.
+/// A row of `event_identities`, and its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Claim {
     pub payload: Payload,
@@ -90,7 +90,7 @@ pub struct Claim {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Credential {
     Current,
-    /// The token still stands, the lease was given back.
+    /// The token is current, the lease was released.
     Released,
     Stale,
 }
@@ -101,7 +101,7 @@ pub enum Work {
         from: u8,
         next: u8,
     },
-    /// Of the letter that the list under the fence names, once it was read.
+    /// The letter that the list under the fence names, once it was read.
     Retry {
         letter: Option<u8>,
     },
@@ -117,14 +117,14 @@ pub enum Answer {
 pub enum Phase {
     /// On its way to PostgreSQL.
     Sent,
-    /// Only with [`ReadThenWrite`](crate::defects::Defect::ReadThenWrite): looked at, not locked.
+    /// Only with [`ReadThenWrite`](crate::defects::Defect::ReadThenWrite): read, not locked.
     Looked,
-    /// Behind the fence: the transaction is open and holds the progress row.
+    /// After the fence: the transaction is open and has locked the progress row.
     Open,
     /// COMMIT is on its way.
     Committing,
     Answered(Answer),
-    /// The connection broke; the leader does not know what became of it.
+    /// The connection broke; the leader does not know the outcome.
     Lost,
 }
 
@@ -142,7 +142,7 @@ impl Call {
     }
 }
 
-/// What an instance believes to hold.
+/// What an instance believes to lead.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Lead {
     pub credential: Credential,
@@ -154,7 +154,7 @@ pub struct Instance {
     pub frozen: bool,
     pub lead: Option<Lead>,
     pub call: Option<Call>,
-    /// A session that it has given up, and that PostgreSQL may still have.
+    /// A session that it has given up, and that may still exist in PostgreSQL.
     pub ghost: Option<Call>,
 }
 
@@ -176,7 +176,7 @@ pub enum Deed {
 }
 
 impl Deed {
-    /// The status that a letter must have for it.
+    /// The status that a letter must have for this action.
     pub fn expects(self) -> Status {
         match self {
             Self::Restore => Status::Discarded,
@@ -201,9 +201,9 @@ pub enum Operator {
         /// Only with [`BalanceReadBeforeLock`](crate::defects::Defect::BalanceReadBeforeLock).
         balance: i8,
     },
-    /// Holds the letter's row.
+    /// Has locked the letter's row.
     Locked { deed: Deed, letter: u8, balance: i8 },
-    /// A replay that holds the progress row, too.
+    /// A replay that has locked the progress row as well.
     Open {
         deed: Deed,
         letter: u8,
@@ -215,12 +215,12 @@ pub enum Operator {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct State {
-    /// What Kafka has; it does not change.
+    /// The records in Kafka; they do not change.
     pub records: [Payload; MOST_RECORDS],
     pub count: u8,
     pub commit_offset: u8,
     pub leader: Option<u8>,
-    /// The lease has run out by the database's clock, or the leader's session is gone.
+    /// The lease has expired by the database's clock, or the leader's session no longer exists.
     pub lease_is_over: bool,
     pub verdicts: [Option<Verdict>; MOST_RECORDS],
     /// The log: the payload that was applied at this offset.
@@ -264,14 +264,14 @@ impl State {
             .expect("only letters that exist are named")
     }
 
-    /// What will be tried next at this offset.
+    /// The payload that will be tried next at this offset.
     pub fn next_payload(&self, offset: u8) -> Payload {
         self.letters[offset as usize]
             .and_then(|letter| letter.retry_payload)
             .unwrap_or(self.records[offset as usize])
     }
 
-    /// A letter that the leader tries again by itself.
+    /// A letter that the leader retries by itself.
     pub fn is_due(&self, offset: u8) -> bool {
         self.letters[offset as usize].is_some_and(|letter| {
             letter.status == Status::Parked

@@ -1,4 +1,4 @@
-//! All that can happen next, and what a world consists of.
+//! The possible steps, and what a world consists of.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::letters::Outcome;
 use crate::state::{Deed, Payload, State};
 use crate::{instances, operators};
 
-/// What a search is about: who takes part, what may happen to them, and which safeguards are missing.
+/// What a search covers: who takes part, what may happen to them, and which safeguards are missing.
 #[derive(Clone, Default)]
 pub struct World {
     /// One search begins with each of these topics.
@@ -20,22 +20,22 @@ pub struct World {
     pub defects: Vec<Defect>,
 }
 
-/// What goes wrong around the protocol.
+/// The faults that occur around the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// A process stops, and may go on later as if nothing had been.
+    /// A process freezes, and may continue later as if nothing had happened.
     Freeze,
     /// A process ends; its sessions end with it.
     Crash,
-    /// A connection breaks, and nobody knows how far PostgreSQL got.
+    /// A connection breaks, and its client does not know how far PostgreSQL got.
     Cut,
     /// The leader does not renew in time.
     Expiry,
-    /// Handlers break.
+    /// Handlers fail.
     Handler,
-    /// A handler is taken away, and given back.
+    /// A handler is unregistered, and registered again.
     Unregister,
-    /// A newer version reads more strictly, or again less so.
+    /// A newer version decodes more strictly, or less strictly again.
     Reader,
 }
 
@@ -53,7 +53,7 @@ impl World {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     Acquire(u8),
-    /// The acquirer ends the transaction that holds the progress row.
+    /// The acquirer ends the transaction that has locked the progress row.
     EndHolder(u8),
     Renew(u8),
     Release(u8),
@@ -67,10 +67,10 @@ pub enum Step {
     Thaw(u8),
     Crash(u8),
     Cut(u8),
-    /// PostgreSQL takes the fence, of a session that was given up (`true`) or not.
+    /// PostgreSQL runs the fence, of a session that was given up (`true`) or not.
     Fence(u8, bool),
     Lock(u8, bool),
-    /// PostgreSQL commits; the bits say which records break their handler.
+    /// PostgreSQL commits; the bits say on which records the handler fails.
     Committed(u8, bool, u8),
     Retried(u8, bool, Outcome),
     CommitArrives(u8, bool),
@@ -86,8 +86,8 @@ pub enum Step {
 }
 
 impl Step {
-    /// What happens by itself, given time, while nobody makes trouble and no operator begins anything.
-    /// A frozen process is not counted on.
+    /// What happens by itself, given time, without further faults and without an operator who begins anything.
+    /// A frozen process does not count.
     pub fn is_progress(self) -> bool {
         !matches!(
             self,
@@ -102,7 +102,7 @@ impl Step {
     }
 }
 
-/// States that may follow.
+/// The possible next states.
 pub struct Next<'a> {
     pub world: &'a World,
     found: &'a mut Vec<(Step, Result<State, Violation>)>,
@@ -113,7 +113,7 @@ impl Next<'_> {
         self.found.push((step, Ok(state)));
     }
 
-    /// What `change` makes of `state`.
+    /// The state after `change`.
     pub fn try_add(
         &mut self,
         step: Step,
@@ -124,7 +124,7 @@ impl Next<'_> {
         self.found.push((step, change(&mut state).map(|()| state)));
     }
 
-    /// With handlers or readers that may break, every outcome that a try may have.
+    /// Every outcome that a try may have, given the handlers and readers that may fail.
     pub fn outcomes(&self) -> impl Iterator<Item = Outcome> + use<> {
         let breaks = self.world.may(Fault::Handler).then_some(Outcome::Fails);
         let refuses = self.world.may(Fault::Reader).then_some(Outcome::Refused);
@@ -132,7 +132,7 @@ impl Next<'_> {
     }
 }
 
-/// Everything that can happen in `state`.
+/// Every step that is possible in `state`.
 pub fn next(world: &World, state: &State, found: &mut Vec<(Step, Result<State, Violation>)>) {
     let mut next = Next { world, found };
     for number in 0..world.instances {

@@ -1,4 +1,4 @@
-//! The whole state space of each world without a broken guarantee, and a counterexample for each safeguard that is taken away.
+//! Each world keeps its guarantees in every state; without any one safeguard there is a counterexample.
 
 use model::defects::Defect;
 use model::invariants::Violation;
@@ -8,7 +8,7 @@ use model::state::Identity::{A, B};
 use model::state::Payload::{self, Garbage};
 use model::steps::{Fault, World};
 
-/// Far beyond what any of these worlds has: a search that meets it has failed.
+/// Far more states than any of these worlds has: a search that reaches it has failed.
 const LIMIT: usize = 5_000_000;
 
 const FIRST: Payload = Payload::new(A, 1);
@@ -44,7 +44,7 @@ fn two_replays() -> World {
     }
 }
 
-/// One leader and an operator, with later records that carry the letter's identities, or become letters as well.
+/// One leader and an operator, with later records that carry the letter's identities or become letters as well.
 fn letters() -> World {
     World {
         topics: vec![
@@ -167,7 +167,7 @@ fn letters_are_handled_while_answers_are_lost() {
     holds_everywhere("cut off", &cut_off(), 50_000);
 }
 
-/// One test for each safeguard that is taken away.
+/// One test for each safeguard that is removed.
 macro_rules! found {
     ($($name:ident: $world:ident without $defect:ident breaks $($violation:ident)|+;)+) => {
         $(#[test]

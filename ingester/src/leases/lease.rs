@@ -1,5 +1,5 @@
-//! Leadership of partitions: what a leader holds, and the two long-lived sessions through
-//! which leases are taken, renewed and given back, apart from all writes.
+//! Leadership of partitions: a leader's lease, and the two long-lived sessions through which
+//! leases are acquired, renewed and released, separate from all writes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -26,13 +26,13 @@ pub struct Leadership {
     pub fencing_token: FencingToken,
     pub lease_id: LeaseId,
     pub commit_offset: i64,
-    /// Nothing may be sent after this, by our own monotonic clock.
+    /// Nothing may be sent after this moment of our own monotonic clock.
     deadline: Mutex<Instant>,
     lost: CancellationToken,
 }
 
 impl Leadership {
-    /// Completes once the lease has run out or is known to be lost.
+    /// Completes once the lease has expired or is known to be lost.
     pub async fn ended(&self) {
         loop {
             let deadline = self.deadline();
@@ -46,7 +46,7 @@ impl Leadership {
         }
     }
 
-    /// Whether it has run out or is known to be lost.
+    /// Whether it has expired or is known to be lost.
     pub fn is_over(&self) -> bool {
         self.lost.is_cancelled() || Instant::now() >= self.deadline()
     }
@@ -67,7 +67,7 @@ impl Leadership {
 /// A partition that is led.
 pub type Held = (Partition, Arc<Leadership>);
 
-/// Those of `led` that are among the partitions which `statement` answers.
+/// Those of `led` that are among the partitions which `statement` returns.
 pub async fn led_among(pool: &Pool, led: &[Held], statement: &str) -> Result<Vec<Held>, String> {
     if led.is_empty() {
         return Ok(Vec::new());
@@ -85,14 +85,14 @@ pub async fn led_among(pool: &Pool, led: &[Held], statement: &str) -> Result<Vec
     Ok(held.collect())
 }
 
-/// What became ours.
+/// The leadership that was acquired.
 pub struct Acquired {
     pub partition: Partition,
     pub leadership: Leadership,
     pub position: Position,
 }
 
-// Answers come in the order of the question. A lease whose row another transaction holds stands as it was.
+// Rows come in the order of the arguments. A lease that another transaction has locked keeps its expiry.
 const RENEW: &str = "
     SELECT until IS NOT NULL, until >= now() + $5 * interval '1 ms'
     FROM (
@@ -104,7 +104,7 @@ const RELEASE: &str = "
     SELECT sluice.release_partition_lock(u.topic, u.partition, u.token, u.lease)
     FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS u (topic, partition, token, lease, n) ORDER BY n";
 
-// One statement for all that a round needs to know. The heartbeat is taken first, so that we count ourselves.
+// One statement for everything that a round needs. The heartbeat comes first, so that this instance counts itself.
 const SURVEY: &str = "
     WITH beat AS MATERIALIZED (SELECT sluice.heartbeat($1, $2, $3 * interval '1 ms') AS mine)
     SELECT l.topic, l.partition, l.leader_svc_id, NULL::text[], beat.mine, l.paused_reason, l.stepped_down_svc_id, h.reason
@@ -127,16 +127,16 @@ const STEPPED_DOWN: &str = "
     SELECT l.topic, l.partition FROM ledger.partition_leader_locks l
     WHERE l.topic = ANY ($1) AND l.stepped_down_svc_id = $2";
 
-/// What is known of a partition's past.
+/// What the database knows of a partition's past.
 #[derive(Debug, Clone)]
 pub struct Position {
     pub started: bool,
     pub last_record: Option<Known>,
-    /// Of the topic that was read, where the broker gives any.
+    /// The id of the topic that was read, where the broker gives one.
     pub topic_id: Option<Uuid>,
-    /// An operator has taken the topic for the right one, and no record was committed since.
+    /// An operator has accepted the topic, and no record was committed since.
     pub is_accepted: bool,
-    /// Why it waits for an operator's decision.
+    /// The reason of its halt, which only an operator ends.
     pub halted: Option<String>,
 }
 
@@ -167,7 +167,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects; `wake` hears of released partitions.
+    /// Connects; `wake` is notified of released partitions.
     pub async fn open(
         database: &Database,
         lease: Duration,
@@ -176,7 +176,7 @@ impl Session {
         let listen = wake.is_some();
         let on_message = move |message| {
             if let (AsyncMessage::Notification(_), Some(wake)) = (message, &wake) {
-                // Full means that a wake-up is waiting already.
+                // Full means that a wake-up is pending already.
                 let _ = wake.try_send(());
             }
         };
@@ -201,7 +201,7 @@ impl Session {
         self.lease.as_millis() as i64
     }
 
-    /// Renews all leases in one statement; those that are lost are told so.
+    /// Renews all leases in one statement; lost ones are marked as such.
     pub async fn renew(&self, held: &[Held]) -> Result<(), tokio_postgres::Error> {
         let deadline = Instant::now() + self.lease;
         let columns = Columns::of(held);
@@ -220,14 +220,14 @@ impl Session {
         Ok(())
     }
 
-    /// Says that we live, and looks around.
+    /// Sends the heartbeat, and reads the survey.
     pub async fn survey(
         &self,
         service_id: &str,
         topics: &[String],
     ) -> Result<Survey, tokio_postgres::Error> {
         let mut survey = Survey::default();
-        // Out of the share before its leases end, so that nobody waits for a frozen instance twice.
+        // It loses its share before its leases expire, so that nobody waits for a frozen instance twice.
         let heartbeat_ms = self.lease_ms() * 2 / 3;
         for row in self
             .client
@@ -270,7 +270,7 @@ impl Session {
         Ok(survey)
     }
 
-    /// How many partitions each topic had when Sluice first started on it, where that is not now.
+    /// How many partitions each topic had when Sluice first started on it, unless that is now.
     pub async fn start_topics(
         &self,
         counts: &BTreeMap<String, i32>,
@@ -283,7 +283,7 @@ impl Session {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Tries to become leader; `None` when someone else is.
+    /// Tries to become leader; `None` when another instance is.
     pub async fn acquire(
         &self,
         partition: Partition,
@@ -304,7 +304,7 @@ impl Session {
             (&partition.topic as _, Type::TEXT),
             (&partition.number as _, Type::INT4),
         );
-        // Sent together; the second sees what the first has committed.
+        // Sent together; the second statement sees what the first has committed.
         let acquire = [
             topic.clone(),
             number.clone(),
@@ -339,7 +339,7 @@ impl Session {
         }))
     }
 
-    /// Gives leaderships back; the answer says for each whether it was still ours.
+    /// Releases leaderships; returns for each whether it was still ours.
     pub async fn release(&self, held: &[Held]) -> Result<Vec<bool>, tokio_postgres::Error> {
         let columns = Columns::of(held);
         fault_point!("lease.release");
@@ -351,7 +351,7 @@ impl Session {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Those of `partitions` that somebody has taken from `service_id` by hand.
+    /// Those of `partitions` that an operator has taken from `service_id`.
     pub async fn stepped_down(
         &self,
         service_id: &str,

@@ -1,5 +1,5 @@
-//! Leadership of partitions: what a leader holds, which topics and how many partitions are an instance's share, and what
-//! it reports. Records are none of its business.
+//! Leadership of partitions: leases, the topics and number of partitions that are an instance's share, and its report.
+//! It knows nothing of records.
 
 pub mod lease;
 pub mod report;

@@ -1,5 +1,5 @@
-//! What this instance says in the database of the partitions that it leads, for
-//! `ledger.partition_status`. Nobody decides anything by it.
+//! This instance's report in the database about the partitions that it leads, for
+//! `ledger.partition_status`. No decision depends on it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use crate::leases::lease::Session;
 use crate::observe::status::Status;
 use crate::partition::Partition;
 
-/// How often.
+/// How often it is written.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 
 const REPORT: &str =
     "SELECT sluice.report_partitions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
-/// Remembers the last report, for the rates.
+/// Keeps the last report, to compute rates.
 #[derive(Default)]
 pub struct Report {
     last: HashMap<Partition, (Instant, i64)>,

@@ -1,35 +1,35 @@
-//! Who reads which partition: every instance computes the same even shares from the same
-//! survey, so that nobody has to hand out work.
+//! Which instance leads which partition: every instance computes the same even shares from the
+//! same survey, so no instance has to assign work.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::partition::Partition;
 
-/// What keeps a partition from being read.
+/// Why a partition is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Barrier {
-    /// Somebody has paused it.
+    /// An operator or a circuit breaker has paused it.
     Pause(String),
-    /// Its topic was not recognised, which is for an operator to decide about.
+    /// Its topic was not recognised; only an operator ends that.
     Halt(String),
 }
 
-/// What one look at the database shows.
+/// The survey: the result of one query of the database.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    /// Live instances and the topics that each one reads.
+    /// Live instances and the topics that each reads.
     pub instances: BTreeMap<String, BTreeSet<String>>,
     /// Partitions that have a live leader.
     pub leaders: BTreeMap<Partition, String>,
-    /// Partitions that were taken from an instance, which is to leave them to others for a moment.
+    /// Partitions that an operator took from an instance, which leaves them to others for a moment.
     pub stepped_down: BTreeMap<Partition, String>,
     /// Partitions that are paused or halted, and why.
     pub barriers: BTreeMap<Partition, Barrier>,
-    /// Whether our own name is used by nobody else.
+    /// Whether no other live instance has our name.
     pub name_is_ours: bool,
 }
 
-/// What an instance should do about its share.
+/// What an instance has to do to reach its share.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Partitions to hand over, one after another.
@@ -43,8 +43,8 @@ pub struct Plan {
 /// Computes the plan of the instance `me`, which leads `mine`, for topics with so many partitions.
 ///
 /// Topics that are read by the same instances are shared as one, so that the numbers of
-/// partitions differ by at most one. Instances that hold more come first where shares
-/// cannot be equal: then nothing moves that need not move.
+/// partitions differ by at most one. Where shares cannot be equal, instances that lead more
+/// partitions get the larger ones: then no partition moves unnecessarily.
 pub fn plan(
     me: &str,
     mine: &BTreeSet<Partition>,
@@ -59,7 +59,7 @@ pub fn plan(
             .filter(|(_, topics)| topics.contains(topic))
             .map(|(service_id, _)| service_id.as_str())
             .collect();
-        // The survey was taken in the same moment as the own heartbeat, and may not see it yet.
+        // The survey runs at the same time as our own heartbeat, and may not contain it yet.
         readers.insert(me);
         classes
             .entry(readers)
@@ -93,13 +93,13 @@ fn plan_class(
     let held = held(me, mine, readers, &partitions, survey);
     let own = held.get(me).copied().unwrap_or_default();
     let quota = quota(me, &held, partitions.len());
-    // Whom a partition was taken from; alone, an instance leads it all the same.
+    // From whom a partition was taken; an instance without others leads it all the same.
     let former = |p: &Partition| {
         let former = survey.stepped_down.get(p).map(String::as_str);
         former.filter(|former| readers.len() > 1 && readers.contains(former))
     };
     let led = partitions.iter().filter(|p| mine.contains(p));
-    // It would only come back.
+    // It would only be handed back.
     let led: Vec<&Partition> = led.filter(|p| former(p).is_none()).collect();
     plan.give_up.extend(
         led.iter()
@@ -121,7 +121,7 @@ fn plan_class(
     let own = own + taken.len();
     plan.candidates.splice(0..0, taken);
     if !free.is_empty() && own < quota {
-        // Each instance begins elsewhere, so that several joining at once seldom try the same.
+        // Each instance begins at another one, so that several that join at once seldom try the same.
         let rank = readers
             .iter()
             .position(|reader| *reader == me)
@@ -143,7 +143,7 @@ fn held<'n>(
 ) -> BTreeMap<&'n str, usize> {
     let mut held: BTreeMap<&str, usize> = readers.iter().map(|reader| (*reader, 0)).collect();
     for partition in partitions {
-        // What this instance leads it knows better than a survey that is already old.
+        // This instance knows its own partitions better than a survey that is already old.
         let leader = if mine.contains(partition) {
             Some(me)
         } else {
@@ -160,8 +160,8 @@ fn held<'n>(
     held
 }
 
-/// Whether it is for `me` to lead what was taken from `former`: the least busy of the others does, beyond its share if
-/// need be.
+/// Whether `me` has to lead what was taken from `former`: the least busy of the others does, beyond its share if
+/// necessary.
 fn takes_over(me: &str, held: &BTreeMap<&str, usize>, former: Option<&str>) -> bool {
     let others = held.iter().filter(|(name, _)| Some(**name) != former);
     let least_busy = others.min_by_key(|(name, count)| (**count, **name));
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Instances that act on surveys one after another, in an order that chance decides.
+    /// Instances that act on surveys one after another, in random order.
     struct World {
         topics: BTreeMap<String, i32>,
         instances: BTreeMap<String, BTreeSet<String>>,

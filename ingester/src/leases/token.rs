@@ -1,4 +1,4 @@
-//! What the fence compares, as types of their own: neither can be taken for the other, nor for an offset.
+//! What the fence compares, as separate types: they cannot be mixed up with each other, nor with an offset.
 
 use std::error::Error;
 
@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 use uuid::Uuid;
 
-/// A value that comes from the database and goes back to it: nothing here makes one, and none is computed.
+/// A value that comes from the database and is sent back to it: the ingester creates and computes none.
 macro_rules! of_database {
     ($(#[$doc:meta])* $name:ident($inner:ty), $type:ident) => {
         $(#[$doc])*
@@ -37,12 +37,12 @@ macro_rules! of_database {
 }
 
 of_database! {
-    /// Grows with each acquisition of a partition: what has an older one is refused.
+    /// Grows with each acquisition of a partition: a batch with an older token is refused.
     FencingToken(i64), INT8
 }
 
 of_database! {
-    /// Names one acquisition, and all renewals of it.
+    /// Identifies one acquisition, with all its renewals.
     LeaseId(Uuid), UUID
 }
 

@@ -1,5 +1,5 @@
-//! Which topics are read, and what their records are: those of the settings, and of every
-//! registered handler where the settings leave that open. A topic that nobody named is awaited.
+//! Which topics are read, and of which kind their records are: those of the settings and, unless
+//! the settings name event topics, of every registered handler. A topic that no setting names is awaited.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use crate::config::kafka::KafkaSettings;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topic {
     pub kind: Kind,
-    /// The setting that names it; one that nobody has named need not exist yet.
+    /// The setting that names it; a topic that no setting names need not exist yet.
     pub setting: Option<&'static str>,
 }
 
-/// What the settings say.
+/// The topics of the settings.
 pub struct Topics {
     named: BTreeMap<String, Topic>,
     follows_handlers: bool,
@@ -39,7 +39,7 @@ impl Topics {
         }
     }
 
-    /// All topics, now that `registered` event types have a handler.
+    /// All topics, if `registered` are the event types with a handler.
     pub fn with(&self, registered: &[String]) -> BTreeMap<String, Topic> {
         let mut topics = self.named.clone();
         for name in registered.iter().filter(|_| self.follows_handlers) {

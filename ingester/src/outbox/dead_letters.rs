@@ -1,6 +1,6 @@
-//! What follows a dead letter, apart from reading: further tries of records that broke their
-//! handler, their way into the dead letter topic, and the mark in Redis of one that was replayed,
-//! whoever did that. The database holds what is to be done.
+//! Work on dead letters, separate from reading: retries of records on which their handler failed,
+//! producing letters to the dead letter topic, and the Redis mark of a replayed one, whoever
+//! replayed it. The database records what remains to be done.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::postgres::pool::{AskError, Object, Pool};
 use crate::redis_marks::{self, Hint};
 use crate::throttle::Throttle;
 
-/// How often it is looked whether somebody freed a key by hand, or another instance left something.
+/// How often the database is queried for keys that an operator freed, and for work that another instance left.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often while something is under way.
+/// The same while work is in progress.
 const BUSY_LOOK: Duration = Duration::from_millis(250);
 const CHUNK: i32 = 500;
 /// And this many bytes of payloads, keys and headers.
@@ -33,7 +33,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 const TO_CARE_FOR: &str = "SELECT topic, partition FROM sluice.partitions_to_care_for()";
 const RETRY: &str =
     "SELECT retried, waiting FROM sluice.retry_dead_letters($1, $2, $3, $4, $5, $6, $7)";
-// A lot may go beyond its bytes by its last letter only.
+// Only its last letter may take a chunk beyond its bytes.
 const UNPUBLISHED: &str = "
     SELECT * FROM (
         SELECT d.*, h.headers,
@@ -52,7 +52,7 @@ const MARK_REPLAYS: &str = "SELECT sluice.mark_replays($1)";
 const PAYLOAD_OMITTED: &str = "sluice-payload-omitted";
 const KEY_OMITTED: &str = "sluice-key-omitted";
 const ERROR_MESSAGE: &str = "sluice-error-message";
-/// Says how many bytes the whole message has.
+/// Header with the full length of the message, in bytes.
 const ERROR_MESSAGE_SHORTENED: &str = "sluice-error-message-shortened";
 
 pub struct Aftercare {
@@ -61,12 +61,12 @@ pub struct Aftercare {
     pub outlet: Option<Outlet>,
     /// Where replayed events are marked, and how long a mark stays.
     pub hint: Option<(Hint, Duration)>,
-    /// Told when there may be something to do.
+    /// Notified when there may be work.
     pub wake: Arc<Notify>,
     pub metrics: Arc<Metrics>,
 }
 
-/// Why something was not done now.
+/// Why some work was not done now.
 struct Trouble {
     text: String,
     passes: bool,
@@ -76,7 +76,8 @@ impl Trouble {
     fn of(failed: AskError) -> Self {
         Self {
             text: failed.describe(),
-            // Lost leadership and paused handlers are told elsewhere. The function that retries is SQL, without the fence's mark.
+            // Lost leadership and paused handlers are reported elsewhere. The retry function is SQL, so its refusals do not
+            // have the fence's routine.
             passes: matches!(
                 failed.consequence(),
                 Consequence::Reacquire | Consequence::Pause
@@ -99,7 +100,7 @@ impl From<crate::fault::Raised> for Trouble {
 }
 
 impl Aftercare {
-    /// Runs for as long as the process; `led` answers what is led now.
+    /// Runs for as long as the process; `led` returns the partitions that are led now.
     pub async fn run(self, led: impl Fn() -> Vec<Held>) {
         let mut said = Throttle::every(SAY_AGAIN);
         loop {
@@ -122,7 +123,7 @@ impl Aftercare {
         }
     }
 
-    /// Whether there is more to do soon.
+    /// Returns whether there is more work soon.
     async fn look(&self, led: &[Held]) -> Result<bool, String> {
         let (mut more, mut first) = (false, None);
         for held in &led_among(&self.pool, led, TO_CARE_FOR).await? {
@@ -131,7 +132,7 @@ impl Aftercare {
                 match work {
                     Ok(again) => more |= again,
                     Err(trouble) if trouble.passes => debug!(%partition, "{}", trouble.text),
-                    // The others need not wait for it.
+                    // The other partitions need not wait for it.
                     Err(trouble) => {
                         first.get_or_insert(format!("{partition}: {}", trouble.text));
                     }
@@ -147,7 +148,7 @@ impl Aftercare {
         first.map_or(Ok(more), Err)
     }
 
-    /// Has Redis told of letters that were replayed. One that is older than a mark lasts is not told of any more.
+    /// Has replayed letters marked in Redis. Letters older than the lifetime of a mark are left out.
     async fn mark(&self, led: &[Held]) -> Result<bool, Trouble> {
         let Some((hint, ttl)) = self.hint.as_ref().filter(|_| !led.is_empty()) else {
             return Ok(false);
@@ -171,7 +172,7 @@ impl Aftercare {
                 Some(redis_marks::key(letter.get("source"), event_id?))
             })
             .collect();
-        // Redis may be away for long: the next look is soon enough.
+        // Redis may be away for long: the next round is soon enough.
         if !keys.is_empty() && !hint.replayed(keys).await {
             return Ok(false);
         }
@@ -211,7 +212,7 @@ impl Aftercare {
         Ok(retried > 0 || waiting > 0)
     }
 
-    /// At least once: what was produced and not marked is produced again.
+    /// At least once: a letter that was produced but not recorded as published is produced again.
     async fn publish(&self, (partition, leadership): &Held) -> Result<bool, Trouble> {
         let Some(outlet) = &self.outlet else {
             return Ok(false);
@@ -271,8 +272,8 @@ impl Aftercare {
     }
 }
 
-/// Leaves out the largest of payload, key and headers; without them it halves the error's message. Says so; false where
-/// there is nothing left to leave out.
+/// Leaves out the largest of payload, key and headers, or, without these, halves the error's message, and adds a header
+/// that says so; false where there is nothing left to leave out.
 fn shorten(message: &mut Message<'_>) -> bool {
     let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
     let parts = [
@@ -280,7 +281,7 @@ fn shorten(message: &mut Message<'_>) -> bool {
         (length(message.key), KEY_OMITTED),
         (message.original_bytes(), HEADERS_OMITTED),
     ];
-    // Of equals the first.
+    // Of equally large ones the first.
     let largest = parts.into_iter().rev().max_by_key(|(bytes, _)| *bytes);
     let Some((bytes @ 1.., header)) = largest else {
         return halve_error_message(message);

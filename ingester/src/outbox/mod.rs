@@ -1,5 +1,5 @@
-//! What is told after the commit, again until it is told: results to senders, dead letters to their topic.
-//! Nothing here is needed for a batch to be right.
+//! What is produced after the commit, repeated until it succeeds: results for senders, dead letters to their topic.
+//! No batch needs any of this to be correct.
 
 pub mod dead_letters;
 pub mod results;

@@ -1,6 +1,6 @@
-//! Results: the verdict of every event, produced to `RESULTS_TOPIC` for the services that sent
-//! them. Taken from what is committed, at least once, in the order of each partition; the
-//! database holds how far each one is.
+//! Results: the verdict of every record, produced to `RESULTS_TOPIC` for the services that sent
+//! them. Read from committed verdicts, at least once, in the order of each partition; the database
+//! records the progress of each partition.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::partition::Partition;
 use crate::postgres::pool::{AskError, Object, Pool};
 use crate::throttle::Throttle;
 
-/// How often it is looked whether a replay has changed a verdict.
+/// How often the database is queried for verdicts that a replay has changed.
 const LOOK: Duration = Duration::from_secs(5);
 const CHUNK: i32 = 2_000;
 /// And this many bytes of results and headers.
@@ -41,7 +41,8 @@ const UNSENT: &str = "
 const MARK: &str = "SELECT sluice.mark_results($1, $2, $3, $4)";
 const FORGET_HEADERS: &str = "SELECT sluice.forget_result_headers($1, $2)";
 
-/// What a result can do without, in this order, and the header that says so: topic, partition and offset tell whose it is.
+/// What is left out of a result that is too large, in this order, with the header that says so. Topic, partition and
+/// offset still identify its record.
 const DISPENSABLE: [(&str, &str); 3] = [
     ("balances", "sluice-balances-omitted"),
     ("source", "sluice-source-omitted"),
@@ -52,12 +53,12 @@ pub struct Results {
     pub pool: Pool,
     pub outlet: Outlet,
     pub status: Arc<Status>,
-    /// Partitions that the database knows to have results: nothing of them is pruned before it is told.
+    /// Partitions of which the database knows that they have results: they are pruned only up to what was produced.
     pub begun: HashSet<Partition>,
 }
 
 impl Results {
-    /// Runs for as long as the process; `led` answers what is led now.
+    /// Runs for as long as the process; `led` returns the partitions that are led now.
     pub async fn run(mut self, led: impl Fn() -> Vec<Held>) {
         let mut waits = back_off();
         let mut said = Throttle::every(SAY_AGAIN);
@@ -82,13 +83,13 @@ impl Results {
         }
     }
 
-    /// Whether there was anything to tell.
+    /// Returns whether there was anything to produce.
     async fn look(&mut self, led: &[Held], chunk: &mut i32) -> Result<bool, String> {
         let (mut told, mut first) = (false, None);
         for (partition, leadership) in &led_among(&self.pool, led, PARTITIONS).await? {
             match self.tell(partition, leadership, chunk).await {
                 Ok(()) => told = true,
-                // The others need not wait for it.
+                // The other partitions need not wait for it.
                 Err(trouble) => {
                     self.begun.remove(partition);
                     first.get_or_insert(format!("{partition}: {trouble}"));
@@ -98,8 +99,8 @@ impl Results {
         first.map_or(Ok(told), Err)
     }
 
-    /// Tells at most `chunk` results, and sets `chunk` for the next look: the database reads the length of each row
-    /// that it is asked for, so fewer are asked for while they are large.
+    /// Produces at most `chunk` results, and sets `chunk` for the next query: the database reads the length of each row
+    /// that the query asks for, so it asks for fewer rows while they are large.
     async fn tell(
         &mut self,
         partition: &Partition,
@@ -117,7 +118,7 @@ impl Results {
             ];
             let marked = client.answer(client.execute(MARK, &begin)).await;
             marked.map_err(|failed| failed.describe())?;
-            // Headers of results that were told before a crash would take the place of those to be told.
+            // Headers of results that were produced before a crash would displace those still to be produced.
             self.forget_headers(&client, partition).await?;
             self.begun.insert(partition.clone());
         }
@@ -178,8 +179,8 @@ impl Results {
     }
 }
 
-/// Leaves out the headers of the original, then parts of the result, and says how long each was; false where there is
-/// nothing left to leave out.
+/// Leaves out the headers of the original, then parts of the result, and adds the length of each as a header; false
+/// where there is nothing left to leave out.
 fn shorten(message: &mut Message<'_>) -> bool {
     if message.omit_original_headers() {
         return true;
@@ -193,7 +194,7 @@ fn shorten(message: &mut Message<'_>) -> bool {
             continue;
         };
         let bytes = part.to_string().len();
-        // Null is what stands in its place, and what nobody takes for no change at all.
+        // Null replaces it; an empty list would look like an event without changes.
         if bytes > "null".len() {
             *part = Value::Null;
             let result = Value::Object(result).to_string();

@@ -32,23 +32,23 @@ use crate::throttle::Throttle;
 
 /// How often the database is asked for new handlers.
 const HANDLERS_INTERVAL: Duration = Duration::from_secs(4);
-/// How often group offsets are committed, as a hint.
+/// How often group offsets are committed to Kafka, as a hint.
 const GROUP_OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a busy instance says how it goes.
+/// How often a busy instance logs its progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long stopping may take in all.
+/// How long a shutdown may take in all.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
-/// Between tries to open the session for standby, at most.
+/// At most this long between tries to open the session for acquiring.
 const STANDBY_WAIT: Duration = Duration::from_secs(1);
-/// A partition that some transaction keeps from having a leader is tried again after this time.
+/// A partition that a transaction keeps from being acquired is tried again after this time.
 const BLOCKED: Duration = Duration::from_secs(2);
 
 pub(super) type Ended = Result<(Partition, Arc<Leadership>, End), tokio::task::JoinError>;
 
-/// A lane that runs.
+/// A running lane.
 pub(super) struct Led {
-    /// What keeps the partition from being read.
+    /// Why the partition is not read.
     pub(super) barrier: watch::Sender<Option<Barrier>>,
     pub(super) stop: CancellationToken,
     pub(super) look_again: Arc<Notify>,
@@ -58,11 +58,11 @@ pub(super) struct Led {
 pub struct Conductor {
     pub(super) settings: RunSettings,
     pub(super) wanted: Topics,
-    /// What is read now.
+    /// The topics that are read now.
     pub(super) topics: watch::Sender<BTreeMap<String, Topic>>,
-    /// When registered handlers were last looked at.
+    /// When registered handlers were last queried.
     pub(super) handlers_seen: Option<Instant>,
-    /// Looks after dead letters.
+    /// Retries and publishes dead letters.
     pub(super) aftercare: Arc<Notify>,
     /// Marks processed events in Redis.
     pub(super) hint: Option<Hint>,
@@ -70,18 +70,18 @@ pub struct Conductor {
     pub(super) turns: Arc<Semaphore>,
     pub(super) group: Arc<Group>,
     pub(super) standby: Option<Arc<Session>>,
-    /// Tries to open it again, and before when not.
+    /// Tries to open it again, and the earliest time for the next try.
     pub(super) standby_waits: ExponentialBackoff,
     pub(super) standby_after: Option<Instant>,
-    /// Partitions that a transaction keeps from having a leader, and until when they are left alone.
+    /// Partitions that a transaction keeps from being acquired, and until when they are not tried.
     pub(super) blocked: HashMap<Partition, Instant>,
     pub(super) wake: mpsc::Sender<()>,
     pub(super) leases: Arc<Leases>,
     pub(super) lanes: HashMap<Partition, Led>,
     pub(super) running: JoinSet<(Partition, Arc<Leadership>, End)>,
-    /// Partitions of each topic, as far as Kafka has told.
+    /// The number of partitions of each topic, as far as Kafka has answered.
     pub(super) counts: BTreeMap<String, i32>,
-    /// Topics that Kafka has told of, existing or not, which the database has not heard of from us.
+    /// Topics that Kafka has answered about, existing or not, and that we have not reported to the database.
     pub(super) news: BTreeMap<String, i32>,
     /// How many partitions each topic had when Sluice first started on it.
     pub(super) at_first: HashMap<String, i32>,
@@ -89,18 +89,18 @@ pub struct Conductor {
     pub(super) reported_at: Option<Instant>,
     /// The process is to end.
     pub(super) quit: CancellationToken,
-    /// When a trouble was last said.
+    /// When each problem was last logged.
     pub(super) said: HashMap<String, Throttle>,
 }
 
-/// What a conductor is given.
+/// What a conductor needs.
 pub struct Means {
     pub settings: RunSettings,
     pub service: Service,
     pub leases: Arc<Leases>,
     /// Marks processed events in Redis.
     pub hint: Option<Hint>,
-    /// Wakes whoever looks after dead letters.
+    /// Wakes the task for dead letters.
     pub aftercare: Arc<Notify>,
     /// The first connection, already open.
     pub standby: Session,
@@ -183,7 +183,7 @@ impl Conductor {
         }
     }
 
-    /// A server that does not answer must not keep us from stopping.
+    /// A server that does not answer must not delay the shutdown.
     async fn round_unless(&mut self, shutdown: &CancellationToken) {
         tokio::select! {
             biased;
@@ -192,7 +192,7 @@ impl Conductor {
         }
     }
 
-    /// One look around: what we should lead, what to take, what to hand over.
+    /// One round: computes our share, acquires partitions, hands partitions over.
     async fn round(&mut self) {
         if self.standby.is_none()
             && self
@@ -224,7 +224,7 @@ impl Conductor {
         }
     }
 
-    /// Leases acquired through it since the last renewal look free once it is gone: the other session takes them over.
+    /// Leases acquired through it since the last renewal look free once it ends: the other session takes them over.
     pub(super) fn drop_standby(&mut self) {
         self.standby = None;
         self.service.watcher.precedence.is(First::Standby, false);
@@ -308,7 +308,7 @@ impl Conductor {
         plan: shares::Plan,
     ) -> Result<(), tokio_postgres::Error> {
         let name = self.settings.service_id.clone();
-        // A lease that nobody can renew is lost again at once.
+        // A lease that cannot be renewed is lost again at once.
         if !self.service.watcher.precedence.all_are_open() {
             return Ok(());
         }
@@ -335,7 +335,7 @@ impl Conductor {
         Ok(())
     }
 
-    /// Has the database remember what there is at the first start on a topic; until then none of it is led.
+    /// Records in the database which partitions exist at the first start on a topic; until then none of them is led.
     async fn start_topics(&mut self, session: &Session) -> Result<(), tokio_postgres::Error> {
         if self.news.is_empty() {
             return Ok(());
@@ -346,7 +346,7 @@ impl Conductor {
         Ok(())
     }
 
-    /// Something in the database keeps a partition without a leader; the others are not to wait for it.
+    /// Something in the database keeps a partition from being acquired; the others must not wait for it.
     fn not_acquired(&mut self, partition: Partition, error: &tokio_postgres::Error) {
         let why = describe(error);
         self.say(
@@ -357,7 +357,7 @@ impl Conductor {
         self.blocked.insert(partition, Instant::now() + BLOCKED);
     }
 
-    /// Reads the topics of new handlers, and hands back those of handlers that are gone.
+    /// Reads the topics of new handlers, and releases those of handlers that were unregistered.
     async fn follow_handlers(&mut self, session: &Session) -> Result<(), tokio_postgres::Error> {
         let registered = topics::registered(session.client()).await?;
         self.handlers_seen = Some(Instant::now());
@@ -396,8 +396,8 @@ impl Conductor {
         }
         match count {
             Ok(Some(count)) => {
-                // A topic created anew with fewer partitions keeps its number: the lanes of those that are
-                // gone say so and wait, and no partition that exists loses its leader to them.
+                // A topic that was created again with fewer partitions keeps its former number here: the lanes of
+                // missing partitions report it and wait, and no existing partition loses its leader because of them.
                 let count = count.max(self.counts.get(&topic).copied().unwrap_or(0));
                 if self.counts.insert(topic.clone(), count) != Some(count) {
                     info!(topic, partitions = count, "topic found");
@@ -424,7 +424,7 @@ impl Conductor {
         }
     }
 
-    /// Has all lanes of a topic ask Kafka whether it is still the one that they read.
+    /// Makes all lanes of a topic check with Kafka that it is still the one that they read.
     fn look_again(&self, topic: &str) {
         let of_topic = |(partition, _): &(&Partition, &Led)| partition.topic == topic;
         for (_, led) in self.lanes.iter().filter(of_topic) {

@@ -1,4 +1,4 @@
-//! How partitions are taken up and given back: lanes begin, end, and what they led is released.
+//! Acquiring and releasing partitions: lanes start and end, and the partitions that they led are released.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Conductor {
         self.service
             .status
             .leads(&partition, leadership.commit_offset);
-        // A former leader may have left something.
+        // A former leader may have left work.
         self.aftercare.notify_one();
         self.running.spawn(async move {
             let end = tokio::spawn(lane.run()).await;
@@ -108,7 +108,7 @@ impl Conductor {
         }
     }
 
-    /// Lanes that ended, `first` and any others by now: what they led is released in one statement.
+    /// Lanes that ended, `first` and any others by now: their partitions are released in one statement.
     pub(super) async fn finished(&mut self, first: Ended) {
         let (mut drained, mut lost) = (Vec::new(), Vec::new());
         let mut next = Some(first);
@@ -126,15 +126,15 @@ impl Conductor {
         }
         self.say_lost(lost).await;
         if !drained.is_empty() {
-            // In the order in which leases are renewed, so that neither waits for the other in a circle.
+            // In the order in which leases are renewed, so that the two never deadlock.
             drained.sort_by(|one, other| one.0.cmp(&other.0));
             self.release(&drained).await;
-            // What was lost may be lost again at once: for that the next poll is soon enough.
+            // A lost partition may be lost again at once: the next poll is soon enough for it.
             let _ = self.wake.try_send(());
         }
     }
 
-    /// What an operator took away is no accident.
+    /// A lease that an operator ended is not a lost one.
     async fn say_lost(&mut self, lost: Vec<(Partition, String)>) {
         if lost.is_empty() {
             return;
@@ -193,7 +193,7 @@ impl Conductor {
     pub(super) async fn stop(&mut self) {
         info!(partitions = self.lanes.len(), "stopping");
         self.lanes.values().for_each(|led| led.stop.cancel());
-        // Sent before any release, so that the others know they are to take what is released.
+        // Sent before any release, so that the other instances know that they have to acquire the released partitions.
         if let Some(session) = &self.standby {
             let leaving = session.leave(&self.settings.service_id);
             if !matches!(

@@ -1,4 +1,4 @@
-//! A running service: it starts the parts, and one loop gives partitions to lanes and takes them back.
+//! A running service: it starts the parts, and one loop acquires partitions, gives them to lanes and releases them.
 //! It decides nothing about records.
 
 pub mod conductor;

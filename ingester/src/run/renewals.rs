@@ -1,5 +1,4 @@
-//! The leases of this instance, and the session of their own through which they are renewed,
-//! apart from everything else.
+//! The leases of this instance, and the separate session through which they are renewed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,12 +20,12 @@ use crate::postgres::watcher::Watcher;
 use crate::throttle::Throttle;
 
 const SAY_AGAIN: Duration = Duration::from_secs(10);
-/// Between tries to renew, at most.
+/// At most this long between tries to renew.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// Sessions that are given up and kept, at most.
+/// How many given-up sessions are kept, at most.
 const FORMER: usize = 3;
 
-/// What is led, and a way to have it all renewed at once.
+/// The partitions that are led, and a way to have all their leases renewed at once.
 #[derive(Default)]
 pub struct Leases {
     held: Mutex<BTreeMap<Partition, Arc<Leadership>>>,
@@ -52,7 +51,7 @@ impl Leases {
     }
 }
 
-/// What renewing takes.
+/// What a renewal needs.
 pub struct Renewals {
     pub database: Database,
     pub lease: Duration,
@@ -66,7 +65,7 @@ pub struct Renewals {
 /// Renews all leases for as long as the process lives. Its session is open before anything is led.
 pub async fn run(renewals: Renewals) {
     let mut session: Option<Session> = None;
-    // Given up, and kept until another has renewed: a partition is free once its session has ended.
+    // Given up, and kept until another session has renewed: a partition is free as soon as its session ends.
     let mut former = VecDeque::new();
     let mut ticks = tokio::time::interval(renewals.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -79,7 +78,7 @@ pub async fn run(renewals: Renewals) {
             () = renewals.leases.renew_now.notified() => {}
         }
         let sent = Instant::now();
-        // Early enough for another connection to renew before the lease is over.
+        // Early enough for another connection to renew before the lease expires.
         let done = tokio::time::timeout(renewals.lease / 3, renewals.renew(&mut session)).await;
         let trouble = match done {
             Ok(Ok(())) => {

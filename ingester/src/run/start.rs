@@ -31,20 +31,20 @@ use crate::run::renewals::{self, Leases, Renewals};
 use crate::run::service::Service;
 use crate::schema::migrations::{self, Misfit};
 
-/// How long a migration under way may go without the grants that come at its end.
+/// How long the grants, which come at the end of a migration, may be missing while one is running.
 const MIGRATION: Duration = Duration::from_secs(60);
-/// For the page: opened once somebody looks at it.
+/// For the page: opened when somebody opens the page.
 const OPERATOR_CONNECTIONS: usize = 3;
-/// Between tries to connect, where no wait is named.
+/// Between tries to connect, unless another wait is given.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// A task that ends with whoever holds it.
+/// A task that ends when this is dropped.
 type Task = AbortOnDropHandle<()>;
 
 /// Runs until `shutdown`; an error is one line for the operator.
 pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(), String> {
     let service = Service::new(&settings)?;
-    // Before anything that may have to be waited for: health is told from the first moment on.
+    // Before anything that may have to wait: health is served from the first moment on.
     let serving = serve(&settings, &service).await?;
     let (wake, woken) = mpsc::channel(1);
     let Some(standby) = connect_first(&settings, &wake, &shutdown).await? else {
@@ -85,7 +85,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     }
 }
 
-/// What is served by HTTP, as long as this is held.
+/// The HTTP server; it stops when this is dropped.
 struct Serving {
     http: AbortOnDropHandle<std::convert::Infallible>,
     _probes: Option<AbortOnDropHandle<std::convert::Infallible>>,
@@ -185,7 +185,7 @@ fn results(
     Ok(Some(Task::new(running)))
 }
 
-/// Looks after dead letters; with what wakes it.
+/// The task for dead letters, and what wakes it.
 fn aftercare(
     settings: &RunSettings,
     service: &Service,
@@ -206,7 +206,7 @@ fn aftercare(
     Ok((wake, Task::new(running)))
 }
 
-/// Has the metrics ask the database for what waits for a person.
+/// Starts the task that queries the database for metrics about work for a person.
 fn look_at_database(settings: &RunSettings, service: &Service) -> Task {
     let (metrics, pool) = (service.metrics.clone(), service.pool.clone());
     let dangling_after = settings.dangling_after;
@@ -215,7 +215,7 @@ fn look_at_database(settings: &RunSettings, service: &Service) -> Task {
     }))
 }
 
-/// Waits for a task that there may not be.
+/// Waits for a task, if there is one.
 async fn ended(task: Option<Task>) -> Result<(), tokio::task::JoinError> {
     match task {
         Some(task) => task.await,
@@ -223,7 +223,7 @@ async fn ended(task: Option<Task>) -> Result<(), tokio::task::JoinError> {
     }
 }
 
-/// The first connection: waits for a server that is away and for a migration, gives up on one that refuses.
+/// The first connection: waits for an unreachable server and for a migration, gives up if the server refuses.
 async fn connect_first(
     settings: &RunSettings,
     wake: &mpsc::Sender<()>,

@@ -1,5 +1,4 @@
-//! Asks Kafka for the topics that are read: which are there, with how many partitions, and whether one is another than
-//! before.
+//! Asks Kafka about the topics that are read: which exist, how many partitions each has, and whether one was replaced.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,18 +12,18 @@ use crate::partition::Partition;
 
 /// How often Kafka is asked for the partitions of our topics.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(2);
-/// How often for topics of registered handlers that are not there yet.
+/// The same for topics of registered handlers that do not exist yet.
 const MISSING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What Kafka says of a topic.
+/// Kafka's answer about a topic.
 pub struct TopicTold {
     pub topic: String,
     pub count: Result<Option<i32>, String>,
-    /// It is another one of the same name.
+    /// It was replaced by another topic of the same name.
     pub is_other: bool,
 }
 
-/// Asks Kafka for the partitions of each topic, again and again.
+/// Asks Kafka for the partitions of each topic at regular intervals.
 pub async fn watch_topics(
     kafka: Arc<Kafka>,
     topics: watch::Receiver<BTreeMap<String, Topic>>,
@@ -53,7 +52,7 @@ pub async fn watch_topics(
                 warm.remove(&topic);
             } else if warm.insert(topic.clone()) {
                 missing_since.remove(&topic);
-                // So that the first take-over does not have to look for brokers.
+                // So that the first take-over does not have to wait for the connection to brokers.
                 let _ = kafka
                     .watermarks(&Partition {
                         topic: topic.clone(),
