@@ -1,10 +1,10 @@
-//! How long to wait before something is tried again.
+//! How long to wait before the next try.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Waits between tries: doubling from 50 ms to 5 s, jittered so that instances do not march in step.
+/// Waits between tries: doubling from 50 ms to 5 s, jittered so that instances do not retry at the same moments.
 pub fn back_off() -> ExponentialBackoff {
     back_off_up_to(Duration::from_secs(5))
 }

@@ -1,4 +1,4 @@
-//! An error in words: what happened, and what was behind it.
+//! An error as text: what happened, and its causes.
 
 /// An error and its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -1,8 +1,8 @@
-//! A trouble that lasts is logged at once, and again after a while.
+//! A lasting problem is logged at once, and again after an interval.
 
 use std::time::{Duration, Instant};
 
-/// Of one subject.
+/// The throttle of one subject.
 #[derive(Debug)]
 pub struct Throttle {
     interval: Duration,
@@ -17,7 +17,7 @@ impl Throttle {
         }
     }
 
-    /// Whether it is time for a line; then the next one is due an interval later.
+    /// Whether a line is due; if so, the next one is due an interval later.
     pub fn is_due(&mut self) -> bool {
         let due = self.last.is_none_or(|last| last.elapsed() > self.interval);
         if due {
@@ -26,7 +26,7 @@ impl Throttle {
         due
     }
 
-    /// The trouble is over: the next one is logged at once. Answers whether there was any.
+    /// The problem is over: the next one is logged at once. Returns whether there was one.
     pub fn over(&mut self) -> bool {
         self.last.take().is_some()
     }

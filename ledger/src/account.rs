@@ -1,8 +1,8 @@
-//! What a balance belongs to: account, shard and currency.
+//! The key of a balance: account, shard and currency.
 
 use std::fmt;
 
-/// A currency code, `[A-Z0-9]{2,16}`, held inline so that keys are copied and compared
+/// A currency code, `[A-Z0-9]{2,16}`, stored inline so that keys are copied and compared
 /// without touching the heap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Currency {
@@ -13,9 +13,9 @@ pub struct Currency {
 }
 
 impl Currency {
-    /// Most characters in a code.
+    /// The largest number of characters in a code.
     pub const MAX_BYTES: usize = 16;
-    /// Fewest characters in a code.
+    /// The smallest number of characters in a code.
     pub const MIN_BYTES: usize = 2;
 
     /// `None` unless the code matches `[A-Z0-9]{2,16}`.
@@ -41,7 +41,7 @@ impl Currency {
         std::str::from_utf8(self.as_bytes()).expect("a currency code is ASCII")
     }
 
-    /// The code's bytes, without the zeros that fill the rest.
+    /// The code's bytes, without the padding zeros.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
@@ -69,7 +69,7 @@ impl fmt::Display for Currency {
 pub struct AccountKey {
     /// The account.
     pub account_id: i64,
-    /// The shard, 0 unless the event says otherwise.
+    /// The shard, 0 unless the event gives one.
     pub shard_id: i32,
     /// The currency.
     pub currency: Currency,

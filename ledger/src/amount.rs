@@ -1,4 +1,4 @@
-//! Amounts of money: exact decimals with 18 digits behind the point, never a float.
+//! Amounts of money: exact decimals with 18 digits after the point, never a float.
 
 use std::fmt;
 
@@ -15,14 +15,14 @@ const ONE: i128 = 10i128.pow(Amount::SCALE);
 const SIDE_DIGITS: usize = 18;
 
 impl Amount {
-    /// Digits behind the point.
+    /// Digits after the point.
     pub const SCALE: u32 = 18;
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self(0);
     /// The largest balance that fits `numeric(36,18)`: 10^36 - 1 units.
     pub const MAX: Self = Self(10i128.pow(36) - 1);
 
-    /// An amount of so many units of 10^-18.
+    /// An amount, from its number of units of 10^-18.
     pub const fn from_units(units: i128) -> Self {
         Self(units)
     }
@@ -37,7 +37,7 @@ impl Amount {
         self.0 < 0
     }
 
-    /// Reads text that matches `-?[0-9]{1,18}(\.[0-9]{1,18})?`; `None` for any other.
+    /// Parses text that matches `-?[0-9]{1,18}(\.[0-9]{1,18})?`; `None` for any other.
     pub fn parse(text: &str) -> Option<Self> {
         Self::parse_bytes(text.as_bytes())
     }
@@ -64,14 +64,14 @@ impl Amount {
         Some(Self(if negative { -units } else { units }))
     }
 
-    /// The sum; at the ends of `i128` it stays there instead of wrapping around, so a sum
-    /// out of range is always seen to be out of range.
+    /// The sum; it saturates at the ends of `i128` instead of wrapping around, so a sum out of
+    /// range is always detected.
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 }
 
-/// Reads 1 to 18 leading digits, and answers what follows them.
+/// Parses 1 to 18 leading digits, and returns the rest.
 fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0u64;
     let mut count = 0;
@@ -85,7 +85,7 @@ fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
     (count > 0).then(|| (value, &text[count..]))
 }
 
-/// Plain decimal without an exponent and without zeros at the end: `-12.5`, `0`.
+/// Plain decimal without an exponent and without trailing zeros: `-12.5`, `0`.
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let magnitude = self.0.unsigned_abs();

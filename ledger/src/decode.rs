@@ -1,4 +1,4 @@
-//! From the bytes of a record to an envelope and, of a balance event, its changes, or to the reason why not.
+//! Decodes the bytes of a record into an envelope and, for a balance event, its changes; or into the reason why not.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,13 +18,13 @@ use crate::verdict::DeadReason;
 
 /// Decodes the payload of a record on a balance topic.
 ///
-/// `payload` is `None` for a tombstone. `changes` is cleared and then filled in listed
-/// order, 1 to 64 of them; it stays empty on a defect. Nothing is allocated unless there is
-/// a defect, an escape in a text that is kept, or too little room in `changes`.
+/// `payload` is `None` for a tombstone. `changes` is cleared and then filled in the order of
+/// the list, with 1 to 64 changes; it stays empty on a defect. Nothing is allocated unless there
+/// is a defect, an escape in a text that is kept, or too little room in `changes`.
 ///
 /// # Errors
-/// With several defects the reason is, in this order: not JSON at all, a fault in the
-/// envelope, another event type, a delta that is no amount, any other fault in `data`.
+/// With several defects the reason is the first of these: not JSON, a defect of the envelope,
+/// another event type, a delta that is not an amount, any other defect of `data`.
 pub fn decode_balance_event<'a>(
     payload: Option<&'a [u8]>,
     changes: &mut Vec<Change>,
@@ -39,8 +39,8 @@ pub fn decode_balance_event<'a>(
 
 /// Decodes the payload of a record on a topic of domain events of type `event_type`.
 ///
-/// What its `data` means is for the handler to judge; here it must be an object in which
-/// nothing is given twice, and one that PostgreSQL's jsonb can hold.
+/// The handler decides what `data` means; here it must be an object that gives no field twice
+/// and that PostgreSQL's jsonb can store.
 ///
 /// # Errors
 /// As [`decode_balance_event`], without amounts.
@@ -77,7 +77,7 @@ fn decode<'a>(
     }
 }
 
-/// Everything that one pass over the text finds out.
+/// Everything that one pass over the text finds.
 struct Decoder<'a, 'c> {
     wanted_type: &'c str,
     is_balance: bool,
@@ -88,8 +88,8 @@ struct Decoder<'a, 'c> {
     event_type: EventType,
     account_id: Option<i64>,
     shard_id: Option<i32>,
-    /// Bit n: change n has no account of its own, and takes the one of `data`, which may
-    /// come after it in the text.
+    /// Bit n: change n has no account of its own, and gets the one of `data`, which may come
+    /// later in the text.
     needs_account: u64,
     needs_shard: u64,
     data: Option<Range<usize>>,
@@ -97,9 +97,9 @@ struct Decoder<'a, 'c> {
     envelope_flaw: Option<Flaw>,
     amount_flaw: Option<Flaw>,
     data_flaw: Option<Flaw>,
-    /// The first field of a change that no change has: which change, and its name.
+    /// The first unknown field of a change: the index of the change, and the field's name.
     unknown_field: Option<(usize, String)>,
-    /// Of a domain event.
+    /// Only of a domain event.
     data_fault: Option<Fault>,
 }
 
@@ -134,7 +134,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
         }
     }
 
-    /// Reads the whole text, and fails only if it is not JSON.
+    /// Reads the whole text; fails only if it is not JSON.
     fn read(&mut self, mut reader: Reader<'a>) -> Result<(), Malformed> {
         match reader.value()? {
             Token::Object => self.envelope(&mut reader)?,
@@ -164,7 +164,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
             if !seen.first(field) {
                 self.bad_envelope(name, TWICE);
                 if field == 1 {
-                    // Which of the two is meant, nobody can say.
+                    // Nobody can tell which of the two is meant.
                     self.event_id = None;
                 }
                 reader.skip(token)?;
@@ -341,7 +341,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
         if available_delta.is_none() && frozen_delta.is_none() {
             self.bad_change(index, "", NO_DELTA);
         }
-        // Flaws leave holes in `changes`, but then nobody reads them.
+        // Defects leave holes in `changes`, but then nobody reads it.
         let bit = 1u64.wrapping_shl(self.changes.len() as u32);
         self.needs_account |= if account.is_none() { bit } else { 0 };
         self.needs_shard |= if shard.is_none() { bit } else { 0 };
@@ -371,7 +371,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
         })
     }
 
-    /// `None` where the field is null, which gives no delta.
+    /// `None` if the field is null, which gives no delta.
     fn delta(&mut self, token: Token<'a>, index: usize, field: &'static str) -> Option<Amount> {
         let amount = match token {
             Token::Null => return None,
@@ -412,7 +412,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
         });
     }
 
-    /// Judges what was read, now that all of the text is known to be JSON.
+    /// Decides, now that the whole text is known to be JSON.
     fn finish(mut self) -> Result<EventHead<'a>, Defect> {
         if self.event_id.is_none() {
             self.bad_envelope("eventId", MISSING);
@@ -447,7 +447,7 @@ impl<'a, 'c> Decoder<'a, 'c> {
             let detail = format!("event {event}: field \"{fault}\" {}.", fault.rule());
             (DeadReason::InvalidEvent, detail)
         } else {
-            // An event without an id has a flaw in its envelope, one without data a flaw there.
+            // An event without an id has a defect of the envelope, one without data a defect of `data`.
             return Ok(EventHead {
                 event_id: event_id.unwrap_or_default(),
                 source: self.source,

@@ -1,6 +1,6 @@
-//! Whose fault an error of PostgreSQL is. The rule stands here once, for batches, handlers and replays.
+//! Whose fault an error of PostgreSQL is: the one rule for batches, handlers and replays.
 
-/// SQLSTATEs outside classes 22 and 23 that tell of the record, with what raises them.
+/// SQLSTATEs outside classes 22 and 23 that are the record's fault, with what raises them.
 const LISTED: [&str; 7] = [
     "P0001", // RAISE EXCEPTION in a trigger or handler
     "P0002", // SELECT … INTO STRICT found no row
@@ -11,11 +11,12 @@ const LISTED: [&str; 7] = [
     "44000", // WITH CHECK OPTION of a view
 ];
 
-/// A limit was reached: of what one row may hold, or of the whole database, as when its transaction ids are used up or its
+/// A limit was reached: that of one row, or one of the whole database, as when its transaction ids are used up or its
 /// queue of notifications is full.
 const LIMIT_REACHED: &str = "54000";
 
-/// How the messages of [`LIMIT_REACHED`] begin that tell of one row. Any other one, in another language too, is trouble.
+/// The beginnings of those messages of [`LIMIT_REACHED`] that are about one row. Any other message, also one in another
+/// language, is the database's fault.
 const LIMITS_OF_A_ROW: [&str; 4] = [
     "index row size ",
     "index row requires ",
@@ -23,7 +24,7 @@ const LIMITS_OF_A_ROW: [&str; 4] = [
     "string is too long for tsvector ",
 ];
 
-/// And what a handler of domain events is refused because it may not do it: the handler breaks on the event.
+/// SQLSTATEs for actions that a handler of domain events may not do: they count as a failure on the event.
 const REFUSED_TO_HANDLERS: [&str; 4] = [
     "0A000", // what no function may do
     "25001", // … or not within a transaction
@@ -36,8 +37,8 @@ pub fn is_of_the_handled_event(sqlstate: &str, message: &str) -> bool {
     is_of_the_record(sqlstate, message) || REFUSED_TO_HANDLERS.contains(&sqlstate)
 }
 
-/// Whether an error with this SQLSTATE and message is the fault of the record that met it, so that the record may become a dead letter.
-/// Every other error is trouble of the database, and no reason to give up a record.
+/// Whether an error with this SQLSTATE and message is the fault of the record that caused it, so that the record may
+/// become a dead letter. Every other error is the database's, and makes no dead letter.
 pub fn is_of_the_record(sqlstate: &str, message: &str) -> bool {
     let is_limit_of_a_row = || {
         let mut beginnings = LIMITS_OF_A_ROW.iter();
@@ -80,7 +81,7 @@ mod tests {
         ] {
             assert!(is_of_the_record("54000", message), "{message}");
             assert!(is_of_the_handled_event("54000", message), "{message}");
-            // Words alone are none.
+            // The message alone, with another SQLSTATE, does not count.
             assert!(!is_of_the_record("XX000", message), "{message}");
         }
         for message in [

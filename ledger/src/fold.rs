@@ -1,16 +1,16 @@
-//! The fold: who owns an identity, and what an event does to balances.
+//! The fold: which record owns an identity, and how an event changes balances.
 //!
-//! This is the whole decision about a decodable event. It depends on the events before it
-//! and on nothing else, so a batch may begin and end anywhere.
+//! This is the whole decision about a decodable event. It depends only on the events before
+//! it, so a batch may begin and end anywhere.
 
 use crate::amount::Amount;
 use crate::identity::{Identity, PayloadHash};
 use crate::verdict::RejectReason;
 
-/// What a record is to the identity that it carries.
+/// The relation of a record to the identity that it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The first to carry it: it owns it from now on.
+    /// The first record to carry it: it owns it from now on.
     New,
     /// An earlier record with the same payload owns it.
     Duplicate,
@@ -25,12 +25,12 @@ pub struct Carrier {
     pub identity: Identity,
     /// The record's payload hash.
     pub payload_hash: PayloadHash,
-    /// The record's place in the batch, from 0.
+    /// The record's index in the batch, from 0.
     pub record: usize,
 }
 
 /// The first carrier of each identity of a batch, sorted by identity: the order in which
-/// identities are to be claimed, so that two partitions cannot deadlock over them.
+/// identities must be claimed, so that two partitions cannot deadlock.
 ///
 /// `carried` has one entry per record in offset order, `None` for a dead one.
 pub fn first_carriers(carried: &[Option<(Identity, PayloadHash)>]) -> Vec<Carrier> {
@@ -50,10 +50,10 @@ pub fn first_carriers(carried: &[Option<(Identity, PayloadHash)>]) -> Vec<Carrie
     carriers
 }
 
-/// What each record of a batch is to its identity, `None` for a dead one.
+/// The relation of each record of a batch to its identity, `None` for a dead one.
 ///
-/// `first` comes from [`first_carriers`]; `owned` answers the payload hash with which a
-/// record before this batch owns an identity.
+/// `first` comes from [`first_carriers`]; `owned` returns the payload hash of the record before
+/// this batch that owns an identity.
 pub fn claims(
     carried: &[Option<(Identity, PayloadHash)>],
     first: &[Carrier],
@@ -88,16 +88,16 @@ pub fn claims(
     claims
 }
 
-/// A balance: what may be spent, and what is set aside.
+/// A balance: the amount that may be spent, and the amount that is reserved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
-    /// What may be spent.
+    /// The amount that may be spent.
     pub available: Amount,
-    /// What is set aside.
+    /// The amount that is reserved.
     pub frozen: Amount,
 }
 
-/// One change of an event, its account replaced by the place of its balance in the book.
+/// One change of an event, its account replaced by the index of its balance in the book.
 #[derive(Clone, Copy, Debug)]
 pub struct Leg {
     /// Index into the book.
@@ -110,11 +110,11 @@ pub struct Leg {
 
 /// Decides one event and, if it is applied, changes the book.
 ///
-/// Each leg meets the balances that the legs before it left. All legs apply or none: after
-/// a rejection the book is as before. `after` is filled with one balance per leg: the one
-/// after it or, for a rejected event, the one it met before the event.
+/// Each leg applies to the balances that the legs before it left. All legs apply or none: after
+/// a rejection the book is unchanged. `after` is filled with one balance per leg: the one after
+/// it or, for a rejected event, the one before the event.
 ///
-/// A duplicate was decided before: it changes nothing, and `after` stays empty.
+/// A duplicate was decided earlier: it changes nothing, and `after` stays empty.
 ///
 /// # Panics
 /// If a leg's slot lies outside the book.
@@ -140,7 +140,7 @@ fn apply_legs(
     legs: &[Leg],
     after: &mut Vec<Balance>,
 ) -> Result<(), RejectReason> {
-    // Until the event is known to apply, `after` remembers what each leg met.
+    // Until the event is known to apply, `after` has the balance that each leg met.
     for (index, leg) in legs.iter().enumerate() {
         let met = book[leg.slot as usize];
         match apply_leg(met, leg) {
@@ -159,7 +159,7 @@ fn apply_legs(
         }
     }
     for (leg, met) in legs.iter().zip(after.iter_mut()) {
-        // Legs are sums: what a leg left is what it met plus its deltas.
+        // The balance after a leg is the balance that it met plus its deltas.
         met.available = met.available.saturating_add(leg.available_delta);
         met.frozen = met.frozen.saturating_add(leg.frozen_delta);
     }

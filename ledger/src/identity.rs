@@ -1,9 +1,9 @@
-//! The identity of an event, and the fingerprint of what it said.
+//! The identity of an event, and the hash of its payload.
 //!
-//! Both are the first 16 bytes of a BLAKE3 digest, so that they fit a `uuid` column and
-//! nobody can make two events share one by choosing their ids.
+//! Both are the first 16 bytes of a BLAKE3 digest: they fit a `uuid` column, and nobody can
+//! choose the ids of two events so that they share one.
 
-/// Most bytes of an event id or a source.
+/// The largest number of bytes of an event id or a source.
 pub const MAX_ID_BYTES: usize = 255;
 /// Bytes of an identity or a payload hash.
 pub const BYTES: usize = 16;
@@ -16,7 +16,7 @@ macro_rules! digest {
         pub struct $name([u8; BYTES]);
 
         impl $name {
-            /// Takes back what [`Self::as_bytes`] gave.
+            /// The inverse of [`Self::as_bytes`].
             pub const fn from_bytes(bytes: [u8; BYTES]) -> Self {
                 Self(bytes)
             }
@@ -30,17 +30,17 @@ macro_rules! digest {
 }
 
 digest! {
-    /// Who an event is: its source and its event id.
+    /// The identity of an event: its source and its event id.
     Identity
 }
 
 digest! {
-    /// What a record said, byte for byte.
+    /// The bytes of a record's payload, hashed.
     PayloadHash
 }
 
 impl Identity {
-    /// The identity of an event; no source and an empty one are the same.
+    /// The identity of an event; a missing source and an empty one are the same.
     ///
     /// Neither text may contain U+0000: it separates them.
     pub fn of(source: Option<&str>, event_id: &str) -> Self {

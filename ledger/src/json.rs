@@ -1,8 +1,8 @@
 //! A strict pull parser for one JSON text (RFC 8259) that allocates nothing.
 //!
-//! It is our own because an event must be judged by things that a parser into values
-//! throws away: the exact text of a number, a field given twice, the depth of nesting, a
-//! lone surrogate in a field that nobody reads. It sees all of them in one pass.
+//! It is our own because decoding depends on things that a parser into values discards: the
+//! exact text of a number, a field given twice, the depth of nesting, a lone surrogate in a
+//! field that nobody reads. It finds all of them in one pass.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,14 +18,14 @@ pub struct Malformed {
     pub at: usize,
 }
 
-/// What can be wrong with a JSON text.
+/// The possible defects of a JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The bytes are not UTF-8.
     NotUtf8,
     /// The text ends too early.
     Unfinished,
-    /// A character that cannot stand there.
+    /// A character that is not allowed there.
     Unexpected,
     /// A backslash that begins no escape.
     BadEscape,
@@ -35,7 +35,7 @@ pub enum Fault {
     ControlCharacter,
     /// More levels than [`MAX_DEPTH`].
     TooDeep,
-    /// Something behind the end of the text.
+    /// Something after the end of the text.
     Trailing,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// A JSON string, escapes already found to be valid.
+/// A JSON string whose escapes are already validated.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
     raw: &'a str,
@@ -67,7 +67,7 @@ pub struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// What the string says; borrowed unless it contains escapes.
+    /// The text of the string; borrowed unless it contains escapes.
     #[inline]
     pub fn value(self) -> Cow<'a, str> {
         if self.escaped {
@@ -77,14 +77,14 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The string if it is written without escapes.
+    /// The text if it is written without escapes.
     pub fn plain(self) -> Option<&'a str> {
         (!self.escaped).then_some(self.raw)
     }
 }
 
-/// What a value begins with. After `Object` and `Array` the caller reads on with
-/// [`Reader::next_key`] or [`Reader::next_item`] until they answer the end.
+/// The beginning of a value. After `Object` and `Array` the caller continues with
+/// [`Reader::next_key`] or [`Reader::next_item`] until they return the end.
 #[derive(Clone, Copy, Debug)]
 pub enum Token<'a> {
     /// `{`
@@ -101,7 +101,7 @@ pub enum Token<'a> {
     Null,
 }
 
-/// So much of a name is told.
+/// The length to which names are shortened in messages.
 const MAX_NAME_CHARS: usize = 64;
 
 /// A name out of a payload, fit for messages and logs: escaped and shortened.
@@ -123,14 +123,14 @@ pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
-    /// Set between an opening bracket and whatever follows it, where no comma may stand.
+    /// Set between an opening bracket and the token after it, where no comma is allowed.
     opened: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// Begins to read; refuses bytes that are not UTF-8.
+    /// Starts reading; refuses bytes that are not UTF-8.
     ///
-    /// A byte order mark is no special case: it is a character that cannot begin a value.
+    /// A byte order mark needs no special case: it is a character that cannot begin a value.
     pub fn new(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let text = std::str::from_utf8(bytes).map_err(|error| Malformed {
             fault: Fault::NotUtf8,
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    /// The next key of the innermost object, its value to be read next; `None` at its end.
+    /// The next key of the innermost object, whose value is read next; `None` at its end.
     pub fn next_key(&mut self) -> Result<Option<Text<'a>>, Malformed> {
         if self.at_end(b'}')? {
             return Ok(None);
@@ -180,14 +180,14 @@ impl<'a> Reader<'a> {
         Ok(Some(key))
     }
 
-    /// Whether the innermost array has another item, to be read next.
+    /// Whether the innermost array has another item, which is read next.
     pub fn next_item(&mut self) -> Result<bool, Malformed> {
         Ok(!self.at_end(b']')?)
     }
 
     /// Reads the rest of a value that `value` began, and checks all of it.
     pub fn skip(&mut self, token: Token<'a>) -> Result<(), Malformed> {
-        // Recursion is bounded: `open` refuses what is too deep.
+        // Recursion is bounded: `open` refuses too many levels.
         match token {
             Token::Object => {
                 while self.next_key()?.is_some() {
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads a whole value and forgets it.
+    /// Reads a whole value and discards it.
     pub fn skip_value(&mut self) -> Result<(), Malformed> {
         let token = self.value()?;
         self.skip(token)
@@ -256,8 +256,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Passes the closing bracket and answers true, or else passes the comma before the
-    /// next entry, which the first one does not have.
+    /// Consumes the closing bracket and returns true; otherwise consumes the comma before the
+    /// next entry, which the first entry does not have.
     #[inline]
     fn at_end(&mut self, bracket: u8) -> Result<bool, Malformed> {
         let next = self.peek_token()?;
@@ -376,7 +376,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How many leading bytes are neither quote, backslash nor control character.
+/// The number of leading bytes that are neither quote, backslash nor control character.
 ///
 /// Eight at a time: strings are most of an event, and byte by byte costs twice as much.
 #[inline]
@@ -394,7 +394,7 @@ fn ordinary_bytes(bytes: &[u8]) -> usize {
 
 /// Marks bytes that end a run of ordinary ones by their highest bit. The lowest mark is
 /// exact; a borrow can only add marks above it. Bytes of 0x80 and more are never marked
-/// first, for no wanted byte has that bit.
+/// first, because no wanted byte has that bit.
 #[inline]
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;

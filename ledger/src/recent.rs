@@ -1,19 +1,19 @@
-//! Identities that this session has met lately: a hint which of a batch are worth a look before they are inserted.
+//! Identities that this session has met lately: a hint which of a batch to look up before they are inserted.
 //!
 //! A Bloom filter in blocks of one cache line (Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient Bloom Filters,
-//! 2007), in two generations, so that it forgets. Identities are hashes: their own bits choose the block and the bits.
+//! 2007), in two generations, so that old ones are forgotten. Identities are hashes: their bits select block and bits.
 
 use crate::identity::Identity;
 
-/// Of 64 bytes: a mebibyte for each generation.
+/// Blocks of 64 bytes: 1 MiB for each generation.
 const BLOCKS: usize = 1 << 14;
-/// What a generation takes up: 16 bits for each leave fewer than 1 in 100 that are taken for seen.
+/// Identities per generation: with 16 bits for each, fewer than 1 in 100 unknown ones look known.
 const MOST: usize = 500_000;
 const BITS: usize = 3;
 
 type Block = [u64; 8];
 
-/// Which identities were met lately, as a hint.
+/// The identities that were met lately, as a hint.
 #[derive(Default)]
 pub struct Recent {
     newer: Vec<Block>,
@@ -23,7 +23,7 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Nothing was met yet; the first one makes room.
+    /// No identity was met yet; the first one allocates the memory.
     pub const fn new() -> Self {
         Self {
             newer: Vec::new(),
@@ -32,7 +32,7 @@ impl Recent {
         }
     }
 
-    /// Has been met now.
+    /// Adds an identity that was met now.
     pub fn remember(&mut self, identity: &Identity) {
         if self.newer.is_empty() || self.count == MOST {
             let emptied = std::mem::take(&mut self.older);
@@ -47,7 +47,7 @@ impl Recent {
         }
     }
 
-    /// Whether it may have been remembered; false says that it was not, or long ago.
+    /// Whether the identity may have been met lately; false means that it was not, or long ago.
     pub fn has(&self, identity: &Identity) -> bool {
         let (block, bits) = place(identity);
         [&self.newer, &self.older].into_iter().any(|generation| {
@@ -60,7 +60,7 @@ impl Recent {
     }
 }
 
-/// A generation that has seen nothing; where there is no room for one it stays empty, for it is a hint.
+/// An empty generation; without memory for one it has no blocks, because it is only a hint.
 fn cleared(mut blocks: Vec<Block>) -> Vec<Block> {
     blocks.clear();
     if blocks.try_reserve_exact(BLOCKS).is_ok() {
@@ -79,7 +79,7 @@ fn place(identity: &Identity) -> (usize, [usize; BITS]) {
 mod tests {
     use super::*;
 
-    /// Bits as a hash has them.
+    /// Bits as in a hash.
     fn identity(number: u64) -> Identity {
         let mixed = |seed: u64| {
             let z = (number.wrapping_add(seed)).wrapping_mul(0x9e37_79b9_7f4a_7c15);

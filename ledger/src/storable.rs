@@ -1,17 +1,17 @@
-//! `data` of a domain event: whether two readers would read the same of it, and whether PostgreSQL's jsonb can hold it.
+//! `data` of a domain event: whether it is unambiguous, and whether PostgreSQL's jsonb can store it.
 //!
-//! A handler gets `data` whole. What jsonb cannot hold would break every handler, whether it reads that field or not, and
-//! in words that name neither event nor field: so it is found here, and is the record's fault.
+//! A handler gets all of `data`. A value that jsonb cannot store would make every handler fail, whether it reads that
+//! field or not, with a message that names neither event nor field. So it is found here, and is the record's fault.
 
 use std::fmt;
 
 use crate::json::{Malformed, Reader, Token, told};
 
-/// Most bytes of a jsonb (`JENTRY_OFFLENMASK` in src/include/utils/jsonb.h).
+/// The largest size of a jsonb in bytes (`JENTRY_OFFLENMASK` in src/include/utils/jsonb.h).
 const MAX_JSONB_BYTES: usize = (1 << 28) - 1;
-/// What a value or a name takes in a jsonb at most, beside its own text: entry, header of a number, padding.
+/// The most that a value or a name takes in a jsonb besides its own text: entry, header of a number, padding.
 const BYTES_OF_A_VALUE: usize = 16;
-/// So many steps of the way to a field are told.
+/// How many steps of a field's path are shown.
 const MAX_STEPS: usize = 16;
 
 const ZERO_IN_NAME: &str = "has U+0000 in its name, which PostgreSQL cannot store";
@@ -20,10 +20,10 @@ const NUMBER: &str = "is a number that PostgreSQL cannot store: it takes 131,072
 const TOO_LARGE: &str = "is larger than a jsonb of PostgreSQL can be";
 const TWICE: &str = "is given twice";
 
-/// Where `data` cannot be used, and why.
+/// Where `data` has a defect, and which.
 #[derive(Debug)]
 pub struct Fault {
-    /// From the field outwards.
+    /// The path, from the field outwards.
     steps: Vec<Step>,
     what: &'static str,
 }
@@ -58,7 +58,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Reads an object to its end; the first fault in it, if any.
+/// Reads an object to its end; returns its first defect, if any.
 ///
 /// # Errors
 /// If the text is not JSON.
@@ -88,7 +88,7 @@ impl Walk {
         });
     }
 
-    /// Reads a value; a fault in it is one step further away from here.
+    /// Reads a value; the path of a defect in it gets one more step.
     fn step(
         &mut self,
         reader: &mut Reader<'_>,
@@ -115,7 +115,7 @@ impl Walk {
             self.step(reader, token, || Step::Field(told(&name)))?;
             names.push(name);
         }
-        // Two readers would read two things.
+        // Two readers could read different values.
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             self.found(TWICE, Some(Step::Field(told(&pair[0]))));
@@ -135,7 +135,7 @@ impl Walk {
                     index += 1;
                 }
             }
-            // Only an escape can write it.
+            // It can only be written as an escape.
             Token::String(text) if text.plain().is_none() && text.value().contains('\0') => {
                 self.found(ZERO, None);
             }
@@ -146,15 +146,15 @@ impl Walk {
     }
 }
 
-/// Most digits before and behind the point that a numeric can have.
+/// The most digits before and after the point that a numeric can have.
 const MAX_WHOLE_DIGITS: i64 = 131_072;
 const MAX_SCALE: i64 = 16_383;
 /// PostgreSQL refuses exponents beyond about this, also of zero.
 const MAX_EXPONENT: i64 = 1_000_000_000;
-/// A number without exponent that is no longer is one.
+/// A number of at most this length without an exponent always fits a numeric.
 const SURELY_NUMERIC: usize = 1_000;
 
-/// Whether PostgreSQL's numeric can hold a JSON number.
+/// Whether PostgreSQL's numeric can store a JSON number.
 fn is_numeric(text: &str) -> bool {
     let is_exponent = |byte: u8| matches!(byte, b'e' | b'E');
     let place = text.bytes().position(is_exponent);

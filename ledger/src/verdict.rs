@@ -1,4 +1,4 @@
-//! What Sluice decides about a record, and why, in the contract's spelling.
+//! Verdicts and reasons, in the contract's spelling.
 
 use std::fmt;
 
@@ -13,12 +13,12 @@ macro_rules! spelled {
             /// Every value, in the order in which the contract lists them.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// The contract's spelling, as it stands in the tables.
+            /// The contract's spelling, as in the tables.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
 
-            /// Reads the contract's spelling; `None` for any other text.
+            /// Parses the contract's spelling; `None` for any other text.
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)+ _ => None }
             }
@@ -33,15 +33,15 @@ macro_rules! spelled {
 }
 
 spelled! {
-    /// The verdict that every record below the committed offset has exactly once.
+    /// The verdict; every record below the committed offset has exactly one.
     Verdict {
         /// All its changes are in the balances.
         Applied = "APPLIED",
-        /// It changed nothing: the balances or another event do not allow it.
+        /// It changed nothing, because of the balances or another event.
         Rejected = "REJECTED",
-        /// The same event was decided before.
+        /// The same event was decided earlier.
         Duplicate = "DUPLICATE",
-        /// It is no event, and lies in the dead letters.
+        /// It could not be used, and is kept as a dead letter.
         Dead = "DEAD",
     }
 }
@@ -69,17 +69,17 @@ spelled! {
         MalformedJson = "MALFORMED_JSON",
         /// An event type that does not belong on a balance topic.
         UnknownEventType = "UNKNOWN_EVENT_TYPE",
-        /// A delta that is no amount.
+        /// A delta that is not an amount.
         InvalidAmount = "INVALID_AMOUNT",
-        /// JSON, but not the event that it should be.
+        /// JSON, but not a valid event.
         InvalidEvent = "INVALID_EVENT",
-        /// Decodable, but it broke the apply each time it was tried.
+        /// Decodable, but the apply failed on it each time it was tried.
         ApplyFailed = "APPLY_FAILED",
-        /// Its handler broke on it.
+        /// Its handler failed on it.
         HandlerFailed = "HANDLER_FAILED",
         /// An earlier record with the same key is parked.
         ParkedBehind = "PARKED_BEHIND",
-        /// An operator gave it up by hand.
+        /// An operator buried it.
         Buried = "BURIED",
     }
 }
