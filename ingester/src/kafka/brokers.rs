@@ -1,10 +1,10 @@
-//! Brokers that librdkafka has given up, named to it again.
+//! Adds brokers again that librdkafka has dropped.
 //!
-//! It drops a broker that an answer about topics leaves out, and a broker that starts or stops
-//! leaves itself out. Where no other broker is left, the client would never ask again
-//! (librdkafka's issue 5301, open as of 2.13). What it has dropped it still lists as learned, for as
-//! long as something of the client refers to it, but never connects to it again: so a broker counts
-//! only while it is connected. To name one that is known already changes nothing.
+//! It drops a broker that a metadata answer leaves out, and a broker that starts or stops leaves
+//! itself out. If no other broker is left, the client never asks again (librdkafka's issue 5301, open
+//! as of 2.13). It still lists a dropped broker as learned for as long as something in the client
+//! refers to it, but never connects to it again: so a broker counts only while it is connected.
+//! Adding a known broker changes nothing.
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ impl Brokers {
         })
     }
 
-    /// What the client's statistics tell of them.
+    /// Their state according to the client's statistics.
     pub fn seen(&self, statistics: &Statistics) {
         let is_left = |source: &str| matches!(source, "learned" | "configured");
         let brokers = statistics.brokers.values();
@@ -41,7 +41,7 @@ impl Brokers {
         self.none_connected.store(none_connected, Ordering::Relaxed);
     }
 
-    /// Gives a client that is connected to no broker its first ones back.
+    /// Adds the bootstrap brokers again to a client that is connected to none.
     pub fn name_again(&self, client: &Client<impl ClientContext>) {
         if self.none_connected.swap(false, Ordering::Relaxed) {
             if self.none_left.swap(false, Ordering::Relaxed) {

@@ -1,9 +1,9 @@
-//! Headers of a record as JSON: `[{"key": …, "value": …}]`, in order. A value that is no text
-//! stands as "base64"; a name that is no text has its bytes in "keyBase64" beside a legible form.
+//! Headers of a record as JSON: `[{"key": …, "value": …}]`, in order. A value that is not text is
+//! "base64" instead; a name that is not text has its bytes in "keyBase64" besides a legible form.
 
 use serde_json::{Map, Value, json};
 
-/// `None` where a record has none.
+/// `None` for a record without headers.
 pub fn as_json(headers: &[(&[u8], Option<&[u8]>)]) -> Option<String> {
     let headers: Vec<Value> = headers.iter().map(one_as_json).collect();
     (!headers.is_empty()).then(|| Value::Array(headers).to_string())
@@ -18,14 +18,14 @@ fn one_as_json((name, value): &(&[u8], Option<&[u8]>)) -> Value {
     let text = value.map(std::str::from_utf8);
     match (value, text) {
         (None, _) => header.insert("value".into(), Value::Null),
-        // jsonb cannot hold U+0000.
+        // jsonb cannot store U+0000.
         (_, Some(Ok(text))) if !text.contains('\0') => header.insert("value".into(), json!(text)),
         (Some(bytes), _) => header.insert("base64".into(), base64(bytes).into()),
     };
     Value::Object(header)
 }
 
-/// Names and values, as [`as_json`] wrote them; a name that was no text comes in its legible form.
+/// Names and values, as [`as_json`] wrote them; a name that was not text is in its legible form.
 pub fn of_json(headers: &Value) -> Vec<(String, Option<Vec<u8>>)> {
     let headers = headers.as_array().into_iter().flatten();
     headers

@@ -1,5 +1,5 @@
-//! Kafka, and the only room that names it: what reads, what produces, and what is asked of brokers.
-//! Where to begin is told from outside: nothing that Kafka keeps for a group is read back.
+//! Kafka, and the only room that names it: reading, producing, and queries to brokers.
+//! The caller gives the offsets to read from: group offsets in Kafka are never read back.
 
 pub mod brokers;
 pub mod client;

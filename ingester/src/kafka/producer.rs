@@ -1,5 +1,5 @@
-//! Producing to Kafka: at least once, in order per key, and never more at once than the topic takes. A record that is too
-//! large by itself is made smaller, so that it holds up nothing behind it.
+//! Producing to Kafka: at least once, in order per key, and never more at once than the topic accepts. A record that is
+//! too large by itself is shortened, so that it does not block later ones.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
@@ -21,33 +21,33 @@ use crate::leases::lease::Leadership;
 /// How long one record may take before the whole lot is tried again.
 const DELIVERY: Duration = Duration::from_secs(5);
 
-/// What Kafka may take is for the topic to say, not for librdkafka's default of a megabyte.
+/// The topic's own limit applies, not librdkafka's default of a megabyte.
 const MESSAGE_MAX_BYTES: (&str, &str) = ("message.max.bytes", "1000000000");
 
-/// What a topic takes at once where the brokers do not say: less than Kafka's default.
+/// The limit of a topic if the brokers do not tell: less than Kafka's default.
 const LIMIT_BYTES: usize = 1_000_000;
-/// How long an answer about a topic's limit is good.
+/// How long an answer about a topic's limit is valid.
 const LIMIT_AGE: Duration = Duration::from_secs(60);
-/// What a batch of records has in front of them.
+/// The size of the header of a batch of records.
 const BATCH_HEAD: usize = 61;
-/// The most that the numbers in front of a record or a header, or behind them, take.
+/// The most that the numbers before and after a record or a header take.
 const RECORD_HEAD: usize = 32;
 const HEADER_HEAD: usize = 10;
 
-/// Says how many bytes of the original's headers were left out.
+/// Header with the number of bytes of the original's headers that were left out.
 pub const HEADERS_OMITTED: &str = "sluice-headers-omitted";
 
-/// One record to be produced.
+/// One record to produce.
 pub struct Message<'m> {
     pub key: Option<&'m [u8]>,
     pub payload: Option<Cow<'m, [u8]>>,
     pub headers: Vec<(&'static str, String)>,
-    /// Those of the record that it is about.
+    /// The headers of the original record.
     pub original_headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Message<'_> {
-    /// Bytes of it in a batch, at most.
+    /// Its size in a batch, at most, in bytes.
     pub fn size(&self) -> usize {
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
         let own = self.headers.iter();
@@ -57,7 +57,7 @@ impl Message<'_> {
         RECORD_HEAD + length(self.key) + payload + own.sum::<usize>() + original
     }
 
-    /// Bytes of the original's headers, names and values.
+    /// The size of the original's headers, names and values, in bytes.
     pub fn original_bytes(&self) -> usize {
         let headers = self.original_headers.iter();
         let value_bytes = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
@@ -66,7 +66,7 @@ impl Message<'_> {
             .sum()
     }
 
-    /// Leaves out the original's headers, and says how long they were; false where there are none.
+    /// Leaves out the original's headers, and adds their length as a header; false if there are none.
     pub fn omit_original_headers(&mut self) -> bool {
         let bytes = self.original_bytes();
         let has_any = !self.original_headers.is_empty();
@@ -78,11 +78,11 @@ impl Message<'_> {
     }
 }
 
-/// Why not all of a lot were produced.
+/// Why not all of the records were produced.
 struct Refused {
-    /// The one to blame.
+    /// The record that failed.
     index: usize,
-    /// A record, or all of the lot together.
+    /// A record, or all of them together.
     too_large: bool,
     text: String,
 }
@@ -111,7 +111,7 @@ pub struct Outlet {
     brokers: Arc<Brokers>,
     settings: KafkaSettings,
     topic: String,
-    /// What the topic takes at once, and when that was asked.
+    /// The limit of the topic, and when it was queried.
     limit: Mutex<Option<(Instant, usize)>>,
 }
 
@@ -138,7 +138,7 @@ impl Outlet {
         })
     }
 
-    /// Bytes of one batch that the topic takes.
+    /// The largest batch that the topic accepts, in bytes.
     async fn limit(&self) -> usize {
         let known = *self.limit.lock().expect("no panic while held");
         if let Some((_, limit)) = known.filter(|(at, _)| at.elapsed() < LIMIT_AGE) {
@@ -160,10 +160,10 @@ impl Outlet {
         limit
     }
 
-    /// Produces all, in order; an error says that some of them may be there and some not. A record that the topic does not
-    /// take by itself is made smaller by `shorten`, step by step, until that answers false.
-    /// None is produced once the leadership of the partition that they are about is over: a successor may have told
-    /// something newer.
+    /// Produces all, in order; after an error some of them may have been produced and some not. A record that the topic
+    /// does not accept by itself is shortened by `shorten`, step by step, until that returns false.
+    /// None is produced once the leadership of their partition has ended: the new leader may have produced something
+    /// more recent.
     pub async fn produce(
         &self,
         messages: &mut [Message<'_>],
@@ -182,18 +182,18 @@ impl Outlet {
             lots.push(messages.len() - rest.len()..messages.len() - behind.len());
             rest = behind;
         }
-        // The first lot last, to be taken from the end.
+        // The first chunk last, because chunks are taken from the end.
         lots.reverse();
         while let Some(lot) = lots.pop() {
             match self.produce_lot(&messages[lot.clone()], leadership).await {
                 Ok(()) => {}
-                // Kafka refuses all records of a request that is too large, whichever made it so.
+                // Kafka refuses all records of a request that is too large, whichever record is the cause.
                 Err(refused) if refused.too_large && lot.len() > 1 => {
                     let middle = lot.start + lot.len() / 2;
                     lots.push(middle..lot.end);
                     lots.push(lot.start..middle);
                 }
-                // The database has the whole of it.
+                // The database has the complete record.
                 Err(refused) if refused.too_large => {
                     if !shorten(&mut messages[lot.start]) {
                         return Err(format!(
@@ -209,7 +209,7 @@ impl Outlet {
         Ok(())
     }
 
-    /// Produces records that may travel in one request.
+    /// Produces records that fit into one request.
     async fn produce_lot(
         &self,
         messages: &[Message<'_>],
@@ -232,7 +232,7 @@ impl Outlet {
             if let Some(payload) = message.payload.as_deref() {
                 record = record.payload(payload);
             }
-            // Queued here and now, so that they keep their order.
+            // Queued before anything is awaited, so that they keep their order.
             match self.producer.send_result(record) {
                 Ok(delivery) => deliveries.push((index, delivery)),
                 Err((error, _)) => {
@@ -241,14 +241,14 @@ impl Outlet {
                 }
             }
         }
-        // None is left behind under way: the next lot must not overtake it.
+        // Every record is waited for: the next chunk must not overtake one.
         for (index, delivery) in deliveries {
             let error = match delivery.await {
                 Ok(Ok(_)) => continue,
                 Ok(Err((error, _))) => error,
                 Err(_) => KafkaError::Canceled,
             };
-            // A later one may have failed for want of the one before it.
+            // A later one may have failed because the one before it did.
             let first = refused.take().filter(|first| first.index < index);
             refused = Some(first.unwrap_or_else(|| Refused::new(index, &error)));
         }
@@ -256,7 +256,7 @@ impl Outlet {
     }
 }
 
-/// How many of the first messages go into one batch of so many bytes; one at least.
+/// How many of the first messages fit into one batch of so many bytes; at least one.
 fn fitting(messages: &[Message<'_>], limit: usize) -> usize {
     let mut bytes = BATCH_HEAD;
     let fit = messages.iter().take_while(|message| {

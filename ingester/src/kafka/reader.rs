@@ -1,4 +1,4 @@
-//! What arrives of one partition, as one closed enum.
+//! Everything that can arrive from one partition, as one closed enum.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,20 +13,20 @@ use crate::kafka::context::Context;
 use crate::kafka::{headers, native};
 use crate::partition::Partition;
 
-/// What a partition's queue can bring.
+/// What a partition's queue can deliver.
 pub enum Arrival<'a> {
     Record(Record<'a>),
-    /// Everything that was there has been read, up to this offset.
+    /// Every available record has been read, up to this offset.
     End(i64),
-    /// The offset that was asked for is not in the partition.
+    /// The requested offset is not in the partition.
     OutOfRange,
     /// The topic or partition does not exist (any more).
     Gone,
-    /// librdkafka goes on trying by itself.
+    /// librdkafka retries by itself.
     Trouble(String),
 }
 
-/// One assigned partition; dropping it gives the assignment back.
+/// One assigned partition; dropping it ends the assignment.
 pub struct PartitionReader {
     consumer: Arc<BaseConsumer<Context>>,
     queue: native::Queue<Context>,
@@ -36,16 +36,16 @@ pub struct PartitionReader {
 }
 
 impl PartitionReader {
-    /// Assigns the partition from `offset` on; `generation` counts how often its topic was created anew.
+    /// Assigns the partition from `offset` on; `generation` counts how often its topic was replaced.
     pub(super) fn open(
         consumer: &Arc<BaseConsumer<Context>>,
         partition: Partition,
         offset: i64,
         generation: Arc<AtomicU64>,
     ) -> Result<Self, String> {
-        // Taken first, so that a topic created anew from here on is noticed.
+        // Read first, so that a topic that is replaced from here on is noticed.
         let opened_at = generation.load(Ordering::SeqCst);
-        // Split before assigning, so that no record takes the way through the common queue.
+        // Split before assigning, so that no record arrives in the common queue.
         let queue = native::Queue::of(consumer, &partition.topic, partition.number);
         let queue = queue.ok_or_else(|| format!("{partition} cannot be named to Kafka"))?;
         consumer
@@ -65,7 +65,7 @@ impl PartitionReader {
         self.generation.load(Ordering::SeqCst) == self.opened_at
     }
 
-    /// Hands over what has arrived, if anything; never waits.
+    /// Returns the next arrival, if there is one; never waits.
     pub fn poll<R>(&self, take: impl FnOnce(Arrival<'_>) -> R) -> Option<R> {
         if !self.is_same_topic() {
             return Some(take(Arrival::Gone));

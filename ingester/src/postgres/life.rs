@@ -1,4 +1,4 @@
-//! A session of the pool as its watcher sees it: whose backend it is, and when that was last seen at work.
+//! A session of the pool as its watcher sees it: its backend, and when that was last seen working.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Error};
 use tokio_util::sync::CancellationToken;
 
-/// Times are kept as microseconds since then, so that they fit into atomics; 0 stands for never.
+/// Times are microseconds since this moment, so that they fit into atomics; 0 means never.
 static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 pub fn now_us() -> u64 {
@@ -18,8 +18,8 @@ fn since(at_us: u64) -> Duration {
     Duration::from_micros(now_us().saturating_sub(at_us))
 }
 
-/// A process of PostgreSQL that serves one session. Process ids are used again, so its beginning and
-/// that of its server belong to it.
+/// A process of PostgreSQL that serves one session. Process ids are reused, so the start time of the process
+/// and of its server are part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
     pub pid: i32,
@@ -43,16 +43,16 @@ impl Backend {
     }
 }
 
-/// What the watcher knows of a session, and the session of the watcher's verdict.
+/// What the watcher knows of a session, and how the session learns that it was given up.
 pub struct Life {
     pub backend: Backend,
-    /// When it was last known to work for us; 0 while nothing is asked of it.
+    /// When it was last known to work for us; 0 while it has no request.
     seen_us: AtomicU64,
-    /// When its last answer came.
+    /// When its last answer arrived.
     answered_us: AtomicU64,
     given_up: CancellationToken,
     why: Mutex<String>,
-    /// Whose lock it waits for.
+    /// Which session's lock it waits for.
     behind: Mutex<Option<String>>,
 }
 
@@ -68,13 +68,13 @@ impl Life {
         }
     }
 
-    /// How long it was not seen at work, if it should be.
+    /// How long it was not seen working, if it has a request.
     pub fn unseen(&self) -> Option<Duration> {
         let seen_us = self.seen_us.load(Ordering::Relaxed);
         (seen_us > 0 && !self.given_up.is_cancelled()).then(|| since(seen_us))
     }
 
-    /// Was seen at work at `at_us`, unless it has answered since.
+    /// Records that it was seen working at `at_us`, unless it has answered since.
     pub fn seen(&self, at_us: u64, behind: Option<String>) {
         let seen = |seen_us| (0 < seen_us && seen_us < at_us).then_some(at_us);
         let _ = self
@@ -94,7 +94,7 @@ impl Life {
         self.why.lock().expect("no panic while held").clone()
     }
 
-    /// Whose lock its backend waits for, as far as the watcher has seen.
+    /// Which session's lock its backend waits for, as far as the watcher has seen.
     pub(super) fn behind(&self) -> Option<String> {
         self.behind.lock().expect("no panic while held").clone()
     }

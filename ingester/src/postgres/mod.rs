@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL: how they are opened, shared, watched and given up, and what follows from an error.
+//! Connections to PostgreSQL: opening, pooling, watching and dropping them, and the consequence of an error.
 //! It knows no statement of the write protocol.
 
 pub mod database;

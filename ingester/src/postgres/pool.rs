@@ -1,5 +1,5 @@
-//! The connections that batches and all other work share. Each one waits for its answers under the
-//! eyes of the [`Watcher`]: a session whose answer will not come is given up.
+//! The connections that batches and all other work share. The [`Watcher`] watches each one that waits
+//! for an answer: a session whose answer will not come is given up.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ pub type Pool = managed::Pool<Manager>;
 pub type Object = managed::Object<Manager>;
 pub type PoolError = managed::PoolError<Error>;
 
-/// A session that nothing was asked of for so long is ended: the next one to ask opens another.
+/// A session that was idle for so long is ended; the next request opens another.
 const IDLE: Duration = Duration::from_secs(30);
-/// How often it is looked for such.
+/// How often the pool is searched for idle sessions.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// Bytes a second that the network is trusted with.
+/// Bytes a second that the network is assumed to transfer.
 const SLOWEST: f64 = 1_048_576.0;
 
-/// Why there is no answer of the kind that was hoped for.
+/// Why a request has no successful answer.
 #[derive(Debug)]
 pub enum AskError {
     Refused(Error),
-    /// No answer will come, and nobody knows what was done.
+    /// No answer will come, and the outcome is unknown.
     Silent(String),
-    /// No connection to ask by.
+    /// No connection for the request.
     Away(String),
 }
 
@@ -46,7 +46,7 @@ impl AskError {
         }
     }
 
-    /// What PostgreSQL itself has answered.
+    /// The error that PostgreSQL itself has answered.
     pub fn answer(&self) -> Option<&Error> {
         match self {
             Self::Refused(error) => error.as_db_error().map(|_| error),
@@ -78,7 +78,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Waits for the answer to `work`, which asks by this connection, for as long as its backend
+    /// Waits for the answer to `work`, which uses this connection, for as long as its backend
     /// works on it, and no longer.
     pub async fn answer<T>(
         &self,
@@ -87,8 +87,8 @@ impl Connection {
         self.answer_over(0, work).await
     }
 
-    /// The same, where so many bytes are on their way in either direction: a backend that waits for
-    /// them cannot be told from one that waits for nothing.
+    /// The same for so many bytes in either direction: a backend that waits for them looks like one
+    /// that waits for nothing.
     pub async fn answer_over<T>(
         &self,
         bytes: usize,
@@ -106,7 +106,7 @@ impl Connection {
         }
     }
 
-    /// Whose lock its backend waits for, as far as the watcher has seen.
+    /// Which session's lock its backend waits for, as far as the watcher has seen.
     pub fn behind(&self) -> Option<String> {
         self.life.behind()
     }
@@ -122,7 +122,7 @@ impl Deref for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Nobody waits for it any more: what it still works on is undone, and its locks are free.
+        // Nobody waits for it any more: its transaction is rolled back, and its locks are released.
         if self.life.is_at_work() {
             self.watcher.end(self.life.backend);
         }
@@ -138,7 +138,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// For batches and what follows them.
+    /// For batches and the work after them.
     pub fn of(database: &Database, watcher: &Arc<Watcher>) -> Self {
         Self {
             database: database.clone(),
@@ -147,7 +147,7 @@ impl Manager {
         }
     }
 
-    /// For people, who set bounds of their own: of another login the watcher could see nothing.
+    /// For people, with bounds of their own: the watcher cannot see sessions of another login.
     pub fn of_operator(database: &Database, watcher: &Arc<Watcher>) -> Self {
         Self {
             follows: false,
@@ -159,7 +159,7 @@ impl Manager {
     pub fn pool(self, size: usize, wait: Duration) -> Result<Pool, String> {
         let pool = Pool::builder(self)
             .max_size(size)
-            // The one that was used last, whose plans and caches the processor still holds.
+            // The one that was used last: its plans and caches are still in the processor's cache.
             .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .create_timeout(Some(wait))
@@ -206,7 +206,7 @@ impl managed::Manager for Manager {
             "closed"
         } else if life.is_at_work() {
             "left at work"
-        // What swallowed an answer may have swallowed all connections that were idle then.
+        // Whatever lost an answer may have broken all connections that were idle then.
         } else if self.watcher.fell_silent_after(life.answered_us()) {
             "older than a silence"
         } else {

@@ -1,19 +1,19 @@
-//! Whether a connection has a session of its own. A pooler in transaction mode gives each transaction whatever
-//! session is free: prepared statements, settings, leases and notifications are then somebody else's.
+//! Whether a connection has a session of its own. A pooler in transaction mode gives each transaction any free
+//! session: prepared statements, settings, leases and notifications then belong to another client.
 
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use crate::postgres::database::Database;
 
-/// Others may take the session that we look for: then the next look finds out.
+/// Another client may take the session that we test for; then the next attempt finds it.
 const LOOKS: usize = 3;
 
 /// What to change, in one line.
 pub const ADVICE: &str = "sessions are shared: a pooler in transaction or statement mode stands between (pgbouncer, for example); \
      connect to PostgreSQL itself, or let the pooler use session mode";
 
-/// Whether `client` and a second connection are given each other's sessions. PostgreSQL never moves a connection to
-/// another process; a pooler gives the second what the first has just left, and the first another one or none.
+/// Whether `client` and a second connection get each other's sessions. PostgreSQL never moves a connection to another
+/// process; a pooler gives the second the session that the first has just left, and the first another or none.
 pub async fn is_between(client: &Client, database: &Database) -> Result<bool, Error> {
     let second = database.connect(|_| ()).await?;
     for _ in 0..LOOKS {
@@ -26,7 +26,7 @@ pub async fn is_between(client: &Client, database: &Database) -> Result<bool, Er
             };
         }
         let taken = process(&second).await?;
-        // Asked only where there must be another session for it.
+        // Asked only when it needs another session.
         let after = match taken == before {
             true => None,
             false => process(client).await?,
@@ -39,7 +39,7 @@ pub async fn is_between(client: &Client, database: &Database) -> Result<bool, Er
     Ok(false)
 }
 
-/// The server process of a connection, asked without a prepared statement.
+/// The server process of a connection, queried without a prepared statement.
 async fn process(client: &Client) -> Result<Option<String>, Error> {
     let answer = client.simple_query("SELECT pg_backend_pid()").await?;
     Ok(answer.iter().find_map(|message| match message {

@@ -1,9 +1,9 @@
-//! Which sessions come before those of the pool.
+//! Sessions that are opened before those of the pool.
 
 use tokio::sync::watch;
 
-/// Sessions that come before those of the pool: without them a lease does not last, and an answer is
-/// not watched for.
+/// Sessions that are opened before those of the pool: without them no lease is renewed, and no answer
+/// is watched for.
 #[derive(Clone, Copy, Debug)]
 pub enum First {
     Renewals,
@@ -11,7 +11,7 @@ pub enum First {
     Watcher,
 }
 
-/// How many there are: connections that DB_POOL_SIZE counts and the pool does not get.
+/// Their number: connections that DB_POOL_SIZE counts and the pool does not get.
 pub const CONTROL_CONNECTIONS: usize = 3;
 
 /// Which of them are open.

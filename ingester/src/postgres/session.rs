@@ -1,9 +1,9 @@
-//! A session that work of more than one statement is done on.
+//! A session for work of several statements.
 
 use crate::postgres::pool::{AskError, Connection, Object, Pool};
 
-/// A connection that is closed unless it was kept: after a failure or a cancelled wait
-/// nobody knows what is still under way on it.
+/// A connection that is closed unless it is kept explicitly: after a failure or a cancelled wait
+/// it is unknown what is still running on it.
 pub struct Disposable(Option<Object>);
 
 impl Disposable {

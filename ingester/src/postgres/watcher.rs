@@ -1,7 +1,7 @@
-//! Watches, from a connection of its own, the backends that work for us. A connection may swallow
-//! answers while it stays open and its other end acknowledges everything: no time-out of TCP notices
-//! that, and no time-out of ours could tell it from a batch that takes long. PostgreSQL can: a
-//! backend that is idle, or waits for us, will not answer what we wait for.
+//! Watches, from a connection of its own, the backends that work for us. A connection may lose answers
+//! while it stays open and its other end acknowledges every packet: no time-out of TCP notices that,
+//! and no time-out of ours could tell it from a batch that takes long. PostgreSQL can: a backend that
+//! is idle, or waits for our next message, will not answer our request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -19,19 +19,19 @@ use crate::postgres::life::{Backend, Life, now_us};
 use crate::postgres::precedence::{First, Precedence};
 use crate::throttle::Throttle;
 
-/// A backend that works for us for longer than this is looked at, this often.
+/// A backend that has worked for us for longer than this is checked, this often.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long a backend may be idle, or wait for us, while we wait for its answer.
+/// How long a backend may be idle, or wait for our next message, while we wait for its answer.
 const IDLE: Duration = Duration::from_millis(1_500);
-/// How long nobody may know whether it works: PostgreSQL does not answer the watcher either.
+/// How long its state may be unknown, because PostgreSQL does not answer the watcher either.
 const UNSEEN: Duration = Duration::from_secs(6);
-/// How long a look may take, and connecting for it.
+/// How long a check may take, connecting included.
 const ANSWER: Duration = Duration::from_millis(1_500);
-/// Between tries to connect, at most.
+/// At most this long between tries to connect.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-// Same role, so its sessions tell all. Where `track_activities` is off, what it waits for is told still.
+// The same role, so all columns of its sessions are visible. If `track_activities` is off, wait events still are.
 const LOOK_AT: &str = "
     SELECT a.pid IS NOT NULL,
         coalesce(a.state, '') NOT LIKE 'idle%' AND a.wait_event_type IS DISTINCT FROM 'Client',
@@ -41,7 +41,7 @@ const LOOK_AT: &str = "
         ON (extract(epoch FROM a.backend_start) * 1000000)::bigint = w.began_us
     ORDER BY w.n";
 
-// What waits for a standby to have its commit would show it before.
+// A backend that waits for a standby to confirm its commit would show that before.
 const END: &str = "
     SELECT pg_terminate_backend(a.pid)
     FROM unnest($1::int[], $2::bigint[]) AS w (pid, began_us)
@@ -59,9 +59,9 @@ struct Eye {
 
 pub struct Watcher {
     database: Database,
-    /// Sessions that come before those it watches.
+    /// Sessions that are opened before those that it watches.
     pub precedence: Precedence,
-    /// Told of each session that is given up.
+    /// Notified of each session that is given up.
     on_silence: Box<dyn Fn() + Send + Sync>,
     lives: Mutex<Vec<Weak<Life>>>,
     to_end: Mutex<Vec<Backend>>,
@@ -86,7 +86,7 @@ impl Watcher {
         self.lives().push(Arc::downgrade(life));
     }
 
-    /// Ends a backend whose answer nobody waits for any more, as soon as may be.
+    /// Ends, as soon as possible, a backend whose answer nobody waits for any more.
     pub fn end(&self, backend: Backend) {
         self.to_end
             .lock()
@@ -160,8 +160,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Looks at the backends that work for long; false where some of them are of another server than
-    /// the eye's, of which it knows nothing.
+    /// Checks the backends that work for long; false if some of them belong to another server than the
+    /// watcher's own session, which cannot see them.
     async fn look(&self, eye: &Eye) -> Result<bool, Error> {
         let mut lives = self.unseen_for(LOOK);
         let all = lives.len();
@@ -188,7 +188,7 @@ impl Watcher {
         Ok(knows_all)
     }
 
-    /// Ended first, so that whoever asks again does not meet its locks.
+    /// Ended first, so that a repeated request does not wait for its locks.
     async fn give_up(&self, eye: &Eye, silent: Vec<(Arc<Life>, &str)>) {
         if silent.is_empty() {
             return;
