@@ -1,14 +1,14 @@
-//! New rows for a table, many per page and WAL record, as COPY inserts them.
+//! Appends rows to a table, many per page and WAL record, as COPY does.
 
 use pgrx::pg_sys;
 
 use super::target::Target;
 use super::versions;
 
-/// Rows that go to the table in one call; COPY uses up to 1000.
+/// Rows that are written in one call; COPY uses up to 1000.
 pub const ROWS: usize = 500;
 
-/// A table that takes new rows.
+/// A table that rows are appended to.
 pub struct Append {
     target: Target,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
@@ -30,7 +30,7 @@ impl Append {
         self.filled == ROWS
     }
 
-    /// Copies one row, with `None` for NULL; it goes to the table with the next `flush`.
+    /// Copies one row, with `None` for NULL; the next `flush` writes it.
     ///
     /// # Safety
     /// There is one value per column of the table, and each is valid for its type.
@@ -61,11 +61,11 @@ impl Append {
         self.slots[self.filled]
     }
 
-    /// Writes the rows pushed since the last time. What is to be unique is: a second row of a key waits for the
-    /// transaction that brings the first one, and is an error once that has committed.
+    /// Writes the rows pushed since the last flush. Unique indexes are enforced: a second row of a key waits for the
+    /// transaction that inserted the first one, and is an error once that has committed.
     pub fn flush(&mut self) {
-        // SAFETY: `filled` slots hold materialized tuples of this relation; index entries are made right after the
-        // tuples, as in COPY, while the slots carry their new places.
+        // SAFETY: `filled` slots contain materialized tuples of this relation; index entries are inserted right after
+        // the tuples, as in COPY, while the slots have their new tuple ids.
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
             pg_sys::table_multi_insert(
@@ -92,10 +92,10 @@ impl Append {
         &self.target
     }
 
-    /// Answers how many rows were written. All of them are flushed.
+    /// Returns how many rows were written. All of them are flushed.
     pub fn close(self) -> u64 {
         for &slot in &self.slots {
-            // SAFETY: made by table_slot_create, empty, used no more.
+            // SAFETY: created by table_slot_create, empty, and not used again.
             unsafe { pg_sys::ExecDropSingleTupleTableSlot(slot) };
         }
         self.target.close();

@@ -2,10 +2,10 @@
 //!
 //! They are written as PostgreSQL's logical replication worker writes (execReplication.c), which
 //! checks constraints and maintains all indexes, at a fraction of a SQL statement's cost. Only
-//! the primary key, which no update changes, is not asked whether it is unique: it would look at
-//! every version of the row that somebody's snapshot still keeps.
-//! Triggers do not fire and nothing is computed, so a table that has such is written by SQL
-//! instead: see [`Balances::needs_sql`].
+//! the uniqueness of the primary key, which no update changes, is not checked: the check would
+//! visit every version of the row that some snapshot still keeps.
+//! Triggers do not fire and columns are not computed, so a table that has either is written by
+//! SQL instead: see [`Balances::needs_sql`].
 
 use std::ffi::CStr;
 
@@ -36,7 +36,7 @@ const AVAILABLE: usize = 3;
 const FROZEN: usize = 4;
 const UPDATED_MSEC: usize = 5;
 
-/// Where the row of its last change is in the log; wherever they stand, for an owner may have added columns before.
+/// The columns that locate its last change in the log; at any position, because an owner may have added columns before.
 const LAST_CHANGE: [&CStr; 3] = [c"last_partition_id", c"last_offset", c"last_change_no"];
 
 /// A balance row that this transaction has locked.
@@ -44,7 +44,7 @@ const LAST_CHANGE: [&CStr; 3] = [c"last_partition_id", c"last_offset", c"last_ch
 pub struct LockedRow {
     at: pg_sys::ItemPointerData,
     name: Name,
-    /// Where [`Balances::images`] has the whole row, in words and bytes.
+    /// The position of the whole row in [`Balances::images`], in words, and its length in bytes.
     image: (usize, u32),
     pub balance: Balance,
     pub last_change: Option<Place>,
@@ -54,13 +54,13 @@ pub struct LockedRow {
 pub struct Balances {
     target: Target,
     lookup: Lookup,
-    /// Places of [`LAST_CHANGE`] in a row.
+    /// Positions of [`LAST_CHANGE`] in a row.
     last_change: [usize; 3],
     /// Locked rows as they were, aligned as in a page.
     images: Vec<u64>,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
-    /// What a row is written with.
+    /// The values of the row to be written.
     new: *mut pg_sys::TupleTableSlot,
     per_row: PgMemoryContexts,
     varlenas: Varlenas,
@@ -99,7 +99,7 @@ impl Balances {
         self.target.has_triggers() || self.target.has_computed_columns()
     }
 
-    /// Finds and locks the row of a key, waiting out other transactions that hold or create it.
+    /// Finds and locks the row of a key, and waits for other transactions that have locked or create it.
     pub fn lock(&mut self, key: &AccountKey) -> Option<LockedRow> {
         self.varlenas.clear();
         let currency = self.varlenas.push(key.currency.as_str().as_bytes());
@@ -144,7 +144,7 @@ impl Balances {
                     root.into_iter().for_each(|root| name.remember(root));
                     break row;
                 }
-                // Whatever else a hint leads to, the index decides.
+                // In every other case the index decides.
                 _ if by_hint => {}
                 Outcome::NoRow => return None,
                 Outcome::Undecided(transaction) => self.lookup.wait_for(transaction),
@@ -174,7 +174,7 @@ impl Balances {
         row
     }
 
-    /// Takes a locked row apart into `values` and `nulls`, which point into its image.
+    /// Deforms a locked row into `values` and `nulls`, which point into its image.
     fn deform(&mut self, row: &LockedRow) {
         let (start, length) = row.image;
         // SAFETY: the image is a copy of a tuple of this relation, aligned as in a page; both arrays have a place per
@@ -209,7 +209,7 @@ impl Balances {
         })
     }
 
-    /// Writes the new balance of a locked row; all its other columns stay as they are.
+    /// Writes the new balance of a locked row; all its other columns keep their values.
     pub fn update(
         &mut self,
         row: &LockedRow,
@@ -270,12 +270,12 @@ impl Balances {
     }
 }
 
-/// What came of looking for a row.
+/// The outcome of a search for a row.
 enum Outcome {
     NoRow,
     /// Another transaction creates, changes or deletes it.
     Undecided(pg_sys::TransactionId),
-    /// It was changed while its lock was waited for.
+    /// It was changed while we waited for its lock.
     Moved,
     Locked(LockedRow),
 }
@@ -296,7 +296,7 @@ unsafe fn has_key(relation: pg_sys::Relation, version: &mut Version, key: &Accou
     }
 }
 
-/// Locks a version and keeps a copy of it.
+/// Locks a version and copies it.
 ///
 /// # Safety
 /// The version is one of `relation`, its page pinned.

@@ -1,9 +1,9 @@
-//! What a transaction stages, kept in backend memory from the COPY to the apply.
+//! Staged rows of a transaction, kept in backend memory from the COPY to the apply.
 //!
-//! A trigger on the staging table hands each piece to [`capture_staged_row`] and tells
-//! PostgreSQL to store nothing. A batch therefore writes no page, no WAL and no dead tuple
-//! for its staging, holds no lock that TRUNCATE or VACUUM could want, and cannot be seen by
-//! anyone else. The price is memory, so its bytes are bounded.
+//! A trigger on the staging table passes each piece to [`capture_staged_row`] and tells
+//! PostgreSQL to store nothing. So staging writes no page, no WAL and no dead tuple, takes no
+//! lock that TRUNCATE or VACUUM need, and is invisible to other sessions. The price is memory,
+//! so the bytes are bounded.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -15,7 +15,7 @@ use pgrx::{pg_guard, pg_sys};
 use crate::error::raise;
 use crate::memory;
 
-/// What a backend keeps between batches, so that not each has to ask the kernel for it.
+/// Bytes that a backend keeps allocated between batches, so that not every batch allocates them again.
 const KEPT_BYTES: usize = 4 << 20;
 
 thread_local! {
@@ -23,9 +23,9 @@ thread_local! {
     static CALLBACKS_REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Works on what was staged; staging is empty afterwards.
+/// Runs `work` on the staged bytes; staging is empty afterwards.
 pub fn take<T>(work: impl FnOnce(&[u8]) -> T) -> T {
-    // Not borrowed meanwhile: a backend that is terminated ends its transaction from within the work.
+    // Not borrowed meanwhile: a terminated backend ends its transaction from within `work`.
     let staged = STAGED.take();
     let done = work(&staged);
     STAGED.set(staged);
@@ -62,7 +62,8 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
     _parent: pg_sys::SubTransactionId,
     _arg: *mut c_void,
 ) {
-    // Which of the pieces came inside the savepoint is not known: none stays, and the promise of the apply will say so.
+    // It is not known which pieces came inside the savepoint, so all are dropped; the promised checksum then refuses the
+    // batch.
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         forget();
     }
@@ -104,13 +105,13 @@ pub unsafe extern "C-unwind" fn capture_staged_row(
         );
         register_callbacks();
         if !is_null[0] {
-            // A tuple that was never stored holds its one bytea inline, neither compressed nor external.
+            // A tuple that was never stored has its one bytea inline, neither compressed nor external.
             stage(pgrx::varlena::varlena_to_byte_slice(
                 piece[0].cast_mut_ptr(),
             ));
         }
         (*fcinfo).isnull = false;
-        // A NULL pointer, not SQL NULL: the row goes no further.
+        // A NULL pointer, not SQL NULL: the row is not stored.
         pg_sys::Datum::from(0usize)
     }
 }

@@ -1,10 +1,10 @@
-//! The confinement of a handler: of what it does only rows, notifications and locks of the transaction outlive its call.
+//! The confinement of a handler: only rows, notifications and transaction locks outlive its call.
 //!
-//! A setting, a temporary object, a cursor, a prepared statement or a deferred trigger that lived longer would be met by,
-//! or run as, whoever uses the session next. Settings are undone as PostgreSQL undoes those of a maintenance command
-//! (a nest level of its own that is rolled back). What is deferred runs inside the call, as the handler's role. Everything
-//! else of that kind is refused while a handler runs: commands by `ProcessUtility_hook`, locks of the session by
-//! `object_access_hook`.
+//! A setting, a temporary object, a cursor, a prepared statement or a deferred trigger that lived longer would affect,
+//! or run as, the next user of the session. Settings are undone as PostgreSQL undoes those of a maintenance command (a
+//! nest level of its own that is rolled back). Deferred triggers and constraints run inside the call, as the handler's
+//! role. Everything else of that kind is refused while a handler runs: commands by `ProcessUtility_hook`, session locks
+//! by `object_access_hook`.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -17,13 +17,13 @@ use crate::error::raise;
 
 finfo!(pg_finfo_settle_handler);
 
-/// Where a call of a handler stands.
+/// The phase of a handler's call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// No handler runs.
     Outside,
     Handling,
-    /// What the handler has deferred runs, and can defer nothing more.
+    /// The deferred triggers of the handler run, and can defer nothing more.
     Settling,
 }
 
@@ -32,7 +32,7 @@ thread_local! {
     static HOOKS: Cell<Option<Hooks>> = const { Cell::new(None) };
 }
 
-/// The hooks that were there before ours.
+/// The hooks that were set before ours.
 #[derive(Clone, Copy)]
 struct Hooks {
     utility: pg_sys::ProcessUtility_hook_type,
@@ -48,10 +48,10 @@ impl Drop for Confinement {
     }
 }
 
-/// Makes `call`, which calls a handler, so that nothing of the session is another afterwards.
+/// Runs `call`, which calls a handler, so that the state of the session is unchanged afterwards.
 ///
-/// What the transaction has deferred so far runs first, as the role that would run it at COMMIT: it must not become the
-/// handler's. Where `call` raises an error, the abort that follows undoes the settings.
+/// Triggers that the transaction has deferred so far run first, as the role that would run them at COMMIT, and not as
+/// the handler's. If `call` raises an error, the abort that follows undoes the settings.
 pub fn confined<T>(call: impl FnOnce() -> T) -> T {
     install_hooks();
     settle_as_outer_user();
@@ -68,8 +68,8 @@ pub fn confined<T>(call: impl FnOnce() -> T) -> T {
     answer
 }
 
-/// `sluice.settle_handler()`: runs what the handler has deferred. `sluice.call_handler` calls it last, in the handler's role
-/// and subtransaction; a handler that calls it itself only ends its own freedom to defer.
+/// `sluice.settle_handler()`: runs the handler's deferred triggers. `sluice.call_handler` calls it last, in the role and
+/// subtransaction of the handler; a handler that calls it itself merely can no longer defer anything.
 ///
 /// # Safety
 /// PostgreSQL calls it, without arguments.
@@ -83,7 +83,7 @@ pub unsafe extern "C-unwind" fn settle_handler(_fcinfo: pg_sys::FunctionCallInfo
     pg_sys::Datum::from(0usize)
 }
 
-/// SET CONSTRAINTS ALL, without a command that could be refused.
+/// SET CONSTRAINTS ALL, without a command that a hook could refuse.
 fn defer_constraints(deferred: bool) {
     let mut all = pg_sys::ConstraintsSetStmt {
         type_: pg_sys::NodeTag::T_ConstraintsSetStmt,
@@ -186,8 +186,8 @@ unsafe extern "C-unwind" fn standard_utility(
     }
 }
 
-/// Commands that leave nothing behind but rows, notifications, and what is undone or checked anyhow. EXPLAIN is none of
-/// them, for it can create a table.
+/// Commands whose only lasting effects are rows and notifications, or effects that are undone or checked anyway.
+/// EXPLAIN is not among them, because it can create a table.
 ///
 /// # Safety
 /// `command` is a statement as the parser made it.
@@ -226,7 +226,7 @@ unsafe extern "C-unwind" fn access_object(
     }
 }
 
-/// Whether this function takes, or gives up, an advisory lock that lasts as long as the session.
+/// Whether this function acquires or releases a session-level advisory lock.
 fn is_session_lock(function: u32) -> bool {
     (pg_sys::F_PG_ADVISORY_LOCK_INT8..=pg_sys::F_PG_ADVISORY_UNLOCK_ALL).contains(&function)
 }

@@ -1,10 +1,9 @@
-//! Where rows were found last, kept in backend memory from batch to batch, so that the index is
-//! not asked again: that is faster, and with an old snapshot it leads to every version that somebody
-//! may still see.
+//! Where rows were last found, kept in backend memory from batch to batch, so that the index need not
+//! be searched again: that is faster, and while an old snapshot is open the index leads to every
+//! version that it may still see.
 //!
-//! A hint proves nothing. Whoever follows it looks whether the row that stands there now is alive
-//! and has the key, and asks the index otherwise, so nothing has to tell this memory of what others
-//! do to the table.
+//! A hint proves nothing. Its user checks that the row at that place is live and has the key, and
+//! searches the index otherwise. So this memory need not be informed of changes to the table.
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::cell::RefCell;
@@ -15,15 +14,15 @@ use pgrx::pg_sys;
 
 /// Hints of a backend: 8 MiB once all are used.
 const HINTS: usize = 1 << 20;
-/// Places that a hint may have, the width of a line of the processor's cache.
+/// Slots that a hint may occupy: one line of the processor's cache.
 const WAYS: usize = 8;
 
 thread_local! {
-    /// Each a block (32 bits), an offset (16) and a part of the key's hash (16); 0 where there is none.
+    /// Each a block (32 bits), an offset (16) and a part of the key's hash (16); 0 if empty.
     static KNOWN: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Memory that the kernel fills once it is used; none where there is no room for it, and then there are no hints.
+/// Memory that the kernel provides on first use; without memory there are no hints.
 fn without_hints() -> Vec<u64> {
     let Ok(layout) = Layout::array::<u64>(HINTS) else {
         return Vec::new();
@@ -39,12 +38,12 @@ fn without_hints() -> Vec<u64> {
     }
 }
 
-/// Under what a hint is kept.
+/// The key of a hint.
 #[derive(Clone, Copy)]
 pub struct Name {
     bucket: usize,
     part: u16,
-    /// The place to give up where all are taken.
+    /// The slot to replace if all are occupied.
     victim: usize,
 }
 
@@ -60,7 +59,7 @@ impl Name {
         }
     }
 
-    /// Where the row was found last.
+    /// Where the row was last found.
     pub fn hint(self) -> Option<pg_sys::ItemPointerData> {
         KNOWN.with_borrow(|known| {
             let places = known.get(self.bucket..)?.get(..WAYS)?;

@@ -1,18 +1,19 @@
-//! Which transactions hold a row. SQL shows `xmax` as a number that is a transaction's id, or that of a MultiXact
-//! where several hold the row, and does not say which.
+//! Which transactions have locked a row. SQL shows `xmax` as a number that is a transaction's id or, if several have
+//! locked the row, that of a MultiXact, and does not tell which.
 
 use pgrx::pg_sys;
 
 use super::lookup::{self, Lookup, Version};
 use super::target;
 
-/// The rows of a partition that people are told the holders of: what they are called, and their tables.
+/// The rows of a partition whose lock holders are reported: their names in messages, and their tables.
 const ROWS: [(&str, &str); 2] = [
     ("lease", "partition_leases"),
     ("progress", "partition_progress"),
 ];
 
-/// Which transactions hold the rows of a partition, row by row. On a standby nobody acquires, and no lock is to be seen.
+/// Which transactions have locked the rows of a partition, row by row. On a standby server nobody acquires, and no lock
+/// is visible.
 pub fn of_partition(partition_id: i32) -> Vec<(&'static str, String)> {
     // SAFETY: it looks into shared memory only.
     if unsafe { pg_sys::RecoveryInProgress() } {
@@ -64,7 +65,7 @@ fn of_version(version: &Version) -> Vec<pg_sys::TransactionId> {
     }
 }
 
-/// As `pg_locks` has it: of a subtransaction that has ended, only the transaction around it is still there.
+/// As in `pg_locks`: of a subtransaction that has ended, only the enclosing transaction is listed.
 fn name_of(transaction: pg_sys::TransactionId) -> String {
     // SAFETY: both look into shared memory only; who is in progress has a transaction around him.
     let named = unsafe {

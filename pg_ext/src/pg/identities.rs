@@ -1,9 +1,9 @@
 //! `ledger.event_identities`: claimed by inserting, so that its primary key decides.
 //!
-//! Nearly always all are new, so they are inserted without asking, in subtransactions. Where one is known, nothing of
-//! its subtransaction stays, also not for whoever decodes the WAL: a row that was inserted and deleted again would meet
-//! its owner on every subscriber of a publication. From then on those are looked up before they are inserted that this
-//! session has met before, or all, where that does not foretell which are known.
+//! Nearly always all are new, so they are inserted without a look-up, in subtransactions. If one is known, its
+//! subtransaction is rolled back, so that logical decoding sees nothing of it: a row that was inserted and deleted
+//! again would conflict with its owner on every subscriber of a publication. From then on identities are looked up
+//! before they are inserted: those that this session has met lately, or all, if that does not predict the known ones.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -24,38 +24,38 @@ const COLUMNS: [Column; 2] = [Column::of(pg_sys::UUIDOID), Column::of(pg_sys::UU
 /// Columns that migration 29 adds behind them.
 const PLACE: [&CStr; 2] = [c"kafka_offset", c"partition_id"];
 
-/// Where the record is that owns an identity.
+/// The partition and offset of the record that owns an identity.
 #[derive(Clone, Copy)]
 pub struct RecordPlace {
     pub partition_id: i32,
     pub kafka_offset: i64,
 }
 
-/// What is looked up before it is inserted.
+/// Which identities are looked up before they are inserted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looks {
     No,
-    /// What this session has met lately.
+    /// Those that this session has met lately.
     Recent,
     All,
 }
 
 thread_local! {
-    /// What this session's last batch would have needed: a producer that repeats itself mostly goes on with it.
+    /// What this session's last batch would have needed: a producer that repeats events mostly continues to.
     static LOOKS: Cell<Looks> = const { Cell::new(Looks::No) };
     static RECENT: RefCell<Recent> = const { RefCell::new(Recent::new()) };
 }
 
-/// Rows of one subtransaction: so many are inserted in vain where the first known one of a batch is met.
+/// Rows of one subtransaction: so many are inserted in vain when the first known identity of a batch is found.
 const PART: usize = 2_000;
-/// Rows that are looked up before they are inserted: what both meet of the index stays in the processor's inner caches.
+/// Rows that are looked up before they are inserted: the index pages of both stay in the processor's inner caches.
 const LOOKED_UP: usize = 16;
 /// Subtransactions of one batch. Beyond 64 of a transaction every snapshot of other sessions costs more.
 const MOST_PARTS: usize = 32;
 
-/// Inserts what is not known yet; answers what is, sorted, with the payload that it first came with. `wanted` is
-/// sorted: two partitions that claim the same identities wait for each other, and cannot deadlock. `place` answers where
-/// a record of the batch is, which its identity then knows.
+/// Inserts unknown identities; returns the known ones, sorted, with the payload hash of their owner. `wanted` is
+/// sorted: two partitions that claim the same identities wait for each other, and cannot deadlock. `place` returns
+/// partition and offset of a record of the batch, which are stored with its identity.
 pub fn claim(
     wanted: &[Carrier],
     place: &impl Fn(usize) -> RecordPlace,
@@ -66,7 +66,7 @@ pub fn claim(
             let insert = || insert_unknown(part, looks, place);
             match subtransaction::unless(Code::ERRCODE_UNIQUE_VIOLATION, insert) {
                 Some(owned) => break owned,
-                // Each is there now that was in the way, or another transaction has taken it out again.
+                // Each conflicting row is visible now, or another transaction has removed it again.
                 None => looks = Looks::All,
             }
         };
@@ -84,7 +84,7 @@ pub fn claim(
     known
 }
 
-/// The table, and how many of its columns are there to be filled.
+/// The table, and how many of its columns exist and are filled.
 fn open() -> (Target, usize) {
     let target = Target::open("event_identities", &COLUMNS);
     // Until the migration runs, instances go on with this version of the extension.
@@ -97,9 +97,9 @@ fn open() -> (Target, usize) {
     (target, columns)
 }
 
-/// Inserts in sorted order, and answers those that have an owner where it looks for one. An identity that another
-/// transaction inserts is waited for before this one has an entry of its own, so however many want it, none of them
-/// waits for one that waits for it.
+/// Inserts in sorted order, and returns the known ones if it looks for owners. If another transaction is inserting an
+/// identity, this one waits for it before it has inserted an entry of its own, so however many want it, no two of them
+/// wait for each other.
 fn insert_unknown(
     wanted: &[Carrier],
     looks: Looks,
@@ -144,7 +144,7 @@ fn insert_unknown(
     known
 }
 
-/// The payload hash of the row that owns `identity`; waits for a transaction that may yet own it.
+/// The payload hash of the row that owns `identity`; waits for a transaction that may still become the owner.
 fn owner(lookup: &mut Lookup, identity: &Identity) -> Option<PayloadHash> {
     loop {
         let mut met = None;

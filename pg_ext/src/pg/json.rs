@@ -1,8 +1,8 @@
-//! What handlers read the fields of events with: a simple `jsonb` as an id, a text, a currency, an amount or an instant,
-//! or the refusal of its event.
+//! The readers that handlers use for fields of events: they turn a scalar `jsonb` into an id, a text, a currency, an
+//! amount or an instant, or refuse its event.
 //!
-//! Layout (src/include/utils/jsonb.h): a simple value stands in an array of one, marked as such: the container's
-//! header, the entry with kind and length, then the bytes of the string, or the number as a numeric.
+//! Layout (src/include/utils/jsonb.h): a scalar is an array of one element, marked as such: the container's header, the
+//! entry with kind and length, then the bytes of the string, or the number as a numeric.
 
 use std::ffi::CStr;
 
@@ -76,7 +76,7 @@ pub unsafe extern "C-unwind" fn read_currency(fcinfo: pg_sys::FunctionCallInfo) 
     // SAFETY: by contract.
     let call = unsafe { Call::of(fcinfo) };
     call.answer(match call.value() {
-        // A word of the platform, in its own spelling; only those of balance events are Sluice's.
+        // The platform's own text, in its spelling; only the codes of balance events are checked by Sluice.
         Value::String(code) if (1..=64).contains(&code.chars().count()) => varlena(code.as_bytes()),
         Value::Null => call.absent(3),
         _ => call.refuse("must be a string of 1 to 64 characters"),
@@ -115,7 +115,7 @@ pub unsafe extern "C-unwind" fn read_amount(fcinfo: pg_sys::FunctionCallInfo) ->
     call.answer(varlena(&bytes))
 }
 
-/// `sluice.read_plain_instant(value jsonb)`: any RFC 3339 time, as the envelope's `timestamp` is read; NULL for all else.
+/// `sluice.read_plain_instant(value jsonb)`: any RFC 3339 time, read as the envelope's `timestamp`; NULL for all else.
 ///
 /// # Safety
 /// PostgreSQL calls it with the call information of this argument.
@@ -133,7 +133,7 @@ pub unsafe extern "C-unwind" fn read_plain_instant(
     call.answer(instant.map(|us| (us - EPOCH_US).into()))
 }
 
-/// Text and numeric are both bytes behind their length.
+/// Text and numeric are both bytes after their length.
 fn varlena(bytes: &[u8]) -> Option<pg_sys::Datum> {
     // SAFETY: the bytes are copied.
     Some(
@@ -147,17 +147,17 @@ fn is_whole(number: &str) -> bool {
     (1..=MAX_DIGITS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A value, as far as fields are made of it.
+/// A value, as far as fields need it.
 enum Value<'a> {
     String(&'a str),
     Number(&'a str),
-    /// Also where there is none.
+    /// Also if there is no value.
     Null,
     Other,
 }
 
-/// One call, whose first argument is a value; the next two are the id of its event and the name of the field, where it
-/// may be refused.
+/// One call. Its first argument is a value; if the value may be refused, the next two are the id of its event and the
+/// name of the field.
 struct Call<'a> {
     fcinfo: pg_sys::FunctionCallInfo,
     args: &'a [pg_sys::NullableDatum],

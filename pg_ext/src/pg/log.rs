@@ -34,7 +34,7 @@ const COLUMNS: [Column; 17] = [
 /// A column that migration 29 adds behind them.
 const EVENT_TIME: &CStr = c"event_time";
 
-/// Where a row of the log is found: its primary key.
+/// The primary key of a row of the log.
 #[derive(Clone, Copy)]
 pub struct Place {
     pub partition_id: i32,
@@ -47,7 +47,7 @@ pub struct LogRow<'a> {
     pub place: Place,
     pub event_id: &'a [u8],
     pub source: Option<&'a [u8]>,
-    /// When the event happened, where it says so, as timestamptz counts.
+    /// The event's own time, if it gives one, in the units of timestamptz.
     pub event_time: Option<i64>,
     pub change: Change,
     pub after: Balance,
@@ -66,7 +66,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// `created_at` in microseconds since 2000-01-01, as timestamptz counts.
+    /// `created_at` in microseconds since 2000-01-01, the units of timestamptz.
     pub fn open(partition_id: i32, created_at: i64) -> Self {
         let target = Target::open("balance_log", &COLUMNS);
         // Until the migration runs, instances go on with this version of the extension.
@@ -133,7 +133,7 @@ impl Log {
         unsafe { self.append.push(&values[..self.columns]) };
     }
 
-    /// Writes what is left and answers how many rows the batch logged.
+    /// Writes the remaining rows and returns how many rows the batch logged.
     pub fn close(mut self) -> u64 {
         self.append.flush();
         self.append.close()

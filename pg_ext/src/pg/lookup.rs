@@ -1,13 +1,13 @@
-//! Rows by their primary key, through one index scan that is used for key after key.
+//! Rows by their primary key, through one index scan that is reused for each key.
 //!
-//! It sees what PostgreSQL's own unique checks see: every version that is alive, and those
-//! whose fate another transaction still has to decide.
+//! It sees what PostgreSQL's own unique checks see: every live version, and those that another
+//! transaction in progress has inserted or deleted.
 //!
 //! Such a search is no snapshot. The entries of an index page are read first and the rows visited
-//! afterwards; a row that another transaction moves in between, by an update that needs a new entry, is
-//! dead where it was and not among the entries where it is. "There is no such row" is therefore only
-//! believed where no entry led to a row that somebody may still see, or where an MVCC snapshot, to which
-//! a row is always at one place, has none either.
+//! afterwards; if another transaction moves a row in between, by an update that needs a new entry, the
+//! old version is dead and the new one is not among the entries. So the search concludes that there is
+//! no such row only if no entry led to a row that some transaction may still see, or if an MVCC
+//! snapshot, which sees each row at exactly one place, has none either.
 
 use super::versions;
 use pgrx::pg_sys;
@@ -24,39 +24,39 @@ pub struct Lookup {
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
     keys: Vec<pg_sys::ScanKeyData>,
-    /// Of the table when it was opened; our lock keeps it from becoming shorter.
+    /// The size of the table when it was opened; our lock prevents it from shrinking.
     blocks: pg_sys::BlockNumber,
-    /// The scan points into it, and it tells the last version's undecided transaction.
+    /// The scan points into it, and it has the transaction in progress of the last version.
     snapshot: Box<pg_sys::SnapshotData>,
 }
 
-/// A version of a row, in a page that is pinned while it is looked at.
+/// A version of a row, in a page that is pinned while it is read.
 pub struct Version {
     pub tuple: pg_sys::HeapTupleData,
-    /// Where the index leads to, or would: the first of the versions that share its entry.
+    /// Where the index entry points to, or would: the first of the versions that share it.
     pub root: pg_sys::ItemPointerData,
-    /// The transaction that is still to say whether this version begins or ends.
+    /// The transaction in progress that inserted or deleted this version.
     pub undecided: Option<pg_sys::TransactionId>,
-    /// Who has locked or replaced it, and what that means: `xmax` and `t_infomask` of one moment.
+    /// The transaction that has locked or replaced it: `xmax` and `t_infomask`, read together.
     pub holder: (pg_sys::TransactionId, u32),
 }
 
-/// What came of one search.
+/// The outcome of one search.
 #[derive(PartialEq, Eq)]
 enum Scan {
     /// A version of the row was shown.
     Shown,
-    /// None was, and nothing that was met could be seen by anybody.
+    /// None was shown, and no transaction could see any version that was visited.
     NoRow,
-    /// None was, but an entry led to versions that may have been the row until a moment ago.
+    /// None was shown, but an entry led to versions that may have been the row until a moment ago.
     Inconclusive,
 }
 
-/// What there was at one place.
+/// The result at one place.
 struct Seen {
-    /// The visitor has seen enough.
+    /// The visitor needs no further version.
     enough: bool,
-    /// Nobody can see any of the versions there.
+    /// No transaction can see any of the versions there.
     all_dead: bool,
 }
 
@@ -112,10 +112,9 @@ impl Lookup {
         }
     }
 
-    /// Shows `visit` the versions of a key's row until it says that it has seen enough; that it was shown none proves that
-    /// there was a moment of this call without such a row. Whatever it does, no page is locked meanwhile. They come from
-    /// the end of the table, where the youngest mostly is: those that nobody sees any more but that an old snapshot keeps
-    /// are many.
+    /// Shows `visit` the versions of a key's row until it needs no more; if it was shown none, there was a moment during
+    /// this call without such a row. No page is locked while `visit` runs. Versions come from the end of the table,
+    /// where the youngest mostly is: an old snapshot may keep many that no other transaction sees.
     ///
     /// # Safety
     /// `key` has a valid datum for each key column.
@@ -150,7 +149,7 @@ impl Lookup {
         }
     }
 
-    /// Shows `visit` what `snapshot` sees of the row that `keys` describe.
+    /// Shows `visit` the version of the row with `keys` that `snapshot` sees.
     ///
     /// # Safety
     /// The values of `keys` and the snapshot live through the call.
@@ -182,7 +181,7 @@ impl Lookup {
                     break;
                 }
                 somebody_may_see |= !seen.all_dead;
-                // As PostgreSQL's own scans do: what leads to nothing for anybody is passed over from now on.
+                // As PostgreSQL's own scans do: an entry whose versions nobody can see is skipped from now on.
                 (*self.scan).kill_prior_tuple = seen.all_dead;
             }
         }
@@ -193,7 +192,7 @@ impl Lookup {
         }
     }
 
-    /// Shows `visit` the version at a place that an index has led to once, if there is one now, whatever its key is.
+    /// Shows `visit` the version at a place that the index pointed to earlier, if one is there now, whatever its key.
     ///
     /// # Safety
     /// `visit` believes of the version only what it sees.
@@ -211,7 +210,7 @@ impl Lookup {
         }
     }
 
-    /// Looks at the versions that share this place.
+    /// Visits the versions that share this place.
     ///
     /// # Safety
     /// The block exists; the snapshot lives through the call.
@@ -248,7 +247,7 @@ impl Lookup {
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
             let enough = holder.is_some_and(|holder| {
                 tuple.t_self = at;
-                // What a dirty snapshot answers with; of another one nobody asks it.
+                // A dirty snapshot returns it; of another kind of snapshot it is not used.
                 let undecided = [(*snapshot).xmin, (*snapshot).xmax];
                 visit(&mut Version {
                     tuple,
@@ -274,7 +273,7 @@ impl Lookup {
         self.index
     }
 
-    /// Waits for the end of a transaction that [`Self::versions`] has shown, holding no page.
+    /// Waits for the end of a transaction that [`Self::versions`] has shown, with no page locked.
     pub fn wait_for(&mut self, transaction: pg_sys::TransactionId) {
         // SAFETY: the scan is live and lets go of its page; no relation or row is named for the error context.
         unsafe {
@@ -297,7 +296,7 @@ impl Lookup {
     }
 }
 
-/// PostgreSQL's own scans take dead versions out of a page whenever its free space is below the fill factor, which is
+/// PostgreSQL's own scans remove dead versions from a page whenever its free space is below the fill factor, which is
 /// after every single update. Here it happens once per several updates.
 ///
 /// # Safety

@@ -2,7 +2,7 @@
 //! only `unsafe` of the extension. What leaves this module is safe to use.
 #![allow(unsafe_code)]
 
-/// Tells PostgreSQL how the C function of this name is called.
+/// Declares the calling convention of the C function of this name to PostgreSQL.
 macro_rules! finfo {
     ($name:ident) => {
         #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! PostgreSQL's on-disk `numeric`, read and written without a detour over text.
+//! PostgreSQL's on-disk `numeric`, read and written without converting to text.
 //!
 //! Layout (src/backend/utils/adt/numeric.c): a 16-bit header, short (`0x8000` set: sign,
 //! scale and weight in one word) or long (weight in a second word), then base-10000
@@ -10,7 +10,7 @@ use ledger::amount::Amount;
 const BASE: u64 = 10_000;
 /// Units in one whole.
 const ONE: u128 = 10u128.pow(Amount::SCALE);
-/// Base-10000 digits behind the point in units of 10^-20.
+/// Base-10000 digits after the point in units of 10^-20.
 const FRACTION_DIGITS: i32 = 5;
 const UNITS_PER_AMOUNT_UNIT: u128 = 100;
 const MAX_DIGITS: usize = 10;
@@ -51,7 +51,7 @@ pub fn decode(data: &[u8]) -> Option<Amount> {
         }
         position -= 1;
     }
-    // Zeros at the end are not stored.
+    // Trailing zeros are not stored.
     for _ in 0..=position {
         magnitude = magnitude.checked_mul(u128::from(BASE))?;
     }
@@ -67,7 +67,7 @@ pub fn decode(data: &[u8]) -> Option<Amount> {
 
 /// Appends the data of `amount` as numeric(36,18), without a varlena header.
 pub fn encode(amount: Amount, out: &mut Vec<u8>) {
-    // Divided once, and from here on in 64 bits, whose divisions by constants are multiplications.
+    // Divided once, and from here on in 64 bits, where divisions by constants are multiplications.
     let magnitude = amount.units().unsigned_abs();
     let whole = magnitude / ONE;
     let fraction = (magnitude - whole * ONE) as u64;

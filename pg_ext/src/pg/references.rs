@@ -1,5 +1,5 @@
-//! Which of many ids a table does not have yet, by one index scan. A handler asks it before it creates what its
-//! events refer to: mostly all of it is there, and `INSERT … ON CONFLICT DO NOTHING` sets up a scan for each row.
+//! Which of many ids a table does not have yet, by one index scan. A handler calls it before it creates the rows that
+//! its events refer to: mostly all of them exist, and `INSERT … ON CONFLICT DO NOTHING` sets up a scan for each row.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
@@ -13,8 +13,9 @@ use crate::error::raise;
 /// A `regclass`.
 pub type TableId = pg_sys::Oid;
 
-/// Keeps of `named` what is the key of no row; also that of which another transaction has yet to decide it, and all
-/// where the table is none that can be asked: one without policies, whose primary key is its first column, a text.
+/// Keeps those of `named` that are not the key of a row, including keys that a transaction in progress inserts or
+/// deletes. Keeps all of them if the table cannot be searched: it needs a text as first column that is its primary key,
+/// and no policies.
 pub fn retain_absent<T>(table: TableId, named: &mut Vec<(&str, T)>) {
     // SAFETY: the relation is checked before it is used, and closed below or by the abort of the transaction.
     unsafe {

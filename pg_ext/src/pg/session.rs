@@ -1,5 +1,5 @@
-//! This session and the others: clock, durability, who lives, and how to end the
-//! transaction of one that does not move.
+//! This session and others: clock, durability, which sessions exist, and how to end the
+//! transaction of one that makes no progress.
 
 use std::ffi::{CStr, CString};
 
@@ -11,8 +11,8 @@ pub fn exists(pid: i32) -> bool {
     unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
-/// Ends a backend as pg_terminate_backend does. Whoever may acquire a partition may end
-/// the transaction that stands in the way, whatever role it runs as.
+/// Ends a backend as pg_terminate_backend does. A session that may acquire a partition may end
+/// the transaction that blocks it, whatever role that runs as.
 pub fn terminate(pid: i32) {
     if pid > 0 && exists(pid) {
         // SAFETY: kill takes no pointers; SIGTERM is how PostgreSQL asks its own backends to end.
@@ -27,7 +27,7 @@ pub fn commits_durably() -> bool {
     level != pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF
 }
 
-/// Whether every statement of this transaction sees what was committed until it began.
+/// Whether every statement of this transaction sees what was committed before the statement began.
 pub fn reads_committed() -> bool {
     // SAFETY: a plain integer variable of the backend, written only by this thread.
     let level = unsafe { pg_sys::XactIsoLevel };

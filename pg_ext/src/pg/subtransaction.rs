@@ -1,11 +1,11 @@
-//! Work that may fail in one expected way, and then leaves nothing behind.
+//! Work that may fail in one expected way, and is then undone.
 
 use std::panic::AssertUnwindSafe;
 
 use pgrx::pg_sys::errcodes::PgSqlErrorCode as Code;
 use pgrx::{PgTryBuilder, pg_sys};
 
-/// Does `work` in a subtransaction. Where it raises `expected` all that it wrote is undone, and there is no answer.
+/// Runs `work` in a subtransaction. If it raises `expected`, all its writes are undone, and the result is `None`.
 pub fn unless<T>(expected: Code, work: impl FnOnce() -> T) -> Option<T> {
     let place = Place::begin();
     PgTryBuilder::new(AssertUnwindSafe(|| {
@@ -24,7 +24,7 @@ pub fn unless<T>(expected: Code, work: impl FnOnce() -> T) -> Option<T> {
     .execute()
 }
 
-/// Where to go on once the subtransaction has ended, as PL/pgSQL does around an EXCEPTION block.
+/// The state to restore after the subtransaction, as PL/pgSQL does around an EXCEPTION block.
 #[derive(Clone, Copy)]
 struct Place {
     memory: pg_sys::MemoryContext,
@@ -52,7 +52,7 @@ impl Place {
     }
 
     fn roll_back(self) {
-        // SAFETY: as above; whatever began inside it has been undone by the time an ERROR gets here.
+        // SAFETY: as above; inner subtransactions have been undone by the time an ERROR arrives here.
         unsafe {
             pg_sys::MemoryContextSwitchTo(self.memory);
             pg_sys::RollbackAndReleaseCurrentSubTransaction();

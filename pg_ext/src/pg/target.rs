@@ -1,5 +1,5 @@
 //! A table opened for native writes, with the executor state that its constraints and
-//! indexes need: the same set-up as PostgreSQL's logical replication worker makes
+//! indexes need: the same set-up as in PostgreSQL's logical replication worker
 //! (src/backend/replication/logical/worker.c, create_edata_for_relation).
 
 use std::ffi::{CStr, CString};
@@ -14,7 +14,7 @@ use crate::error::raise;
 
 pub const SCHEMA: &CStr = c"ledger";
 
-/// A column that native writes fill, without the cast by which a statement would make values fit.
+/// A column that native writes fill, without the cast that a statement would apply.
 #[derive(Clone, Copy)]
 pub struct Column {
     type_id: pg_sys::Oid,
@@ -22,7 +22,7 @@ pub struct Column {
 }
 
 impl Column {
-    /// numeric(36,18), packed as numeric.c does: beside a varlena's header.
+    /// numeric(36,18), packed as in numeric.c, plus the size of a varlena's header.
     pub const AMOUNT: Self = Self {
         type_id: pg_sys::NUMERICOID,
         modifier: (36 << 16 | 18) + 4,
@@ -45,7 +45,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens `ledger.<name>` and refuses what native writes would pass over.
+    /// Opens `ledger.<name>` and refuses properties that native writes would ignore.
     pub fn open(name: &'static str, columns: &[Column]) -> Self {
         let relation = open(name, pg_sys::RowExclusiveLock as _);
         // SAFETY: the relation is open, and its cache entries stay valid while it is open.
@@ -68,7 +68,7 @@ impl Target {
         }
     }
 
-    /// The place of a column in a row, from 0.
+    /// The index of a column in a row, from 0.
     pub fn column(&self, name: &CStr) -> usize {
         // SAFETY: the relation is open and the name is NUL-terminated.
         let number = unsafe { pg_sys::get_attnum((*self.relation).rd_id, name.as_ptr()) };
@@ -94,9 +94,9 @@ impl Target {
             .is_some_and(|constraints| constraints.has_generated_stored)
     }
 
-    /// Writes a new version of the row at `at`, as ExecSimpleRelationUpdate does where there is neither a trigger nor a
-    /// computed column, but that `unchanged` gets its entry without being asked whether it is unique. Answers where that
-    /// entry leads to, if there had to be one.
+    /// Writes a new version of the row at `at`, as ExecSimpleRelationUpdate does for a table without triggers and
+    /// computed columns, except that the entry in `unchanged` is inserted without a uniqueness check. Returns where that
+    /// entry points to, if one was needed.
     ///
     /// # Safety
     /// This transaction has locked the row; `slot` holds a row of this relation; `unchanged` is one of its indexes, whose
@@ -139,7 +139,7 @@ impl Target {
         }
     }
 
-    /// For a table that belongs to the apply alone, and has `columns` of them.
+    /// For a table that only the apply writes, and that has so many `columns`.
     pub fn refuse_additions(&self, columns: usize) {
         let additions = if self.has_triggers() {
             "triggers"
@@ -157,8 +157,8 @@ impl Target {
         );
     }
 
-    /// For a table that is written again where its primary key, the first column, is in the way: another key in the way
-    /// would be there each time.
+    /// For a table whose insert is repeated after a conflict of its primary key, the first column: another unique key
+    /// would conflict each time.
     pub fn refuse_uniqueness_beyond_primary_key(&self) {
         // SAFETY: `open` has opened all indexes.
         let indexes = unsafe {
@@ -183,7 +183,8 @@ impl Target {
         }
     }
 
-    /// By the primary key, whose columns are the table's first, each with its equality; `named` is how people know it.
+    /// A look-up by the primary key, whose columns are the table's first, each with its equality; `named` is its name
+    /// in messages.
     pub fn lookup(&self, equal: &[u32], named: &str) -> Lookup {
         // SAFETY: the relation is open until `close`, before which a lookup is closed.
         unsafe { Lookup::open(self.relation, equal) }.unwrap_or_else(|| {
@@ -218,7 +219,7 @@ impl Target {
     }
 }
 
-/// Opens `ledger.<name>`. Whoever renames the table while its lock is waited for makes PostgreSQL look for it again.
+/// Opens `ledger.<name>`. If the table is renamed while we wait for its lock, PostgreSQL looks the name up again.
 pub fn open(name: &str, lock: pg_sys::LOCKMODE) -> pg_sys::Relation {
     let c_name = CString::new(name).expect("a table name has no NUL");
     // SAFETY: the names are NUL-terminated, live through the calls and are not written to; a missing schema or table is an
@@ -304,7 +305,7 @@ fn misfit(name: &str) -> ! {
     )
 }
 
-/// Constraint errors describe the failing row by way of the range table.
+/// Constraint errors use the range table to describe the failing row.
 ///
 /// # Safety
 /// `estate` is fresh and `relation` is open.

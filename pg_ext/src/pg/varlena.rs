@@ -1,5 +1,5 @@
-//! Variable-length datums that live in a Rust buffer instead of palloc'd memory: they are
-//! copied into a tuple right away, so nothing of the backend has to free them.
+//! Variable-length datums in a Rust buffer instead of palloc'd memory: they are copied into a
+//! tuple right away, so the backend need not free them.
 
 use ledger::amount::Amount;
 use pgrx::pg_sys;
@@ -20,7 +20,7 @@ impl Varlenas {
         self.starts.clear();
     }
 
-    /// Adds bytes and answers their index for [`Self::datum`].
+    /// Adds bytes and returns their index for [`Self::datum`].
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let length = bytes.len() + 4;
         self.starts.push(self.words.len());
@@ -54,7 +54,7 @@ impl Varlenas {
     }
 }
 
-/// Whether a text says so.
+/// Whether a text equals the given one.
 ///
 /// # Safety
 /// `text` is a valid datum of type text; one that is short is inline, and only what is compressed or elsewhere is copied.

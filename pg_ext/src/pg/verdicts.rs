@@ -26,13 +26,13 @@ pub struct VerdictRow {
     pub kafka_offset: i64,
     pub event_id: Option<String>,
     pub source: Option<String>,
-    /// When the event happened, where it says so, as timestamptz counts.
+    /// The event's own time, if it gives one, in the units of timestamptz.
     pub event_time: Option<i64>,
     pub verdict: &'static str,
     pub reason: Option<String>,
 }
 
-/// Writes the verdicts of one partition; answers how many.
+/// Writes the verdicts of one partition; returns how many.
 pub fn append(partition_id: i32, rows: &[VerdictRow]) -> u64 {
     let target = Target::open("verdicts", &COLUMNS);
     // Until the migrations run, instances go on with this version of the extension.
