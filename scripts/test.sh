@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # All tests, in two halves at the same time, each with a stack of its own: most tests wait for something, so one
 # half works while the other waits. The first half's output appears at once, the second's when both are done.
+#
+#   scripts/test.sh [ARGUMENT…]      further arguments of the test programs, such as --skip NAME
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -12,13 +14,14 @@ trap 'trap "" TERM INT; kill -TERM $(jobs -p) 2>/dev/null || true; wait; exit 14
 
 # In the background only: the signal above is for what it becomes.
 tests() { exec scripts/with-stack.sh cargo test --release --workspace --no-fail-fast -- --test-threads=1 "$@"; }
+more=("$@")
 
 cargo test --release --workspace --no-run
-tests "${second[@]}" >"$report" 2>&1 &
+tests "${second[@]}" "${more[@]}" >"$report" 2>&1 &
 behind=$!
 skips=()
 for name in "${second[@]}"; do skips+=(--skip "$name"); done
-tests "${skips[@]}" &
+tests "${skips[@]}" "${more[@]}" &
 status=0
 wait $! || status=$?
 wait $behind || status=$?
