@@ -8,8 +8,9 @@
 #[macro_use]
 mod fault;
 
+pub mod words;
+
 pub mod back_off;
-pub mod chain;
 pub mod partition;
 pub mod terminal;
 pub mod throttle;

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use sluice::cli::{self, BAD_SETTING, LogArgs, LogFormat, fail};
-use sluice::terminal;
+use sluice::{terminal, words};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -17,14 +17,22 @@ fn main() -> ExitCode {
     }
     // A defect of ours is one line too; the log of a service is no place for a backtrace.
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("defect: {}", panic.to_string().replace('\n', " "));
+        let file = panic
+            .location()
+            .map_or("", |location| words::place(location.file()));
+        let line = panic.location().map_or(0, std::panic::Location::line);
+        let message = panic
+            .payload_as_str()
+            .unwrap_or("no message")
+            .replace('\n', " ");
+        tracing::error!("internal error: panicked at {file}:{line}: {message}");
     }));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return fail(1, &format!("cannot start: {error}")),
+        Err(error) => return fail(1, &format!("cannot start: {}", words::of_io(&error))),
     };
     let status = runtime.block_on(cli::execute(cli.command));
     // Blocking calls into librdkafka end by their own time-outs; nobody waits for them.
@@ -32,15 +40,12 @@ fn main() -> ExitCode {
     status
 }
 
+const BAD_FILTER: &str = "RUST_LOG: must be a level (error, warn, info, debug, trace) or a list of targets with levels, for example sluice=debug,warn";
+
 fn log(args: &LogArgs) -> Result<(), String> {
-    let filter =
-        EnvFilter::try_new(&args.rust_log).map_err(|error| format!("RUST_LOG: {error}"))?;
+    let filter = EnvFilter::try_new(&args.rust_log).map_err(|_| BAD_FILTER.to_owned())?;
     // What a migration did stands on stdout.
-    let filter = filter.add_directive(
-        "refinery_core=warn"
-            .parse()
-            .map_err(|error| format!("RUST_LOG: {error}"))?,
-    );
+    let filter = filter.add_directive("refinery_core=warn".parse().map_err(|_| BAD_FILTER)?);
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

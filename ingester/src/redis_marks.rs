@@ -24,6 +24,7 @@ use crate::partition::Partition;
 use crate::postgres::pool::{AskError, Pool};
 use crate::throttle::Throttle;
 use crate::tls::{self, Files, Names};
+use crate::words::{self, of_io};
 
 const TLS_NAMES: Names = Names {
     ca: "REDIS_CA",
@@ -110,13 +111,14 @@ impl Redis {
         };
         let tcp = TcpStream::connect((host.as_str(), *port))
             .await
-            .map_err(|error| error.to_string())?;
-        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+            .map_err(|error| of_io(&error))?;
+        tcp.set_nodelay(true).map_err(|error| of_io(&error))?;
+        let unusable = |error: openssl::error::ErrorStack| tls::words(&error.to_string());
         let ssl = connector
             .configure()
             .and_then(|configured| configured.into_ssl(host))
-            .map_err(|error| error.to_string())?;
-        let mut stream = SslStream::new(ssl, tcp).map_err(|error| error.to_string())?;
+            .map_err(unusable)?;
+        let mut stream = SslStream::new(ssl, tcp).map_err(unusable)?;
         if let Err(error) = Pin::new(&mut stream).connect().await {
             return Err(refused(&error.to_string(), stream.ssl().verify_result()));
         }
@@ -156,29 +158,38 @@ impl Redis {
 
 /// The kind of the error; the message of Redis itself may quote anything.
 fn said(error: &RedisError) -> String {
-    if error.is_io_error() {
-        return advised(&error.to_string());
+    if let Some(io) = words::cause::<std::io::Error>(error) {
+        return advised(&io.to_string(), &of_io(io));
     }
-    let is_let_in = error.kind() != ErrorKind::AuthenticationFailed
-        && !matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
-    if is_let_in {
-        return error.category().to_owned();
-    }
-    format!(
-        "{}; REDIS_USERNAME and REDIS_PASSWORD, or REDIS_URL, must name a login that Redis lets in",
-        error.category()
-    )
+    let kind = match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
+            return "Redis refuses the login; REDIS_USERNAME and REDIS_PASSWORD, or REDIS_URL, must name a login that Redis lets in"
+                .to_owned();
+        }
+        _ if error.is_connection_refusal() => "connection refused: nothing listens there",
+        _ if error.is_timeout() => "no answer in time",
+        _ if error.is_connection_dropped() => "Redis closed the connection",
+        _ if error.is_io_error() => return advised(&error.to_string(), "the connection failed"),
+        (_, Some("LOADING")) => "Redis is still loading its data",
+        (_, Some("READONLY")) => "this Redis is a read-only replica",
+        (_, Some("OOM")) => "Redis has no memory left",
+        (_, Some("MISCONF")) => "Redis cannot save to its disk, and takes no writes",
+        (_, Some(code)) => return format!("Redis answered with error {code}"),
+        _ => "Redis answered with something that is no answer: does another service listen there?",
+    };
+    kind.to_owned()
 }
 
 fn refused(error: &str, verified: openssl::x509::X509VerifyResult) -> String {
-    advised(&format!("{error}: {verified}"))
+    let raw = format!("{error}: {verified}");
+    advised(&raw, &format!("TLS handshake failed: {}", tls::words(&raw)))
 }
 
-fn advised(error: &str) -> String {
-    let error = error.replace('\n', " ");
-    match tls::advice(&error, &TLS_NAMES) {
-        Some(advice) => format!("{error}; {advice}"),
-        None => error,
+/// `raw` is what OpenSSL or the operating system wrote, `told` the same for people.
+fn advised(raw: &str, told: &str) -> String {
+    match tls::advice(raw, &TLS_NAMES) {
+        Some(advice) => format!("{told}; {advice}"),
+        None => told.to_owned(),
     }
 }
 

@@ -7,6 +7,8 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod};
 use openssl::x509::store::X509StoreBuilder;
 
+use crate::words::of_io;
+
 /// Files in PEM.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
@@ -34,10 +36,18 @@ impl Files {
 
     /// The server's certificate and name are checked, unless the caller takes that back.
     pub fn connector(&self, names: &Names) -> Result<SslConnectorBuilder, String> {
-        let error = |error: ErrorStack| format!("TLS: {error}");
+        let error = |error: ErrorStack| format!("TLS: {}", words(&error.to_string()));
         let unusable = |name: &str, path: &PathBuf| {
             let place = format!("{name} {}", path.display());
-            move |error: ErrorStack| format!("{place}: {error}")
+            // OpenSSL tells a file that it cannot open by five errors.
+            let unread = std::fs::read(path).err();
+            move |error: ErrorStack| match unread {
+                Some(unread) => format!("{place}: {}", of_io(&unread)),
+                None => format!(
+                    "{place}: not in PEM as it is needed there: {}",
+                    words(&error.to_string())
+                ),
+            }
         };
         let mut builder = SslConnector::builder(SslMethod::tls()).map_err(error)?;
         if let Some(path) = &self.ca {
@@ -59,6 +69,39 @@ impl Files {
         }
         Ok(builder)
     }
+}
+
+/// What OpenSSL means by an error or a queue of them, as it, postgres-openssl and librdkafka write it down: its reasons and what
+/// it found out about a certificate, without its functions, numbers and source files.
+pub fn words(text: &str) -> String {
+    let mut reasons: Vec<&str> = Vec::new();
+    let (mut verified, mut rest) = ("", text);
+    while let Some(at) = rest.find("error:") {
+        // error:0A000086:library:function:reason:file:line:data
+        let mut fields = rest[at..].splitn(6, ':').skip(4);
+        let reason = fields.next().unwrap_or_default().trim();
+        rest = fields.next().unwrap_or_default();
+        let reason = reason.split(", ").next().unwrap_or_default();
+        if !reason.is_empty() && !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+        verified = rest.rsplit(':').next().unwrap_or_default().trim();
+    }
+    match reasons.is_empty() {
+        true => text
+            .split(" (os error")
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+        false if is_about_a_certificate(verified) => format!("{}: {verified}", reasons.join(", ")),
+        false => reasons.join(", "),
+    }
+}
+
+/// Whether this is what OpenSSL says of a certificate that it does not take, and no data of an error.
+fn is_about_a_certificate(text: &str) -> bool {
+    let words = ["certificate", "mismatch", "issuer", "self-signed", "CRL"];
+    words.iter().any(|word| text.contains(word)) && !text.contains('/')
 }
 
 /// What to change where a handshake ended with these words, if it is known.
@@ -132,6 +175,30 @@ mod tests {
             assert!(advice.contains(names), "{error}: {advice}");
         }
         assert_eq!(advice("connection refused", &NAMES), None);
+    }
+
+    #[test]
+    fn a_failed_handshake_is_told_without_the_source_files_of_openssl() {
+        for (error, told) in [
+            (
+                "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate verify failed:\
+                 ../ssl/statem/statem_clnt.c:1889:: hostname mismatch",
+                "certificate verify failed: hostname mismatch",
+            ),
+            (
+                "SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be \
+                 verified, verify that ssl.ca.location is correctly configured",
+                "certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly \
+                 configured",
+            ),
+            (
+                "error:0A000418:SSL routines:ssl3_read_bytes:tlsv1 alert unknown ca:../ssl/record/rec_layer_s3.c:1586:SSL alert number 48",
+                "tlsv1 alert unknown ca",
+            ),
+            ("server does not support TLS", "server does not support TLS"),
+        ] {
+            assert_eq!(words(error), told);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::operator::dead_letters::{
     self, ATTEMPTS, CHUNK, Chosen, Deed, Filter, Query, Work, is_left_out,
 };
 use crate::terminal::{clean, tell};
+use crate::words::of_io;
 
 #[derive(Subcommand)]
 pub enum Dlq {
@@ -224,7 +225,7 @@ pub async fn dlq(
         Dlq::Replay { asked, payload } => {
             let payload = payload.as_ref().map(|file| {
                 std::fs::read(file)
-                    .map_err(|error| format!("--payload {}: {error}", file.display()))
+                    .map_err(|error| format!("--payload {}: {}", file.display(), of_io(&error)))
             });
             let payload = payload.transpose()?;
             let deed = Deed::Replay(payload.as_deref());
@@ -440,12 +441,13 @@ async fn show_payload(client: &Client, id: i64) -> Result<(), String> {
     let Some(base64) = payloads.into_iter().flatten().next() else {
         return Err(format!("dead letter {id} has no payload"));
     };
-    let bytes = openssl::base64::decode_block(base64).map_err(|error| error.to_string())?;
+    let bytes = openssl::base64::decode_block(base64);
+    let bytes = bytes.map_err(|_| format!("the payload of dead letter {id} arrived damaged"))?;
     if std::io::stdout().is_terminal() {
         return write_line(&String::from_utf8_lossy(&bytes));
     }
     let written = std::io::stdout().write_all(&bytes);
-    written.map_err(|error| error.to_string())
+    written.map_err(|error| format!("stdout: {}", of_io(&error)))
 }
 
 async fn show(client: &Client, id: i64, output: Output) -> Result<(), String> {

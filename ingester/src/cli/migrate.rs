@@ -1,15 +1,12 @@
 //! `sluice migrate`: the extension, then the tables, forward only.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::chain::chain;
-use crate::cli::session::Asking;
+use crate::cli::output::open;
 use crate::cli::strangers;
 use crate::config::database::DatabaseArgs;
-use crate::postgres::database::Database;
 use crate::postgres::error::describe;
 use crate::schema::migrations::{self, Migration};
 use crate::schema::{objects, shipped};
@@ -35,14 +32,14 @@ pub struct Choices {
 
 pub async fn migrate(arguments: &DatabaseArgs, choices: &Choices) -> Result<(), String> {
     let database = arguments.admin("sluice migrate").map_err(|bad| bad.0)?;
-    let wait = arguments.connection_timeout();
+    let limit = 2 * arguments.connection_timeout();
     // Before anything is changed.
     let own = choices
         .also
         .as_deref()
         .map(migrations::own_runner)
         .transpose()?;
-    let mut client = open(&database, wait).await?;
+    let mut client = open(&database, arguments.admin_setting(), limit).await?;
     lock(&client).await.map_err(|error| describe(&error))?;
     client
         .batch_execute(PATIENCE)
@@ -72,7 +69,7 @@ pub async fn migrate(arguments: &DatabaseArgs, choices: &Choices) -> Result<(), 
     }
     if let Some(own) = own {
         let report = own.run_async(&mut *client).await;
-        let report = report.map_err(|error| chain(&error))?;
+        let report = report.map_err(|error| migrations::words(&error))?;
         for migration in report.applied_migrations() {
             println!("applied migration {migration} of the platform");
             has_said = true;
@@ -183,23 +180,9 @@ async fn run(client: &mut Client, keep: &[String]) -> Result<Vec<Migration>, Str
     }
     // Also where nothing is left to be applied: it compares what was applied with what this binary knows.
     let report = migrations::runner().run_async(client).await;
-    let report = report.map_err(|error| chain(&error))?;
+    let report = report.map_err(|error| migrations::words(&error))?;
     applied.extend(report.applied_migrations().iter().cloned());
     Ok(applied)
-}
-
-pub(super) async fn open(database: &Database, wait: Duration) -> Result<Asking, String> {
-    let address = database.address();
-    match tokio::time::timeout(wait * 2, Asking::open(database)).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(format!(
-            "ADMIN_DATABASE_URL: PostgreSQL at {address}: {}",
-            describe(&error)
-        )),
-        Err(_) => Err(format!(
-            "ADMIN_DATABASE_URL: PostgreSQL at {address} does not answer"
-        )),
-    }
 }
 
 pub(super) async fn lock(client: &Client) -> Result<(), tokio_postgres::Error> {

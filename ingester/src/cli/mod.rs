@@ -1,6 +1,7 @@
 //! The command line of Sluice: what can be asked for, and who does it.
 //! The only room besides `config` that knows clap; what an operator can do stands in `operator`.
 
+mod arguments;
 pub mod check;
 pub mod dead_letters;
 pub mod events;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::cli::dead_letters::Dlq;
 use crate::cli::events::Events;
@@ -27,6 +29,7 @@ use crate::cli::output::write_line;
 use crate::config::database::DatabaseArgs;
 use crate::config::help::{with_secrets_apart, without_empty_variables};
 use crate::config::kafka::KafkaArgs;
+use crate::config::names::near_misses;
 use crate::config::redis_server::RedisArgs;
 use crate::config::run::{RunArgs, RunSettings};
 use crate::config::secrets::{refuse_secrets_in, with_secret_files};
@@ -35,6 +38,7 @@ use crate::kafka;
 use crate::operator::partitions::Action;
 use crate::run::start;
 use crate::terminal;
+use crate::words::of_io;
 
 /// Balance and domain events from Kafka into PostgreSQL: in order, exactly once in effect, fenced.
 #[derive(Parser)]
@@ -225,6 +229,15 @@ fn command_line() -> clap::Command {
 
 /// Does what is asked for.
 pub async fn execute(command: Command) -> ExitCode {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let misses = near_misses(&command_line(), names);
+    match &command {
+        Command::Version | Command::Completions { .. } | Command::Man { .. } => {}
+        Command::Run { .. } => misses.iter().for_each(|miss| warn!("{}", miss.told())),
+        _ => misses
+            .iter()
+            .for_each(|miss| terminal::tell(&format!("sluice: {}", miss.told()))),
+    }
     match command {
         Command::Version => said(write_line(concat!("sluice ", env!("CARGO_PKG_VERSION")))),
         Command::Completions { shell } => {
@@ -286,7 +299,7 @@ async fn serve(settings: RunSettings) -> ExitCode {
 fn manual(folder: &Path) -> Result<(), String> {
     std::fs::create_dir_all(folder)
         .and_then(|()| clap_mangen::generate_to(command_line(), folder))
-        .map_err(|error| format!("{}: {error}", folder.display()))
+        .map_err(|error| format!("{}: {}", folder.display(), of_io(&error)))
 }
 
 async fn dlq(database: &DatabaseArgs, command: &Dlq) -> ExitCode {
@@ -353,7 +366,8 @@ async fn of_partitions(command: OfPartitions) -> ExitCode {
 /// Cancelled by the first SIGTERM or SIGINT.
 fn stop_on_signals() -> Result<CancellationToken, String> {
     let stop = CancellationToken::new();
-    signals::cancel(stop.clone()).map_err(|error| format!("cannot listen for signals: {error}"))?;
+    signals::cancel(stop.clone())
+        .map_err(|error| format!("cannot listen for signals: {}", of_io(&error)))?;
     Ok(stop)
 }
 
@@ -392,15 +406,16 @@ fn refuse(error: &clap::Error) -> ExitCode {
             .trim_start_matches("--");
         let setting = name.to_uppercase().replace('-', "_");
         let value = context(ContextKind::InvalidValue).unwrap_or_default();
-        let reason = std::error::Error::source(error).map_or_else(
-            || match error.get(ContextKind::ValidValue) {
-                Some(ContextValue::Strings(values)) => {
-                    format!("must be one of {}", values.join(", "))
-                }
-                _ => "is not valid".to_owned(),
-            },
-            ToString::to_string,
-        );
+        let reason = match (
+            std::error::Error::source(error),
+            error.get(ContextKind::ValidValue),
+        ) {
+            (Some(source), _) => arguments::reason(source, &value),
+            (None, Some(ContextValue::Strings(values))) => {
+                format!("must be one of {}", values.join(", "))
+            }
+            (None, _) => "cannot be used".to_owned(),
+        };
         return fail(BAD_SETTING, &format!("{setting}: {value:?} {reason}"));
     }
     let _ = error.print();

@@ -1,6 +1,7 @@
 //! Rows of the database on stdout: as a table, or as JSON.
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -8,8 +9,10 @@ use serde_json::Value;
 
 use crate::cli::session::Asking;
 use crate::config::database::DatabaseArgs;
-use crate::postgres::error::describe;
+use crate::postgres::database::Database;
+use crate::postgres::error::{describe, describe_at};
 use crate::terminal::{clean, tell};
+use crate::words::of_io;
 
 /// Longer texts are cut in tables.
 const CELL: usize = 100;
@@ -32,15 +35,19 @@ pub enum Output {
 pub async fn connect(database: &DatabaseArgs, command: &str) -> Result<Asking, String> {
     let target = database.admin(command).map_err(|bad| bad.0)?;
     let limit = 2 * database.connection_timeout();
-    let why = match tokio::time::timeout(limit, Asking::open(&target)).await {
-        Ok(Ok(client)) => return Ok(client),
-        Ok(Err(error)) => describe(&error),
-        Err(_) => "no answer in time".to_owned(),
-    };
+    open(&target, database.admin_setting(), limit).await
+}
+
+/// The same of a server that `setting` names, within `limit`.
+pub async fn open(target: &Database, setting: &str, limit: Duration) -> Result<Asking, String> {
     let address = target.address();
-    Err(format!(
-        "ADMIN_DATABASE_URL: PostgreSQL at {address}: {why}"
-    ))
+    match tokio::time::timeout(limit, Asking::open(target)).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(format!("{setting}: {}", describe_at(&address, &error))),
+        Err(_) => Err(format!(
+            "{setting}: cannot reach PostgreSQL at {address}: no answer in time"
+        )),
+    }
 }
 
 /// What a command tells where the database refuses it, for commands that change something.
@@ -138,7 +145,9 @@ pub fn short(text: &str) -> String {
 /// A line to stdout, cleaned of what a terminal would obey; a reader that has enough, as `head`, is no failure.
 pub fn write_line(text: &str) -> Result<(), String> {
     match writeln!(std::io::stdout(), "{}", clean(text)) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("stdout: {}", of_io(&error)))
+        }
         _ => Ok(()),
     }
 }

@@ -62,7 +62,7 @@ async fn limit(database: Database, backend: Backend) {
     tokio::time::sleep(FIRST_LOOK).await;
     let why = until_silent(&database, backend).await;
     eprintln!(
-        "sluice: no answer of PostgreSQL, {why}; what was asked last may be done or not: look before you repeat it"
+        "sluice: no answer from PostgreSQL: {why}; the last statement may have been carried out or not: look before you repeat it"
     );
     std::process::exit(1);
 }
@@ -73,9 +73,9 @@ async fn until_silent(database: &Database, backend: Backend) -> &'static str {
     loop {
         match tokio::time::timeout(ANSWER, look(database, &mut eye, backend)).await {
             Ok(Ok(None)) => return "its session is gone",
-            Ok(Ok(Some(idle_s))) if idle_s > IDLE_S => return "its session waits for us",
+            Ok(Ok(Some(idle_s))) if idle_s > IDLE_S => return "its session waits for this command",
             Ok(Ok(Some(_))) => seen = Instant::now(),
-            _ if seen.elapsed() > UNSEEN => return "nor is another connection answered",
+            _ if seen.elapsed() > UNSEEN => return "another connection gets no answer either",
             _ => eye = None,
         }
         tokio::time::sleep(LOOK).await;

@@ -2,8 +2,8 @@
 
 use tokio_postgres::{Client, Transaction};
 
-use crate::cli::migrate::{PATIENCE, lock, open};
-use crate::cli::output::write_line;
+use crate::cli::migrate::{PATIENCE, lock};
+use crate::cli::output::{open, write_line};
 use crate::config::database::DatabaseArgs;
 use crate::postgres::error::describe;
 
@@ -65,7 +65,12 @@ const NEEDED: &str = "
 pub async fn uninstall(arguments: &DatabaseArgs, consent: &Consent) -> Result<(), String> {
     let database = arguments.admin("sluice uninstall").map_err(|bad| bad.0)?;
     let told = |error: tokio_postgres::Error| describe(&error);
-    let mut client = open(&database, arguments.connection_timeout()).await?;
+    let mut client = open(
+        &database,
+        arguments.admin_setting(),
+        2 * arguments.connection_timeout(),
+    )
+    .await?;
     lock(&client).await.map_err(told)?;
     client.batch_execute(PATIENCE).await.map_err(told)?;
     let running = client.query(RUNNING, &[]).await.map_err(told)?;

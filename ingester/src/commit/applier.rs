@@ -168,7 +168,7 @@ impl Applier {
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     let error = error.describe();
-                    warn!(partition = %self.partition, "headers for results not kept: {error}");
+                    warn!(partition = %self.partition, "headers for the results topic are not stored yet, trying again: {error}");
                     self.while_leading(tokio::time::sleep(wait)).await?;
                 }
             }
@@ -184,7 +184,7 @@ impl Applier {
         text: &str,
     ) -> Result<Counts, Failure> {
         let offset = batch.offset_of(index);
-        warn!(partition = %self.partition, offset, "record becomes a dead letter, as ordered by hand");
+        warn!(partition = %self.partition, offset, "record becomes a dead letter: an operator ordered it with `sluice bury`");
         let dead = batch.dead_slice(index, DeadReason::Buried, text, 1);
         match self.persist(&dead, Place::One(offset)).await? {
             Persisted::Committed(counts) => Ok(counts),
@@ -330,7 +330,7 @@ impl Applier {
         let paused = paused.unwrap_or_else(|_| Err(AskError::Silent("none in time".to_owned())));
         if let Err(failed) = paused {
             let error = failed.describe();
-            warn!(partition = %self.partition, "topic not paused yet, trying again: {error}");
+            warn!(partition = %self.partition, "the topic is not paused yet, trying again: {error}");
         }
     }
 }

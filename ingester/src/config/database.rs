@@ -113,6 +113,18 @@ impl DatabaseArgs {
         }
     }
 
+    /// Which setting names the server that [`Self::admin`] takes.
+    pub fn admin_setting(&self) -> &'static str {
+        let is_given = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
+        if is_given(&self.admin_database_url) {
+            "ADMIN_DATABASE_URL"
+        } else if is_given(&self.database_url) {
+            "DATABASE_URL"
+        } else {
+            "DB_HOST"
+        }
+    }
+
     pub fn connection_timeout(&self) -> Duration {
         Duration::from_millis(self.db_connection_timeout)
     }

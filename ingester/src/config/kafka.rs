@@ -69,9 +69,7 @@ fn is_kubernetes(name: &str) -> bool {
 }
 
 /// Properties whose values Sluice's guarantees rest on.
-const FIXED: [&str; 20] = [
-    "bootstrap.servers",
-    "metadata.broker.list",
+const FIXED: [&str; 18] = [
     "client.id",
     "group.id",
     "enable.auto.commit",
@@ -93,6 +91,9 @@ const FIXED: [&str; 20] = [
     "transactional.id",
 ];
 
+/// Properties that are another name of KAFKA_BROKERS.
+const BROKERS: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
+
 impl KafkaArgs {
     pub fn settings(
         &self,
@@ -108,6 +109,7 @@ impl KafkaArgs {
                 "missing; set it to host:port, comma separated",
             )
         })?;
+        let brokers = addresses(&brokers)?;
         let (balance_topics, event_topics) = self.topics()?;
         let read: Vec<&String> = balance_topics
             .iter()
@@ -155,6 +157,39 @@ impl KafkaArgs {
     }
 }
 
+/// Brokers as librdkafka takes them. What cannot be one is counted, not quoted: it may hold a password.
+fn addresses(list: &str) -> Result<String, BadSetting> {
+    let wrong = |nth: usize, why: &str| {
+        let form = "the form is host:port, comma separated";
+        Err(bad("KAFKA_BROKERS", format!("address {nth} {why}; {form}")))
+    };
+    let addresses: Vec<&str> = list.split(',').map(str::trim).collect();
+    for (address, nth) in addresses.iter().zip(1..) {
+        if address.contains("://") {
+            return wrong(
+                nth,
+                "begins with a protocol, which KAFKA_SECURITY_PROTOCOL names",
+            );
+        }
+        if address.contains(['/', '@', ' ']) {
+            return wrong(
+                nth,
+                "has a sign that no host has; a login is given by KAFKA_SASL_USERNAME",
+            );
+        }
+        // An IPv6 address stands in brackets.
+        let behind = address.rsplit_once(']').map_or(*address, |(_, rest)| rest);
+        let port = behind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        if address.is_empty() || address.starts_with(':') {
+            return wrong(nth, "is empty");
+        }
+        if matches!(port, Some(Err(_) | Ok(0))) {
+            return wrong(nth, "has a port that is none");
+        }
+    }
+    Ok(addresses.join(","))
+}
+
 /// The one topic that a setting names, if any; what is read must not be written.
 fn written(setting: &str, list: &str, read: &[&String]) -> Result<Option<String>, BadSetting> {
     let mut topics = topics(setting, list)?;
@@ -193,6 +228,12 @@ fn properties(
         if OWN_KAFKA.contains(&plain) || value.is_empty() || is_kubernetes(&name) {
             continue;
         }
+        if BROKERS.contains(&property.as_str()) {
+            return Err(bad(
+                &name,
+                format!("{property} cannot be set: KAFKA_BROKERS names the brokers"),
+            ));
+        }
         if FIXED.contains(&property.as_str()) {
             return Err(bad(
                 &name,
@@ -227,5 +268,31 @@ fn topics(setting: &str, list: &str) -> Result<Vec<String>, BadSetting> {
             format!("{topic:?} is no name of a Kafka topic"),
         )),
         None => Ok(topics),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_with_a_protocol_or_without_a_port_number_are_refused_and_not_quoted() {
+        for (list, why) in [
+            ("kafka://b1:9092", "address 1 begins with a protocol"),
+            ("b1:9092,SSL://b2:9093", "address 2 begins with a protocol"),
+            ("b1:9092,", "address 2 is empty"),
+            ("me:canary@b1:9092", "address 1 has a sign"),
+            ("b1:canary", "address 1 has a port that is none"),
+            ("b1:70000", "address 1 has a port that is none"),
+            (":9092", "address 1 is empty"),
+        ] {
+            let told = addresses(list).expect_err(list).0;
+            assert!(told.contains(why), "{told}");
+            assert!(!told.contains("canary"), "{told}");
+        }
+        assert_eq!(
+            addresses("b1:9092, b2 ,[::1]:9094"),
+            Ok("b1:9092,b2,[::1]:9094".to_owned())
+        );
     }
 }

@@ -5,6 +5,7 @@
 pub mod database;
 pub mod help;
 pub mod kafka;
+pub mod names;
 pub mod redis_server;
 pub mod run;
 pub mod secrets;

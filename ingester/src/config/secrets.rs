@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use crate::config::setting::{BadSetting, bad};
+use crate::words::of_io;
 
 /// A text that neither log nor error quotes.
 #[derive(Clone)]
@@ -20,7 +21,7 @@ impl Secret {
 
 /// Settings that may hold a secret. Each comes from the environment, or from the file that `<NAME>_FILE`
 /// names, as secrets are mounted; never from the command line, which every user of a machine can read.
-const SECRETS: [&str; 7] = [
+pub(super) const SECRETS: [&str; 7] = [
     "DATABASE_URL",
     "ADMIN_DATABASE_URL",
     "OPERATOR_DATABASE_URL",
@@ -82,7 +83,11 @@ pub(super) fn both_set(file: &str, name: &str) -> BadSetting {
 
 /// What the file says that `setting` names, without the line end that editors leave.
 pub(super) fn read_secret(setting: &str, path: &Path) -> Result<String, BadSetting> {
-    let secret = std::fs::read_to_string(path)
-        .map_err(|error| bad(setting, format!("cannot read {}: {error}", path.display())))?;
+    let secret = std::fs::read_to_string(path).map_err(|error| {
+        bad(
+            setting,
+            format!("cannot read {}: {}", path.display(), of_io(&error)),
+        )
+    })?;
     Ok(secret.trim_end_matches(['\r', '\n']).to_owned())
 }

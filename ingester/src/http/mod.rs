@@ -36,6 +36,7 @@ use crate::http::refusal::Refusal;
 use crate::http::told::Told;
 use crate::observe::metrics;
 use crate::observe::snapshot::{Health, Processed, Snapshot};
+use crate::words::of_io;
 
 /// Connections at one time.
 const CONNECTIONS: usize = 256;
@@ -50,7 +51,7 @@ const HEAD: usize = 64 << 10;
 pub async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address)
         .await
-        .map_err(|error| format!("{setting}: cannot listen on {address}: {error}"))
+        .map_err(|error| format!("{setting}: cannot listen on {address}: {}", of_io(&error)))
 }
 
 /// Serves everything for as long as the process lives.
@@ -81,7 +82,7 @@ async fn accept(listener: TcpListener, routes: Router, most: usize) -> Infallibl
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!("HTTP connection not accepted: {error}");
+                warn!("an HTTP connection was not accepted: {}", of_io(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

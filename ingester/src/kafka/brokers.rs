@@ -25,7 +25,8 @@ pub struct Brokers {
 impl Brokers {
     pub fn new(list: &str) -> Result<Self, String> {
         Ok(Self {
-            list: CString::new(list).map_err(|error| format!("KAFKA_BROKERS: {error}"))?,
+            list: CString::new(list)
+                .map_err(|_| "KAFKA_BROKERS: must not hold a zero byte".to_owned())?,
             none_connected: AtomicBool::new(false),
             none_left: AtomicBool::new(false),
         })
@@ -45,7 +46,7 @@ impl Brokers {
     pub fn name_again(&self, client: &Client<impl ClientContext>) {
         if self.none_connected.swap(false, Ordering::Relaxed) {
             if self.none_left.swap(false, Ordering::Relaxed) {
-                warn!("KAFKA_BROKERS: librdkafka has given up every broker; naming them again");
+                warn!("KAFKA_BROKERS: no broker is connected; connecting to all of them again");
             } else {
                 debug!("KAFKA_BROKERS: connected to none of them; naming them again");
             }

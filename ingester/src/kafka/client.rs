@@ -24,6 +24,7 @@ use crate::kafka::config::{base_config, client_config, describe_config_error};
 use crate::kafka::context::{COMPLAIN_AGAIN, Context, Generations};
 use crate::kafka::native;
 use crate::kafka::reader::PartitionReader;
+use crate::kafka::words::{of, of_code};
 use crate::observe::status::Status;
 use crate::partition::Partition;
 use crate::throttle::Throttle;
@@ -119,7 +120,7 @@ impl Kafka {
                     let client = consumer.client();
                     client.context().brokers.name_again(client);
                     if let Some(Err(error)) = consumer.poll(Duration::from_secs(1)) {
-                        debug!("kafka: {error}");
+                        debug!("kafka: {}", of(&error));
                     }
                 }
             });
@@ -139,7 +140,7 @@ impl Kafka {
             let metadata = this
                 .reader
                 .fetch_metadata(Some(&topic), REQUEST_TIMEOUT)
-                .map_err(|e| e.to_string())?;
+                .map_err(|error| of(&error))?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let Some(found) = found else { return Ok(None) };
             match found.error().map(Code::from) {
@@ -148,7 +149,7 @@ impl Kafka {
                 | Some(
                     Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition,
                 ) => Ok(None),
-                Some(code) => Err(code.to_string()),
+                Some(code) => Err(of_code(code)),
             }
         })
         .await
@@ -168,7 +169,7 @@ impl Kafka {
             let metadata = this
                 .inquirer
                 .fetch_metadata(Some(&partition.topic), REQUEST_TIMEOUT)
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| of(&error))?;
             let mut partitions = metadata
                 .topics()
                 .iter()
@@ -255,7 +256,7 @@ impl Kafka {
             }
         }
         if let Err(error) = self.reader.commit(&list, mode) {
-            debug!("kafka: group offsets not committed: {error}");
+            debug!("kafka: group offsets not committed: {}", of(&error));
         }
     }
 }
@@ -275,9 +276,9 @@ pub async fn topic_setting(
     let answers = tokio::time::timeout(2 * REQUEST_TIMEOUT, asked)
         .await
         .map_err(|_| "no answer about the topic's settings in time".to_owned())?
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| of(&error))?;
     let found = answers.into_iter().next().transpose();
-    let found = found.map_err(|code| code.to_string())?;
+    let found = found.map_err(of_code)?;
     // It waits for a thread of its own to end.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     let value = found.and_then(|found| found.get(name).and_then(|entry| entry.value.clone()));
@@ -294,7 +295,7 @@ fn watermarks_of(
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 Ok(None)
             }
-            _ => Err(error.to_string()),
+            _ => Err(of(&error)),
         },
     }
 }
@@ -304,5 +305,5 @@ async fn blocking<R: Send + 'static>(
 ) -> Result<R, String> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| error.to_string())?
+        .map_err(|_| "internal error: task panicked".to_owned())?
 }

@@ -2,8 +2,10 @@
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 
 use crate::config::kafka::KafkaSettings;
+use crate::kafka::words;
 
 /// How often librdkafka tells which brokers it knows, and how far the partitions reach.
 pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "2000");
@@ -58,14 +60,20 @@ pub fn base_config(settings: &KafkaSettings) -> ClientConfig {
 
 /// Names the variable that a property came from, and never its value, which may be a secret.
 pub fn describe_config_error(error: &KafkaError, settings: &KafkaSettings) -> String {
-    let reason = match error {
-        KafkaError::ClientConfig(_, reason, property, _) => format!("{property}: {reason}"),
-        _ => error.to_string(),
+    let (raw, told) = match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, property, _) => (
+            property.clone(),
+            format!("librdkafka has no property {property}"),
+        ),
+        KafkaError::ClientConfig(_, reason, property, _) => {
+            (format!("{property}: {reason}"), reason.clone())
+        }
+        _ => (error.to_string(), words::of(error)),
     };
     let properties = settings.properties.iter();
     let named = properties
-        .filter(|(property, _)| reason.contains(property.as_str()))
+        .filter(|(property, _)| raw.contains(property.as_str()))
         .max_by_key(|(property, _)| property.len());
     let variable = named.map_or("KAFKA_BROKERS", |(_, (variable, _))| variable);
-    format!("{variable}: {reason}")
+    format!("{variable}: {told}")
 }

@@ -13,6 +13,7 @@ use rdkafka::statistics::Statistics;
 use tracing::{debug, warn};
 
 use crate::kafka::brokers::Brokers;
+use crate::kafka::words;
 use crate::observe::snapshot::{Ends, Queue};
 use crate::observe::status::Status;
 use crate::partition::Partition;
@@ -30,7 +31,7 @@ const TLS_NAMES: Names = Names {
 pub(super) const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
 
 const OTHER_PROTOCOL: &str =
-    "if that lasts, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks";
+    "if that goes on, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks";
 
 /// How often each topic was created anew while we looked.
 #[derive(Clone, Default)]
@@ -70,8 +71,10 @@ fn created_anew(message: &str) -> Option<&str> {
 }
 
 impl Context {
-    fn refuses_us(&self, reason: &str, advice: &str) {
-        let refusal = format!("Kafka refuses us: {reason}; {advice}").replace('\n', " ");
+    /// `line` is librdkafka's, and names the broker.
+    fn rejected(&self, line: &str, reason: &str, advice: &str) {
+        let broker = words::broker(line).unwrap_or("a broker");
+        let refusal = format!("Kafka rejected the connection ({broker}): {reason}; {advice}");
         // librdkafka repeats itself with every try to connect.
         let mut complained = self.complained.lock().expect("no panic while held");
         if complained.is_due() {
@@ -84,17 +87,21 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
         if let Some(topic) = created_anew(message) {
-            warn!(topic, "topic was created anew");
+            warn!(topic, "the topic was deleted and created again");
             self.generations.of(topic).fetch_add(1, Ordering::SeqCst);
         }
         // A broker that expects TLS hangs up on the first request, which librdkafka says in its log only.
         if message.contains("Disconnected") && message.contains("in state APIVERSION_QUERY") {
-            self.refuses_us(message, OTHER_PROTOCOL);
+            self.rejected(
+                message,
+                "the broker closed it at the first request",
+                OTHER_PROTOCOL,
+            );
         }
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!("kafka: {message}"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                warn!("kafka: {message}")
+                warn!("the Kafka client library reports: {message}")
             }
             _ => debug!("kafka: {message}"),
         }
@@ -138,7 +145,12 @@ impl ClientContext for Context {
             debug!("kafka: {error}: {reason}");
             return;
         };
-        self.refuses_us(reason, &advice);
+        let said = words::of(&error);
+        let said = match reason.contains("error:") {
+            true => format!("{said}: {}", tls::words(reason)),
+            false => said,
+        };
+        self.rejected(reason, &said, &advice);
     }
 }
 

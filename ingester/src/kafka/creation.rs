@@ -7,6 +7,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use crate::config::kafka::KafkaSettings;
 use crate::kafka::client::REQUEST_TIMEOUT;
 use crate::kafka::config::{client_config, describe_config_error};
+use crate::kafka::words::{of, of_code};
 
 /// How many copies the brokers keep where nothing is said: what they do by themselves.
 const AS_BROKERS_DO: i32 = -1;
@@ -30,7 +31,7 @@ pub async fn create(
         .request_timeout(Some(REQUEST_TIMEOUT))
         .operation_timeout(Some(REQUEST_TIMEOUT));
     let made = admin.create_topics(&wanted, &options).await;
-    let made = made.map_err(|error| format!("{error}; see KAFKA_BROKERS"))?;
+    let made = made.map_err(|error| format!("{}; see KAFKA_BROKERS", of(&error)))?;
     // It waits for a thread of its own to end.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     let refused = made.into_iter().filter_map(Result::err);
@@ -38,7 +39,7 @@ pub async fn create(
         .into_iter()
         .find(|(_, code)| *code != Code::TopicAlreadyExists)
     {
-        Some((topic, code)) => Err(format!("{topic} was not made: {code}")),
+        Some((topic, code)) => Err(format!("topic {topic} was not created: {}", of_code(code))),
         None => Ok(()),
     }
 }

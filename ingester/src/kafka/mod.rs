@@ -10,3 +10,4 @@ pub mod headers;
 mod native;
 pub mod producer;
 pub mod reader;
+mod words;

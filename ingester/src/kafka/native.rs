@@ -17,6 +17,8 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::Notify;
 
+use crate::kafka::words::of_code;
+
 /// Names brokers to a client, besides those that it knows.
 pub fn name_brokers(client: &Client<impl ClientContext>, list: &CStr) {
     // SAFETY: the client outlives the call, which copies the list.
@@ -223,7 +225,7 @@ pub fn describe_topic(
     topic: &str,
     limit: Duration,
 ) -> Result<Option<Topic>, String> {
-    let name = CString::new(topic).map_err(|error| error.to_string())?;
+    let name = CString::new(topic).map_err(|_| "a topic's name holds a zero byte".to_owned())?;
     let limit_ms = limit.as_millis() as i32;
     let rk = client.native_ptr();
     // SAFETY: the client outlives this call, and with it everything that is made for it here; names are copied; what
@@ -253,8 +255,9 @@ pub fn describe_topic(
 unsafe fn described(event: *mut rd_kafka_event_t) -> Result<Option<Topic>, String> {
     // SAFETY: the event is alive, and all that is read of it lives as long.
     unsafe {
-        if rd_kafka_event_error(event) != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(text(rd_kafka_event_error_string(event)));
+        let failed = rd_kafka_event_error(event);
+        if failed != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(of_code(Code::from(failed)));
         }
         let result = rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
@@ -271,7 +274,7 @@ unsafe fn described(event: *mut rd_kafka_event_t) -> Result<Option<Topic>, Strin
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId => {
                 return Ok(None);
             }
-            _ => return Err(text(rd_kafka_error_string(error))),
+            code => return Err(of_code(code)),
         }
         let id = rd_kafka_TopicDescription_topic_id(*topics);
         let halves = [

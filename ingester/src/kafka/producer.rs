@@ -16,6 +16,7 @@ use crate::config::kafka::KafkaSettings;
 use crate::kafka::brokers::Brokers;
 use crate::kafka::client::topic_setting;
 use crate::kafka::config::{STATISTICS, client_config, describe_config_error};
+use crate::kafka::words::of;
 use crate::leases::lease::Leadership;
 
 /// How long one record may take before the whole lot is tried again.
@@ -92,7 +93,7 @@ impl Refused {
         Self {
             index,
             too_large: error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge),
-            text: error.to_string(),
+            text: of(error),
         }
     }
 }
@@ -219,7 +220,7 @@ impl Outlet {
             return Err(Refused {
                 index: 0,
                 too_large: false,
-                text: "not led any more".to_owned(),
+                text: "this instance does not lead the partition any more".to_owned(),
             });
         }
         let mut refused: Option<Refused> = None;

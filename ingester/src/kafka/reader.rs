@@ -10,6 +10,7 @@ use tracing::debug;
 
 use crate::batch::record::Record;
 use crate::kafka::context::Context;
+use crate::kafka::words::{of, of_code};
 use crate::kafka::{headers, native};
 use crate::partition::Partition;
 
@@ -50,7 +51,7 @@ impl PartitionReader {
         let queue = queue.ok_or_else(|| format!("{partition} cannot be named to Kafka"))?;
         consumer
             .incremental_assign(&one(&partition, offset)?)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| of(&error))?;
         Ok(Self {
             consumer: consumer.clone(),
             queue,
@@ -88,7 +89,7 @@ impl PartitionReader {
                 | Code::UnknownTopicId,
                 _,
             )) => Arrival::Gone,
-            Some((_, text)) => Arrival::Trouble(text),
+            Some((code, _)) => Arrival::Trouble(of_code(code)),
         };
         Some(take(arrival))
     }
@@ -104,7 +105,7 @@ impl Drop for PartitionReader {
         let unassigned = one(&self.partition, 0).and_then(|list| {
             self.consumer
                 .incremental_unassign(&list)
-                .map_err(|error| error.to_string())
+                .map_err(|error| of(&error))
         });
         if let Err(error) = unassigned {
             debug!("kafka: {} was not unassigned: {error}", self.partition);
@@ -115,6 +116,6 @@ impl Drop for PartitionReader {
 fn one(partition: &Partition, offset: i64) -> Result<TopicPartitionList, String> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
-        .map_err(|error| format!("offset {offset} of {partition}: {error}"))?;
+        .map_err(|error| format!("offset {offset} of {partition}: {}", of(&error)))?;
     Ok(list)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::batch::Batch;
 use crate::batch::record::Kind;
@@ -16,14 +16,14 @@ use crate::kafka::client::Kafka;
 use crate::leases::lease::{Leadership, Position};
 use crate::leases::shares::Barrier;
 use crate::observe::snapshot::State;
-use crate::observe::status::Status;
+use crate::observe::status::{News, Status};
 use crate::partition::Partition;
 use crate::redis_marks::Hint;
 use ledger::contract::BREAKER;
 
 /// A halted partition is looked at again after this time: someone may have mended it.
 pub(super) const RECHECK: Duration = Duration::from_secs(10);
-/// And its reason is said again after this many looks.
+/// And its reason is logged again after this many looks.
 pub(super) const LOOKS_PER_LINE: u32 = 6;
 /// How long Kafka gets to agree with itself about where a partition begins and ends.
 pub(super) const CONTRADICTION: Duration = Duration::from_millis(250);
@@ -86,6 +86,18 @@ pub(super) enum Pause {
 }
 
 impl Lane {
+    /// Keeps the state for `/health`, and logs it: as an error once, the same fault of another partition and what still goes
+    /// on as warnings.
+    pub(super) fn stops(&self, state: State, reason: &str, is_reminder: bool) {
+        let (partition, what) = (&self.partition, state.as_str());
+        match self.status.set_state(partition, state, Some(reason)) {
+            News::New => error!(%partition, "{what}: {reason}"),
+            News::KnownElsewhere => warn!(%partition, "{what}, as another partition is: {reason}"),
+            News::Known if is_reminder => warn!(%partition, "still {what}: {reason}"),
+            News::Known => {}
+        }
+    }
+
     /// Waits for somebody to resume the partition, unless the lane is to end. A halt ends the lane with
     /// it: what was decided stands in the database, and is read there by whoever leads next.
     pub(super) async fn wait_at_barrier(&mut self) -> Option<End> {
@@ -101,13 +113,13 @@ impl Lane {
                 Barrier::Pause(reason) => (State::Paused, format!("paused by hand: {reason}")),
                 Barrier::Halt(reason) => (State::Halted, reason.clone()),
             };
-            was_halted |= state == State::Halted;
             if state == State::Halted {
-                error!(partition = %self.partition, "halted: {reason}");
+                self.stops(state, &reason, was_halted);
+                was_halted = true;
             } else {
                 info!(partition = %self.partition, "{reason}");
+                self.status.set_state(&self.partition, state, Some(&reason));
             }
-            self.status.set_state(&self.partition, state, Some(&reason));
             tokio::select! {
                 biased;
                 () = self.leadership.ended() => return Some(End::not_renewed()),

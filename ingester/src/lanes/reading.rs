@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::batch::Batch;
 use crate::commit::applier::Failure;
@@ -22,6 +22,10 @@ const PAUSED_RECHECK: Duration = Duration::from_secs(2);
 /// How long a batch in flight may take to finish once the process is to end. Handed over, a partition
 /// waits for it as long as it takes.
 const FINISH: Duration = Duration::from_secs(3);
+
+/// Nothing of ours is to panic; the log has the place.
+const PANICKED: &str =
+    "internal error: a task panicked; the log line `internal error: panicked` says where";
 
 /// A batch that was in flight, and what became of it; an error is a task that panicked.
 type Landed = Result<(Batch, Result<(), Failure>), JoinError>;
@@ -80,22 +84,14 @@ impl Lane {
                     }
                 }
                 Pause::Halt(reason) => {
-                    self.status
-                        .set_state(&self.partition, State::Halted, Some(&reason));
-                    if looks % LOOKS_PER_LINE == 0 {
-                        error!(partition = %self.partition, "halted: {reason}");
-                    }
+                    self.stops(State::Halted, &reason, looks % LOOKS_PER_LINE == 0);
                     looks += 1;
                     if let Some(end) = self.wait(RECHECK).await {
                         return end;
                     }
                 }
                 Pause::Paused(reason) => {
-                    self.status
-                        .set_state(&self.partition, State::Paused, Some(&reason));
-                    if looks % LOOKS_PER_LINE == 0 {
-                        error!(partition = %self.partition, "paused: {reason}");
-                    }
+                    self.stops(State::Paused, &reason, looks % LOOKS_PER_LINE == 0);
                     looks += 1;
                     if let Some(end) = self.wait(PAUSED_RECHECK).await {
                         return end;
@@ -111,7 +107,9 @@ impl Lane {
         let reader = match opened {
             Ok(reader) => reader,
             Err(error) => {
-                return Pause::Halt(format!("Kafka refuses to assign the partition: {error}"));
+                return Pause::Halt(format!(
+                    "Kafka rejected the assignment of the partition: {error}"
+                ));
             }
         };
         let mut flow = Flow {
@@ -157,7 +155,7 @@ impl Lane {
             }
             () = too_late => {}
         }
-        warn!(partition = %self.partition, "batch in flight abandoned; it is read again by whoever leads next");
+        warn!(partition = %self.partition, "the batch in flight did not finish in time and is rolled back; the next leader reads it again");
         in_flight.abort();
         // Its session is told to end before the partition is released.
         let _ = in_flight.await;
@@ -211,8 +209,8 @@ impl Lane {
                     flow.spare = Some(batch);
                 }
                 Happening::Landed(Ok((_, Err(failure)))) => return self.pause(failure),
-                Happening::Landed(Err(error)) => {
-                    return Pause::Halt(format!("a task of our own failed: {error}"));
+                Happening::Landed(Err(_)) => {
+                    return Pause::Halt(PANICKED.to_owned());
                 }
                 Happening::Look => {}
                 Happening::Doubt => return Pause::Revalidate,
@@ -249,7 +247,7 @@ impl Lane {
                 Arrival::End(offset) => flow.end(offset, &self.partition),
                 Arrival::OutOfRange | Arrival::Gone => Some(Pause::Revalidate),
                 Arrival::Trouble(text) => {
-                    info!(partition = %self.partition, "kafka: {text}");
+                    info!(partition = %self.partition, "reading from Kafka failed, trying again: {text}");
                     None
                 }
             });

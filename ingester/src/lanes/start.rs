@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use crate::batch::record::Known;
 use crate::config::run::StartOffset;
@@ -43,9 +43,9 @@ impl Lane {
             debug!(partition = %self.partition, looks = self.doubts, "not recognised: {reason}");
             return self.wait(CONTRADICTION).await;
         }
-        self.status
-            .set_state(&self.partition, State::Halted, Some(reason));
+        let mut looks = 0;
         loop {
+            self.stops(State::Halted, reason, false);
             match recognise::halt(
                 &self.applier.pool,
                 &self.partition,
@@ -57,7 +57,10 @@ impl Lane {
                 Ok(true) => break,
                 Ok(false) => return Some(End::not_renewed()),
                 Err(error) => {
-                    error!(partition = %self.partition, "halted, and not written down yet ({error}): {reason}");
+                    if looks % 60 == 0 {
+                        warn!(partition = %self.partition, "the halt is not stored in the database yet, trying again: {error}");
+                    }
+                    looks += 1;
                     if let Some(end) = self.wait(Duration::from_secs(1)).await {
                         return Some(end);
                     }
@@ -177,10 +180,10 @@ impl Lane {
             let trouble = match asked {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) if self.position.started => {
-                    format!("{} does not exist in Kafka (any more)", self.partition)
+                    format!("{} does not exist in Kafka, or was deleted", self.partition)
                 }
-                Ok(None) => format!("{} is new, and not served yet", self.partition),
-                Err(error) => format!("Kafka does not answer, trying again: {error}"),
+                Ok(None) => format!("{} is new, and no broker serves it yet", self.partition),
+                Err(error) => format!("Kafka gave no answer, trying again: {error}"),
             };
             if looks % 20 == 2 {
                 self.status
@@ -214,7 +217,7 @@ impl Lane {
                     Some(missing) if missing >= low && evidence.is_same_id() => {
                         let asked = self.kafka.is_compacted(&self.partition.topic).await;
                         let compacted = asked.unwrap_or_else(|error| {
-                            warn!(partition = %self.partition, "not known whether the topic is compacted: {error}");
+                            warn!(partition = %self.partition, "the brokers did not say whether the topic is compacted: {error}");
                             false
                         });
                         !compacted
@@ -246,7 +249,7 @@ impl Lane {
                 }
                 Ok(false) => return Err(Pause::End(End::not_renewed())),
                 Err(error) => {
-                    warn!(partition = %self.partition, "the topic's id is not stored yet: {error}")
+                    warn!(partition = %self.partition, "the topic's id is not stored in the database yet, trying again: {error}")
                 }
             }
             if let Some(end) = self.wait(Duration::from_secs(1)).await {

@@ -33,6 +33,17 @@ struct Inner {
     batching_delay: Duration,
 }
 
+/// How much of a partition's state is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// No partition led here was in this state for this reason.
+    New,
+    /// Another partition led here is in this state for the same reason.
+    KnownElsewhere,
+    /// This partition was in it already.
+    Known,
+}
+
 #[derive(Default)]
 pub struct Status {
     inner: Mutex<Inner>,
@@ -68,9 +79,24 @@ impl Status {
         self.inner().led.remove(partition);
     }
 
-    pub fn set_state(&self, partition: &Partition, state: State, reason: Option<&str>) {
-        if let Some(led) = self.inner().led.get_mut(partition) {
-            (led.state, led.reason) = (state, reason.map(str::to_owned));
+    /// Answers how much of it is new, for the log: a fault is told once, however many partitions it stops.
+    pub fn set_state(&self, partition: &Partition, state: State, reason: Option<&str>) -> News {
+        let mut inner = self.inner();
+        let is = |led: &Led| led.state == state && led.reason.as_deref() == reason;
+        let others = inner.led.iter();
+        let is_elsewhere = others
+            .filter(|(other, _)| *other != partition)
+            .any(|(_, led)| is(led));
+        let Some(led) = inner.led.get_mut(partition) else {
+            return News::Known;
+        };
+        if is(led) {
+            return News::Known;
+        }
+        (led.state, led.reason) = (state, reason.map(str::to_owned));
+        match is_elsewhere {
+            true => News::KnownElsewhere,
+            false => News::New,
         }
     }
 
@@ -280,6 +306,23 @@ mod tests {
         status.kafka_answers(true);
         status.kafka_tells(true, Queue::default(), std::iter::empty());
         status
+    }
+
+    #[test]
+    fn a_fault_is_new_once_however_many_partitions_it_stops() {
+        let status = up();
+        for number in 0..3 {
+            status.leads(&partition(number), 5);
+        }
+        let stops =
+            |number, reason| status.set_state(&partition(number), State::Halted, Some(reason));
+        assert_eq!(stops(0, "no handler"), News::New);
+        assert_eq!(stops(0, "no handler"), News::Known);
+        assert_eq!(stops(1, "no handler"), News::KnownElsewhere);
+        assert_eq!(stops(2, "retention"), News::New);
+        status.set_state(&partition(0), State::Running, None);
+        status.set_state(&partition(1), State::Running, None);
+        assert_eq!(stops(0, "no handler"), News::New, "it had ended");
     }
 
     #[test]

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::chain::chain;
 use crate::postgres::error::describe;
-use crate::postgres::pool::{Object, Pool};
+use crate::postgres::pool::{AskError, Object, Pool};
 
 /// How long PostgreSQL may take for what an operator asks for, before it undoes it.
 pub const ACTION_LIMIT: Duration = Duration::from_secs(8);
@@ -40,7 +39,10 @@ pub async fn within<T>(
 ) -> Result<T, Trouble> {
     let connected = tokio::time::timeout(CONNECTION_LIMIT, pool.get()).await;
     let connected = connected.map_err(|_| Trouble::Away("none in time".to_owned()))?;
-    let client = connected.map_err(|error| Trouble::Away(chain(&error)))?;
+    let client = connected.map_err(|error| match AskError::of_pool(error) {
+        AskError::Refused(error) => Trouble::Away(describe(&error)),
+        AskError::Silent(why) | AskError::Away(why) => Trouble::Away(why),
+    })?;
     let done = tokio::time::timeout(limit, work(&client)).await;
     if done.is_err() {
         // Nobody is to wait behind what it still works on, nor on what was opened by the same way.

@@ -11,8 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{AsyncMessage, Client, Config};
 
-use crate::chain::chain;
-use crate::tls;
+use crate::{tls, words};
 
 /// The TLS parameters of an address, and what to change where a handshake fails.
 pub const TLS_NAMES: tls::Names = tls::Names {
@@ -43,6 +42,10 @@ const PARAMETERS: [&str; 18] = [
     "channel_binding",
     "load_balance_hosts",
 ];
+
+/// Whether the server takes no writes.
+pub const IS_READ_ONLY: &str =
+    "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
 
 /// Where the database is and how to get in.
 #[derive(Clone)]
@@ -123,7 +126,7 @@ impl Database {
         };
         let config: Config = rest
             .parse()
-            .map_err(|error: tokio_postgres::Error| chain(&error))?;
+            .map_err(|error: tokio_postgres::Error| unreadable(&error))?;
         let has_at = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
         if config.get_hosts().iter().any(has_at) {
             return Err("an @ in user name or password must be written as %40".to_owned());
@@ -220,6 +223,20 @@ impl Database {
         });
         client.batch_execute(&self.session).await?;
         Ok((client, task))
+    }
+}
+
+/// Why an address cannot be read, without a word of it: the name of a parameter that tokio-postgres knows, at most.
+fn unreadable(error: &tokio_postgres::Error) -> String {
+    let raw = words::raw(error);
+    let option = raw.split_once("invalid value for option `");
+    match option.and_then(|(_, rest)| rest.split_once('`')) {
+        Some((name, _)) if PARAMETERS.contains(&name) => {
+            format!("the value of {name} cannot be used")
+        }
+        _ => "not of the form postgres://user:password@host:port/database; in user name and password @ is written as %40, \
+              : as %3A, / as %2F and % as %25"
+            .to_owned(),
     }
 }
 

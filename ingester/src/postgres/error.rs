@@ -4,9 +4,8 @@ use ledger::contract::{routine, sqlstate};
 use ledger::fault;
 use tokio_postgres::error::SqlState;
 
-use crate::chain::chain;
 use crate::postgres::database::TLS_NAMES;
-use crate::tls;
+use crate::{tls, words};
 
 /// What an error asks of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,19 +127,75 @@ fn of_sqlstate(code: &str, message: &str, constraint: Option<&str>) -> Consequen
     }
 }
 
-/// One line for people: the server's words, or the whole chain of causes, with what to change if that is known.
+/// What a server is that takes no writes, and what to do.
+pub const STANDBY: &str = "it is a standby, or default_transaction_read_only is on; connect to the primary, for example by \
+     several hosts in the address with target_session_attrs=read-write";
+
+/// One line for people: what PostgreSQL said, or what became of the connection, with what to change if that is known.
 pub fn describe(error: &tokio_postgres::Error) -> String {
-    if let Some(answer) = error.as_db_error() {
-        return format!(
-            "{} (SQLSTATE {})",
-            cut(answer.message()),
-            answer.code().code()
-        );
+    let Some(answer) = error.as_db_error() else {
+        return of_connection(error);
+    };
+    let (message, code) = (cut(answer.message()), answer.code().code());
+    match advice(code) {
+        Some(advice) => format!("{message} (SQLSTATE {code}); {advice}"),
+        None => format!("{message} (SQLSTATE {code})"),
     }
-    let text = chain(error);
-    match tls::advice(&text, &TLS_NAMES) {
-        Some(advice) => format!("{text}; {advice}"),
-        None => text,
+}
+
+/// The same where somebody asks for a session of the server at `address`.
+pub fn describe_at(address: &str, error: &tokio_postgres::Error) -> String {
+    let told = describe(error);
+    match error.as_db_error() {
+        Some(_) if is_of_standby(error) => {
+            format!("PostgreSQL at {address} is read-only, and said: {told}")
+        }
+        Some(_) => format!("PostgreSQL at {address} said: {told}"),
+        None => format!("cannot reach PostgreSQL at {address}: {told}"),
+    }
+}
+
+/// Whether a server refused to write: a standby, or one that was told to.
+pub fn is_of_standby(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+}
+
+/// What to change, where PostgreSQL's words leave that open.
+fn advice(code: &str) -> Option<&'static str> {
+    match code {
+        "25006" => Some(STANDBY),
+        "28P01" => Some("the address must name a login of this server and its password"),
+        "53300" => Some(
+            "raise max_connections of the server or the login's CONNECTION LIMIT, or lower DB_POOL_SIZE",
+        ),
+        _ => None,
+    }
+}
+
+/// A connection that failed without an answer of the server.
+fn of_connection(error: &tokio_postgres::Error) -> String {
+    let raw = words::raw(error);
+    let told = if raw.contains("does not allow writes") {
+        format!("every host is read-only: {}", STANDBY)
+    } else if raw.contains("password missing") {
+        "the server asks for a password, and the address has none".to_owned()
+    } else if raw.starts_with("error performing TLS handshake") {
+        let (_, reason) = raw.split_once(": ").unwrap_or(("", "no reason is given"));
+        format!("TLS handshake failed: {}", tls::words(reason))
+    } else if let Some(io) = words::cause::<std::io::Error>(error) {
+        words::of_io(io)
+    } else if error.is_closed() {
+        "PostgreSQL closed the connection".to_owned()
+    } else if raw.starts_with("timeout") {
+        "no answer in time".to_owned()
+    } else if let Some(reason) = raw.strip_prefix("authentication error: ") {
+        format!("the login failed: {reason}")
+    } else {
+        format!("the answer cannot be used: {}", raw.replace('`', ""))
+    };
+    match tls::advice(&raw, &TLS_NAMES) {
+        Some(advice) => format!("{told}; {advice}"),
+        None => told,
     }
 }
 
@@ -154,7 +209,7 @@ fn cut(message: &str) -> &str {
 
 /// Whether an error at connecting will stay until someone changes the configuration.
 pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
-    let text = chain(error);
+    let text = words::raw(error);
     // A certificate that we refuse, or that the server misses.
     let will_not_heal =
         text.contains("password missing") || tls::advice(&text, &TLS_NAMES).is_some();

@@ -10,7 +10,6 @@ use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::Error;
 
-use crate::chain::chain;
 use crate::postgres::database::Database;
 use crate::postgres::error::{Consequence, consequence, describe};
 use crate::postgres::life::{Backend, Life};
@@ -42,7 +41,8 @@ impl AskError {
     pub fn of_pool(error: PoolError) -> Self {
         match error {
             PoolError::Backend(error) => Self::Refused(error),
-            error => Self::Away(chain(&error)),
+            PoolError::Timeout(_) => Self::Away("none in time".to_owned()),
+            _ => Self::Away("the pool of connections is closed".to_owned()),
         }
     }
 
@@ -64,7 +64,7 @@ impl AskError {
     pub fn describe(&self) -> String {
         match self {
             Self::Refused(error) => describe(error),
-            Self::Silent(why) => format!("no answer of PostgreSQL: {why}"),
+            Self::Silent(why) => format!("no answer from PostgreSQL: {why}"),
             Self::Away(why) => format!("no connection to PostgreSQL: {why}"),
         }
     }
@@ -165,7 +165,7 @@ impl Manager {
             .create_timeout(Some(wait))
             .wait_timeout(None)
             .build()
-            .map_err(|error| error.to_string())?;
+            .map_err(|_| "the pool of connections has no runtime".to_owned())?;
         tokio::spawn(end_idle(pool.clone()));
         Ok(pool)
     }

@@ -123,7 +123,9 @@ impl Watcher {
                             Ok(Err(error)) => describe(&error),
                             _ => "no answer in time".to_owned(),
                         };
-                        warn!("cannot watch for answers of PostgreSQL, trying again: {reason}");
+                        warn!(
+                            "cannot watch whether PostgreSQL still works on statements, trying again: {reason}"
+                        );
                     }
                     eye = None;
                     self.precedence.is(First::Watcher, false);
@@ -214,7 +216,7 @@ impl Watcher {
         let Some(unseen) = life.unseen() else { return };
         warn!(
             pid = life.backend.pid,
-            "an answer of PostgreSQL does not come, {why}: its connection is given up after {:.1} s, and asked again is on another",
+            "PostgreSQL did not answer, {why}: the connection is closed after {:.1} s, and the statement repeated on another",
             unseen.as_secs_f64()
         );
         self.last_silence_us.store(now_us(), Ordering::Relaxed);

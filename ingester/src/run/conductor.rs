@@ -179,7 +179,7 @@ impl Conductor {
         }
         topics.abort();
         if tokio::time::timeout(STOP_LIMIT, self.stop()).await.is_err() {
-            warn!("stopped without releasing everything; the leases end by themselves");
+            warn!("stopped before every partition was released; their leases expire");
         }
     }
 

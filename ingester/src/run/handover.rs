@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::batch::record::Kind;
 use crate::commit::applier::Applier;
@@ -57,8 +57,12 @@ impl Conductor {
         self.running.spawn(async move {
             let end = tokio::spawn(lane.run()).await;
             let end = end.unwrap_or_else(|error| {
-                error!(%partition, "a lane of our own failed: {error}");
-                End::Lost("its lane failed".to_owned())
+                let reason = if error.is_panic() {
+                    "its task panicked"
+                } else {
+                    "its task was cancelled"
+                };
+                End::Lost(format!("internal error: {reason}"))
             });
             (partition, leadership, end)
         });
@@ -151,7 +155,7 @@ impl Conductor {
         for (partition, reason) in &lost {
             if stepped_down.contains(partition) {
                 self.service.metrics.stepped_down();
-                info!(%partition, "stepped down, as somebody asked by step_down");
+                info!(%partition, "stepped down: an operator asked for it with `sluice step-down`");
             } else {
                 self.service.metrics.lost();
                 warn!(%partition, "leadership lost: {reason}");
@@ -171,19 +175,19 @@ impl Conductor {
                         self.service.metrics.released();
                         info!(%partition, fencing_token, "released partition");
                     } else {
-                        debug!(%partition, fencing_token, "was not ours any more");
+                        debug!(%partition, fencing_token, "another instance leads it by now");
                     }
                 }
             }
             Ok(Err(error)) => {
                 warn!(
-                    "partitions not released, their leases end by themselves: {}",
+                    "partitions are not released; their leases expire: {}",
                     describe(&error)
                 )
             }
             Err(_) => {
                 warn!(
-                    "partitions not released, PostgreSQL does not answer; their leases end by themselves"
+                    "partitions are not released, PostgreSQL does not answer; their leases expire"
                 );
                 self.drop_standby();
             }

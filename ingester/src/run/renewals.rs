@@ -98,7 +98,7 @@ pub async fn run(renewals: Renewals) {
             former.pop_front();
         }
         if said.is_due() {
-            warn!("leases not renewed, trying again on another connection: {trouble}");
+            warn!("leases are not renewed, trying again on another connection: {trouble}");
         }
         ticks.reset_after(waits.next().unwrap_or(longest));
     }

@@ -21,7 +21,10 @@ use crate::operator::overview::Overview;
 use crate::operator::session::ACTION_LIMIT;
 use crate::outbox::dead_letters::Aftercare;
 use crate::outbox::results::Results;
-use crate::postgres::error::{Consequence, consequence, describe, is_refusal};
+use crate::postgres::database::{Database, IS_READ_ONLY};
+use crate::postgres::error::{
+    Consequence, STANDBY, consequence, describe, describe_at, is_refusal,
+};
 use crate::postgres::pool::Manager;
 use crate::postgres::pooler;
 use crate::postgres::precedence::{CONTROL_CONNECTIONS, First};
@@ -30,6 +33,7 @@ use crate::run::conductor::{Conductor, Means};
 use crate::run::renewals::{self, Leases, Renewals};
 use crate::run::service::Service;
 use crate::schema::migrations::{self, Misfit};
+use crate::words::of_io;
 
 /// How long the grants, which come at the end of a migration, may be missing while one is running.
 const MIGRATION: Duration = Duration::from_secs(60);
@@ -77,12 +81,16 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     tokio::select! {
         () = conductor.conduct(woken, shutdown) => Ok(()),
         // None of these tasks ends by itself: without renewals no lease would last.
-        ended = aftercare => Err(format!("looking after dead letters has failed: {ended:?}")),
-        ended = serving.http => Err(format!("serving HTTP has failed: {ended:?}")),
-        ended = ended(results) => Err(format!("producing results has failed: {ended:?}")),
-        ended = &mut renewals => Err(format!("renewing leases has failed: {ended:?}")),
-        ended = watching => Err(format!("watching for answers has failed: {ended:?}")),
+        _ = aftercare => Err(panicked("retries dead letters")),
+        _ = serving.http => Err(panicked("serves HTTP")),
+        _ = ended(results) => Err(panicked("produces results")),
+        _ = &mut renewals => Err(panicked("renews leases")),
+        _ = watching => Err(panicked("watches for answers of PostgreSQL")),
     }
+}
+
+fn panicked(what: &str) -> String {
+    format!("internal error: the task that {what} panicked; the log line before this says where")
 }
 
 /// The HTTP server; it stops when this is dropped.
@@ -94,7 +102,7 @@ struct Serving {
 
 async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, String> {
     let listener = http::bind("DB_WRITER_SERVICE_PORT", settings.http).await?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let address = listener.local_addr().map_err(|error| of_io(&error))?;
     let probes = match settings.probes {
         Some(address) => Some(http::bind("PROBE_PORT", address).await?),
         None => None,
@@ -117,7 +125,7 @@ async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, Str
     });
     let probes = match probes {
         Some(listener) => {
-            let address = listener.local_addr().map_err(|error| error.to_string())?;
+            let address = listener.local_addr().map_err(|error| of_io(&error))?;
             info!(probes = %address, "serving /livez and /readyz");
             let probing = http::serve_probes(listener, told.clone());
             Some(AbortOnDropHandle::new(tokio::spawn(probing)))
@@ -223,6 +231,29 @@ async fn ended(task: Option<Task>) -> Result<(), tokio::task::JoinError> {
     }
 }
 
+/// Why a session that was opened is of no use.
+enum Unfit {
+    /// A standby, until it is promoted or the address leads elsewhere.
+    ReadOnly,
+    Misfit(Misfit),
+}
+
+/// Whether an instance can work by this session.
+async fn fits(
+    session: &Session,
+    database: &Database,
+) -> Result<Result<(), Unfit>, tokio_postgres::Error> {
+    let client = session.client();
+    if pooler::is_between(client, database).await? {
+        let shared = format!("DATABASE_URL: {}: {}", database.address(), pooler::ADVICE);
+        return Ok(Err(Unfit::Misfit(Misfit::Wrong(shared))));
+    }
+    if client.query_typed_one(IS_READ_ONLY, &[]).await?.get(0) {
+        return Ok(Err(Unfit::ReadOnly));
+    }
+    Ok(migrations::fits(client).await?.map_err(Unfit::Misfit))
+}
+
 /// The first connection: waits for an unreachable server and for a migration, gives up if the server refuses.
 async fn connect_first(
     settings: &RunSettings,
@@ -235,21 +266,17 @@ async fn connect_first(
         let opened = async {
             let session =
                 Session::open(&settings.database, settings.lease, Some(wake.clone())).await?;
-            if pooler::is_between(session.client(), &settings.database).await? {
-                let address = settings.database.address();
-                let shared = format!("DATABASE_URL: {address}: {}", pooler::ADVICE);
-                return Ok((session, Err(Misfit::Wrong(shared))));
-            }
-            let fit = migrations::fits(session.client()).await?;
+            let fit = fits(&session, &settings.database).await?;
             Ok::<_, tokio_postgres::Error>((session, fit))
         };
         let address = settings.database.address();
-        let unreachable =
-            |why: &str| format!("cannot reach PostgreSQL at {address}, trying again: {why}");
         let trouble = match tokio::time::timeout(settings.connection_timeout * 2, opened).await {
             Ok(Ok((session, Ok(())))) => return Ok(Some(session)),
-            Ok(Ok((_, Err(Misfit::Wrong(misfit))))) => return Err(misfit),
-            Ok(Ok((_, Err(Misfit::Behind(misfit))))) => {
+            Ok(Ok((_, Err(Unfit::ReadOnly)))) => {
+                format!("PostgreSQL at {address} is read-only: {STANDBY}; trying again")
+            }
+            Ok(Ok((_, Err(Unfit::Misfit(Misfit::Wrong(misfit)))))) => return Err(misfit),
+            Ok(Ok((_, Err(Unfit::Misfit(Misfit::Behind(misfit)))))) => {
                 was_behind = Some(Instant::now());
                 format!("waiting for a migration: {misfit}")
             }
@@ -261,13 +288,12 @@ async fn connect_first(
                 format!("waiting for the end of a migration: {}", describe(&error))
             }
             Ok(Err(error)) if is_refusal(&error) || consequence(&error) == Consequence::Halt => {
-                return Err(format!(
-                    "DATABASE_URL: PostgreSQL at {address} refuses: {}",
-                    describe(&error)
-                ));
+                return Err(format!("DATABASE_URL: {}", describe_at(&address, &error)));
             }
-            Ok(Err(error)) => unreachable(&describe(&error)),
-            Err(_) => unreachable("no answer in time"),
+            Ok(Err(error)) => format!("{}; trying again", describe_at(&address, &error)),
+            Err(_) => {
+                format!("cannot reach PostgreSQL at {address}: no answer in time; trying again")
+            }
         };
         warn!("DATABASE_URL: {trouble}");
         tokio::select! {

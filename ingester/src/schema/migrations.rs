@@ -5,11 +5,13 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 pub use refinery::Migration;
+use refinery::error::Kind;
 use refinery::{Runner, load_sql_migrations};
 use tokio_postgres::Client;
 
-use crate::chain::chain;
+use crate::postgres::error::describe;
 use crate::schema::objects;
+use crate::words::{cause, of_io};
 
 mod embedded {
     refinery::embed_migrations!("../migrations");
@@ -120,16 +122,17 @@ pub async fn run_in_part(
 /// The platform's own migrations, which Sluice runs and knows nothing of.
 pub fn own_runner(folder: &Path) -> Result<Runner, String> {
     let shown = folder.display();
-    let files = std::fs::read_dir(folder).map_err(|error| format!("--also {shown}: {error}"))?;
+    let files =
+        std::fs::read_dir(folder).map_err(|error| format!("--also {shown}: {}", of_io(&error)))?;
     let migrations = load_sql_migrations(folder)
-        .map_err(|error| format!("--also {shown}: {}", chain(&error)))?;
+        .map_err(|error| format!("--also {shown}: {}", words(&error)))?;
     let known: Vec<String> = migrations
         .iter()
         .map(|migration| format!("{migration}.sql"))
         .collect();
     for file in files {
         let name = file
-            .map_err(|error| format!("--also {shown}: {error}"))?
+            .map_err(|error| format!("--also {shown}: {}", of_io(&error)))?
             .file_name();
         let name = name.to_string_lossy();
         // A file that would be passed over is not what its writer meant.
@@ -147,6 +150,41 @@ pub fn own_runner(folder: &Path) -> Result<Runner, String> {
     let mut runner = Runner::new(&migrations);
     runner.set_migration_table_name(OWN_HISTORY);
     Ok(runner)
+}
+
+/// What stopped a run of migrations.
+pub fn words(error: &refinery::Error) -> String {
+    match error.kind() {
+        Kind::Connection(doing, failed) => {
+            let doing = doing.trim_start_matches("error ").replace('`', "");
+            let what = match doing.strip_prefix("applying migration ") {
+                Some(migration) => {
+                    format!("migration {}", migration.trim_end_matches(", aborting"))
+                }
+                None => "migrations".to_owned(),
+            };
+            match cause::<tokio_postgres::Error>(failed.as_ref()) {
+                Some(error) => format!("{what}: {}", describe(error)),
+                None => format!("{what}: PostgreSQL gave no usable answer"),
+            }
+        }
+        Kind::DivergentVersion(applied, ours) => format!(
+            "migration {ours} differs from {applied}, which this database has: a file must not be changed once it was applied"
+        ),
+        Kind::MissingVersion(applied) => format!(
+            "this database has migration {applied}, which is not there any more: use the version that applied it"
+        ),
+        Kind::RepeatedVersion(migration) => {
+            format!("two migrations have the number of {migration}")
+        }
+        Kind::InvalidMigrationPath(path, error) | Kind::InvalidMigrationFile(path, error) => {
+            format!("{}: {}", path.display(), of_io(error))
+        }
+        Kind::InvalidName | Kind::InvalidVersion => {
+            "a file has no name such as V1__own_tables.sql".to_owned()
+        }
+        Kind::ConfigError(_) => "the settings of migrations cannot be read".to_owned(),
+    }
 }
 
 /// One line for a database that a newer binary migrated.

@@ -16,7 +16,7 @@ use proofs::workload::{Workload, credit};
 
 /// How long an answer that never comes may hold up one partition.
 const BOUND: Duration = Duration::from_secs(10);
-const GIVEN_UP: &str = "an answer of PostgreSQL does not come";
+const GIVEN_UP: &str = "PostgreSQL did not answer";
 
 /// An instance whose sessions go by way of a proxy.
 async fn through(scene: &Scene, settings: &[(&str, &str)]) -> (Proxy, Ingester) {
@@ -392,7 +392,7 @@ async fn a_command_whose_answer_never_comes_ends_and_says_so() {
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("no answer of PostgreSQL, its session waits for us"),
+        said.contains("no answer from PostgreSQL: its session waits for this command"),
         "{said}"
     );
     assert!(asked.elapsed() < 3 * BOUND, "{:?}", asked.elapsed());

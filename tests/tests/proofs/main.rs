@@ -40,5 +40,6 @@ mod tls;
 mod together;
 mod topics;
 mod upgrade;
+mod words;
 mod writers;
 mod zombies;

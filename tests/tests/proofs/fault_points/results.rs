@@ -51,7 +51,9 @@ async fn a_leader_that_stood_still_tells_no_verdict_older_than_what_its_successo
     .await;
 
     go_on(frozen);
-    leader.logs("not led any more", STALL).await;
+    leader
+        .logs("does not lead the partition any more", STALL)
+        .await;
     assert_eq!(verdicts(), ["DEAD", "APPLIED"]);
     leader.stop().await;
     successor.stop().await;
