@@ -1,4 +1,4 @@
-//! A broker that stops says of its topics that nobody serves them, and names no broker at all.
+//! A broker that stops answers that its topics have no leader, and lists no broker at all.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! The house: each dependency has one room, imports point one way, files and functions are small enough to be read.
+//! The structure of the sources: each dependency has one room, imports point one way, files and functions are small.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The contract's small cases, against the crate alone.
+//! The contract's small cases, against this crate only.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What is staged reads back as it was, and nothing else reads as anything.
+//! Staged bytes are read back as they were written, and other bytes are refused.
 
 use ledger::account::{AccountKey, Currency};
 use ledger::amount::Amount;

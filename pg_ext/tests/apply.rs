@@ -1,5 +1,5 @@
-//! `sluice.apply_balance_batch` in SQL: promises, verdicts, and what an owner may add to
-//! `account_balances`. Needs the services of `make test`.
+//! `sluice.apply_balance_batch` in SQL: promises, verdicts, and what an owner may add to `account_balances`. Needs the
+//! services of `make test`.
 
 mod common;
 

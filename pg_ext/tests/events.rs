@@ -1,4 +1,4 @@
-//! Domain events: handlers, the search for what breaks them, pauses and parked keys.
+//! Domain events: handlers, the search for events on which they fail, pauses and parked keys.
 
 mod common;
 

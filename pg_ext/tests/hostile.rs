@@ -1,4 +1,5 @@
-//! Hostile handlers: nothing of what they do but rows outlives their call, and nothing runs as anyone but sluice_handler.
+//! Hostile handlers: only rows, notifications and transaction locks outlive their call, and nothing runs as any role
+//! but sluice_handler.
 
 mod common;
 

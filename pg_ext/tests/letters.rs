@@ -1,4 +1,5 @@
-//! Dead letters: what decides about them, and two sessions at one of them. Needs the services of `make test`.
+//! Dead letters: which columns decide about them, and two sessions that handle the same one. Needs the services of
+//! `make test`.
 
 mod common;
 

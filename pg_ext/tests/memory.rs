@@ -1,4 +1,4 @@
-//! A server that runs out of memory refuses a batch, and no more than that. Needs the services of `make test`.
+//! A server that runs out of memory refuses that batch and nothing else. Needs the services of `make test`.
 
 mod common;
 

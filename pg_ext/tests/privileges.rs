@@ -1,4 +1,4 @@
-//! What each role may not do, tried. Needs the services of `make test`.
+//! What each role may not do, attempted. Needs the services of `make test`.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! What another session does at the worst moment: rows that move while they are looked up, tables that are
-//! renamed while their lock is waited for. Needs the services of `make test`.
+//! Another session interferes at the worst moment: rows that move during a look-up, tables that are renamed while a
+//! batch waits for their lock. Needs the services of `make test`.
 
 mod common;
 

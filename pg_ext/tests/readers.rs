@@ -1,4 +1,4 @@
-//! How handlers read fields and ask for references: natively, as they did in SQL.
+//! The native readers of fields and references behave as those in SQL did.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! What DBAs do by hand: corrections and audit.
+//! Functions that DBAs use: corrections and audit.
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! A database in memory: what the extension does with a batch, over maps instead of tables.
 //!
-//! It decodes, claims identities, folds and writes with the crate's own code, so that the
-//! tests decide about the very code that the extension runs.
+//! It decodes, claims identities, folds and writes with the crate's own code, so that the tests
+//! exercise the same code as the extension.
 
 #![allow(dead_code)] // each test binary uses its own part
 

@@ -1,5 +1,5 @@
-//! Answers that never come, while the connection stays open and its other end acknowledges everything:
-//! what waits for one is given up within seconds, and nothing else waits for it.
+//! Answers that never come, while the connection stays open and its other end acknowledges every packet: the request is
+//! repeated within seconds, and no other one waits for it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

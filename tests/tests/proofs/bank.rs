@@ -1,4 +1,4 @@
-//! Several partitions that move the same accounts at the same time.
+//! Several partitions that change the same accounts at the same time.
 
 use proofs::compare::Accounts;
 use proofs::rng::seed;

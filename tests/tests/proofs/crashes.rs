@@ -1,5 +1,5 @@
-//! Faults of processes, connections and services under load: afterwards every record has its one
-//! verdict, and the ledger equals the reference.
+//! Faults of processes, connections and services under load: afterwards every record has exactly one verdict, and the
+//! ledger equals the reference.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! The documentation does what it says: every ```sql block is run by psql, in order, and what it
-//! prints is compared with the ```text block that follows it, if one does; ```sh blocks are run by a
-//! shell. Those of docs/deploying.md are not: packaging/test.sh and deploy/check.sh do what they say.
+//! The documentation is tested: psql runs every ```sql block, in order, and its output is compared with the ```text
+//! block that follows, if there is one; a shell runs the ```sh blocks. Those of docs/deploying.md are left to
+//! packaging/test.sh and deploy/check.sh.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};

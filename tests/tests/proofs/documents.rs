@@ -1,4 +1,4 @@
-//! The words of the platform's own document, as they stand there: what it sets, asks and sends works here as it is.
+//! The platform's own document, taken literally: its settings, requests and events work here unchanged.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

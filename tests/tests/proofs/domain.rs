@@ -1,4 +1,4 @@
-//! Domain events: handlers added at run time, what breaks them, and faults while they work.
+//! Domain events: handlers added at run time, events on which they fail, and faults while they run.
 
 use std::collections::{BTreeMap, HashSet};
 use std::process::Stdio;

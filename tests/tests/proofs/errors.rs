@@ -1,5 +1,5 @@
-//! Errors by whose fault they are: what no record can help kills no record, is seen with the offset that it stands at,
-//! and an operator can give up that one record by hand.
+//! Errors by whose fault they are: an error that is not the record's fault makes no dead letter and is reported with
+//! its offset, and an operator can bury that one record.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -1,5 +1,5 @@
-//! The event families: each type described, projected and refused as its schema says, and every
-//! interleaving ending in the rows that an independent model expects.
+//! The event families: each type is described, applied and refused as its schema says, and every interleaving ends in
+//! the rows that an independent model expects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What an operator must see at once: each trouble on `/health`, in the metrics and on the page
-//! within five seconds, and gone when its run-book in docs/operations.md was followed.
+//! Each fault appears on `/health`, in the metrics and on the page within five seconds, and disappears when its
+//! run-book in docs/operations.md was followed.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Two plain sessions at one fence: what each sees, whatever the order in which they come.
+//! Two plain sessions at one fence: the result for each, in every order.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The tools themselves: a proof is worth as much as what it measures with.
+//! Tests of the test tools.
 
 use std::time::Duration;
 

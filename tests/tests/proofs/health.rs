@@ -1,4 +1,4 @@
-//! What the service tells of itself by HTTP, while the services behind it go and come back.
+//! The state that an instance reports by HTTP, while the services that it needs stop and come back.
 
 use std::time::{Duration, Instant};
 

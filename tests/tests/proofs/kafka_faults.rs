@@ -1,5 +1,5 @@
-//! What Kafka can do to us beside losing records: topics made anew behind markers, partitions that appear
-//! later, transactions that stay open, topics that take little.
+//! Faults of Kafka besides losing records: topics created again after transaction markers, partitions that are added
+//! later, transactions that stay open, topics with small size limits.
 
 use std::time::{Duration, Instant};
 

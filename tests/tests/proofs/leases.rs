@@ -1,5 +1,5 @@
-//! What may happen to leases besides a leader that dies: they are taken by hand, given back while a batch
-//! takes long, held by somebody's transaction, short of connections, or asked for under a name that is taken.
+//! Leases without a dead leader: ended by an operator, released while a batch takes long, locked by another
+//! transaction, short of connections, or requested under a name that is already used.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

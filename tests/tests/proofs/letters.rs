@@ -1,4 +1,4 @@
-//! Dead letters from end to end: what reaches the dead letter topic, and what reaches a terminal.
+//! Dead letters from end to end: what is produced to the dead letter topic, and what is printed on a terminal.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Payloads that are larger than MAX_EVENT_BYTES: dead, kept byte for byte, and in nobody's way. Headers, which have no limit
-//! of their own, are in nobody's way either.
+//! Payloads larger than MAX_EVENT_BYTES are dead, kept byte for byte, and delay no other record; nor do headers, which
+//! have no limit of their own.
 
 use std::time::Duration;
 

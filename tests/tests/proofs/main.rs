@@ -1,4 +1,4 @@
-//! All scenarios in one program, so that there is one to link; each module is a kind of trouble.
+//! All scenarios in one program, so that there is one to link; each module is a kind of fault.
 //! Needs the services that `scripts/with-stack.sh` starts: run `make test`.
 
 mod answers;

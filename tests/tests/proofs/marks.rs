@@ -1,4 +1,4 @@
-//! What Redis is told: events that were processed, and no others.
+//! Marks in Redis: of processed events, and of no others.
 
 use proofs::ingester::Ingester;
 use proofs::scene::{STALL, Scene};

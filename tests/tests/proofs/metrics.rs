@@ -1,4 +1,4 @@
-//! What is measured is documented, what is documented is measured, and alerts and dashboard ask for nothing else.
+//! Every metric is documented, every documented metric exists, and alerts and dashboard use no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

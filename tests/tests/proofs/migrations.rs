@@ -1,4 +1,4 @@
-//! `sluice migrate` beside what a platform made of its own: functions that it replaced, tables and migrations.
+//! `sluice migrate` in a database with functions that the platform replaced, and with its own tables and migrations.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What an operator does with partitions: pause, resume, step down, and look.
+//! An operator's actions on partitions: pause, resume, step down, and queries.
 
 use std::time::Duration;
 

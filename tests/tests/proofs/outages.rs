@@ -1,5 +1,5 @@
-//! Services that are away for long while both jobs are under load: nothing dies of it, and
-//! afterwards all that was sent is there.
+//! Long outages of services while balance and domain events are under load: no process ends because of them, and every
+//! record that was sent is committed afterwards.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the page asks of an instance, asked without it: who may, how much, and what it does.
+//! The page's API, called without the page: authorization, limits, and actions.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A subscriber of all tables of `ledger`: what is decoded from the WAL applies there as it stands.
+//! A subscriber of all tables of `ledger` can apply everything that is decoded from the WAL.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A backup made under load, restored while the original went on: the ingester goes on from the older
-//! offset, and nothing that the original did later is taken for done.
+//! A backup made under load, restored while the original continued: the ingester continues from the older offset, and
+//! nothing that the original did later counts as done.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};

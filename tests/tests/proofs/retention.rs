@@ -1,4 +1,4 @@
-//! Pruning while events come in: batches go on, audits hold, and what is left is what it must be.
+//! Pruning under load: batches are not delayed, audits stay valid, and exactly the right rows remain.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

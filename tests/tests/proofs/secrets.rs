@@ -1,5 +1,5 @@
-//! Secrets are seen nowhere: not in what any command says, well or ill, nor in logs, process lists,
-//! HTTP answers, tables, sessions or topics.
+//! Secrets appear nowhere: not in the output of any command, successful or not, nor in logs, process lists, HTTP
+//! answers, tables, sessions or topics.
 
 use std::collections::BTreeSet;
 use std::process::Output;

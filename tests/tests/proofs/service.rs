@@ -1,4 +1,4 @@
-//! The binary as an operator meets it: settings, refusals, migrations, shutdown, privileges.
+//! The binary as an operator uses it: settings, refusals, migrations, shutdown, privileges.
 
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Who reads which partition: even shares, joins, leaves, deaths, and partitions that are added.
+//! Which instance leads which partition: even shares, joins, leaves, deaths, and partitions that are added.
 
 use std::time::Duration;
 

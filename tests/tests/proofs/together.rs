@@ -1,4 +1,4 @@
-//! Small batches of several partitions in one transaction: shared is the COMMIT, and nothing else.
+//! Small batches of several partitions in one transaction: they share the COMMIT, and nothing else.
 
 use proofs::compare::Accounts;
 use proofs::rng::seed;

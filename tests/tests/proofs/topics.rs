@@ -1,4 +1,4 @@
-//! What a topic can do to us: begin late, have holes, lose records, be deleted and created anew.
+//! Topics that begin late, have holes, lose records, or are deleted and created again.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Whoever but Sluice may write its tables is named: by `sluice check`, the page and a metric.
+//! Other writers of Sluice's tables are reported by `sluice check`, the page and a metric.
 
 use proofs::scene::{STALL, Scene};
 use proofs::stack::{sluice_command, unique};

@@ -1,4 +1,4 @@
-//! Leaders that are frozen past their lease and go on later as if nothing had happened.
+//! Leaders that are frozen past their lease and continue later as if nothing had happened.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A broker that stands still, while its connections stay open.
+//! A broker that freezes, while its connections stay open.
 
 use std::time::Duration;
 

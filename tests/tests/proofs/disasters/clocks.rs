@@ -1,4 +1,4 @@
-//! Clocks that jump and clocks that run too slowly or too fast, of ingesters and of the database.
+//! Clocks of ingesters and of the database that jump, or run too slowly or too fast.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Disks: full, slow, and such that fail to sync. `tests/shims/disk.c` stands in for them.
+//! Disks that are full, slow, or fail to sync. `tests/shims/disk.c` simulates them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

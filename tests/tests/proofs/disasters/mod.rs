@@ -1,5 +1,5 @@
-//! Scenarios that a mix cannot have: clocks that jump, disks that are full, slow or failing, a standby promoted
-//! under a living leader, and a broker that stands still.
+//! Faults that cannot be mixed: clocks that jump, disks that are full, slow or failing, a standby promoted while a
+//! leader is alive, and a frozen broker.
 
 mod brokers;
 mod clocks;

@@ -1,4 +1,4 @@
-//! A standby that is promoted while the leader goes on writing to the old primary.
+//! A standby that is promoted while the leader keeps writing to the old primary.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

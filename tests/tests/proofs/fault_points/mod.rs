@@ -1,5 +1,5 @@
-//! Every named fault point with every action: between any two durable effects the ingester and the backend
-//! crash, freeze, fail and wait, and afterwards every record is where the reference ledger has it.
+//! Every named fault point with every action: between any two durable effects the ingester and the backend crash,
+//! freeze, fail and wait, and afterwards the outcome of every record equals the reference ledger.
 
 mod chapter;
 mod release;

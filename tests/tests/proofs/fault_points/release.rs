@@ -1,4 +1,4 @@
-//! What is shipped knows no fault points.
+//! The released binaries contain no fault points.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

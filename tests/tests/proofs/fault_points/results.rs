@@ -1,4 +1,4 @@
-//! What a leader that stood still tells of verdicts.
+//! Results that a leader produces after it was frozen.
 
 use proofs::fault_points::{FaultPoints, go_on, sluice_with_faults};
 use proofs::ingester::Ingester;
