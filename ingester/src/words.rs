@@ -1,11 +1,11 @@
-//! Failures in plain words: what happened, for people. A library's own words never reach them: for each library that fails, the
-//! room that names it has one function like those here (`postgres::error::describe`, `kafka::words`, `tls::words`, `redis_marks`,
-//! `schema::migrations::words`).
+//! Errors as messages for people: what happened. People never see a library's own messages: the room that names a
+//! library has one function that translates its errors (`postgres::error::describe`, `kafka::words`, `tls::words`,
+//! `redis_marks`, `schema::migrations::words`).
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
-/// What the operating system refused.
+/// The message for an error of the operating system.
 pub fn of_io(error: &io::Error) -> String {
     let text = error.to_string();
     if text.contains("lookup address") {

@@ -1,9 +1,9 @@
 //! The clients of one instance: one consumer for all partitions that it leads, with a queue for each, and one that
 //! asks questions.
 //!
-//! Partitions are assigned by hand from the database's offsets. The consumer group is
-//! used for one thing only: offsets committed to it after the fact, so that ordinary lag
-//! tools work. Nothing reads them back.
+//! Partitions are assigned by hand at the database's offsets. The consumer group has one use:
+//! offsets are committed to it after the COMMIT, so that ordinary lag tools work. They are never
+//! read back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -32,14 +32,14 @@ use crate::throttle::Throttle;
 /// How long one request to Kafka may take before it is tried again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last group offsets may take at the end.
+/// How long committing the last group offsets may take at the shutdown.
 const LAST_HINT: Duration = Duration::from_millis(500);
 
 /// Defaults of the reading client.
 const READING: [(&str, &str); 5] = [
     ("fetch.wait.max.ms", "50"),
     ("fetch.error.backoff.ms", "50"),
-    // After its queue was full librdkafka waits so long to fetch again: by default a second.
+    // How long librdkafka waits to fetch again after its queue was full: by default a second.
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.message.max.bytes", "1048576"),
     ("queued.max.messages.kbytes", "2048"),
@@ -52,14 +52,14 @@ pub struct Watermarks {
     pub high: i64,
 }
 
-/// What tells a topic from another one of its name; `None` from brokers that do not know topic ids.
+/// Distinguishes a topic from another one of the same name; `None` from brokers without topic ids.
 pub type TopicId = Option<Uuid>;
 
 /// The clients of one instance.
 pub struct Kafka {
     settings: KafkaSettings,
     reader: Arc<BaseConsumer<Context>>,
-    /// Watermarks and topic ids, on connections of their own: no request waits behind a long poll.
+    /// Queries watermarks and topic ids on connections of its own: no request waits for a long poll.
     /// It sees the real end of a partition, not the last stable offset.
     inquirer: Arc<BaseConsumer<Context>>,
     generations: Generations,
@@ -71,7 +71,7 @@ impl Kafka {
         let base = base_config(settings);
         let mut reader = base.clone();
         for (property, value) in READING {
-            // Ours are defaults only: what is given stands, unless it is one that Sluice relies on (`FIXED` in config/kafka.rs).
+            // Defaults: a given property overrides them, unless Sluice relies on it (`FIXED` in config/kafka.rs).
             let given = |name: &str| settings.properties.contains_key(name);
             let by_other_name =
                 property == "fetch.message.max.bytes" && given("max.partition.fetch.bytes");
@@ -127,7 +127,7 @@ impl Kafka {
         }
     }
 
-    /// What the brokers had against us last, and what to change.
+    /// Why the brokers last refused us, and what to change.
     pub fn refusal(&self) -> Option<String> {
         self.refusal.lock().expect("no panic while held").clone()
     }
@@ -136,7 +136,7 @@ impl Kafka {
     pub async fn partition_count(self: &Arc<Self>, topic: &str) -> Result<Option<i32>, String> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || {
-            // By the reader, which then knows the leader of every partition before it has to read one.
+            // Asked by the reader, which then knows the leader of every partition before it reads one.
             let metadata = this
                 .reader
                 .fetch_metadata(Some(&topic), REQUEST_TIMEOUT)
@@ -165,7 +165,7 @@ impl Kafka {
             if let Some(found) = watermarks_of(&this.inquirer, &partition)? {
                 return Ok(Some(found));
             }
-            // A partition that was added since is news to this client, until it asks for the topic.
+            // This client does not know a partition that was added since, until it asks for the topic.
             let metadata = this
                 .inquirer
                 .fetch_metadata(Some(&partition.topic), REQUEST_TIMEOUT)
@@ -185,7 +185,7 @@ impl Kafka {
         .await
     }
 
-    /// Up to where records can be read now: not those of open transactions.
+    /// The last stable offset: records of open transactions cannot be read.
     pub async fn stable_end(self: &Arc<Self>, partition: &Partition) -> Result<i64, String> {
         let (this, partition) = (self.clone(), partition.clone());
         blocking(move || {
@@ -207,13 +207,13 @@ impl Kafka {
         .await
     }
 
-    /// Whether compaction may remove records of a topic; an error where the brokers do not say.
+    /// Whether compaction may remove records of a topic; an error if the brokers do not tell.
     pub async fn is_compacted(&self, topic: &str) -> Result<bool, String> {
         let policy = topic_setting(&self.settings, topic, "cleanup.policy").await?;
         Ok(policy.is_some_and(|policy| policy.contains("compact")))
     }
 
-    /// Begins to read a partition at an offset.
+    /// Starts reading a partition at an offset.
     pub async fn open(
         self: &Arc<Self>,
         partition: &Partition,
@@ -227,12 +227,12 @@ impl Kafka {
         .await
     }
 
-    /// Tells the group how far we are. A hint: sent, not waited for.
+    /// Commits offsets to the group. A hint: sent without waiting.
     pub fn commit_hint(&self, offsets: &HashMap<Partition, i64>) {
         self.commit(offsets, CommitMode::Async);
     }
 
-    /// The last hint of a process that ends: Kafka gets a moment to take it.
+    /// The last hint before the process ends: Kafka gets a moment to accept it.
     pub async fn commit_last(self: &Arc<Self>, offsets: HashMap<Partition, i64>) {
         if offsets.is_empty() {
             return;
@@ -261,7 +261,7 @@ impl Kafka {
     }
 }
 
-/// What the brokers say that a setting of a topic is.
+/// The value of a topic's setting, from the brokers.
 pub async fn topic_setting(
     settings: &KafkaSettings,
     topic: &str,
@@ -279,7 +279,7 @@ pub async fn topic_setting(
         .map_err(|error| of(&error))?;
     let found = answers.into_iter().next().transpose();
     let found = found.map_err(of_code)?;
-    // It waits for a thread of its own to end.
+    // Dropping it waits for a thread of its own to end.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     let value = found.and_then(|found| found.get(name).and_then(|entry| entry.value.clone()));
     Ok(value)

@@ -1,4 +1,4 @@
-//! The properties of librdkafka that all clients have, and those of each.
+//! librdkafka's properties: those of all clients, and those of each.
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -7,7 +7,7 @@ use rdkafka::types::RDKafkaConfRes;
 use crate::config::kafka::KafkaSettings;
 use crate::kafka::words;
 
-/// How often librdkafka tells which brokers it knows, and how far the partitions reach.
+/// How often librdkafka reports the brokers that it knows, and the ends of the partitions.
 pub const STATISTICS: (&str, &str) = ("statistics.interval.ms", "2000");
 
 /// Defaults of all clients: how long a broker may take to answer a request or a connection. By default librdkafka
@@ -25,7 +25,7 @@ pub fn validate(settings: &KafkaSettings) -> Result<(), String> {
         .map_err(|error| describe_config_error(&error, settings))
 }
 
-/// What all clients have in common.
+/// The properties that all clients share.
 pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (property, (_, value)) in &settings.properties {
@@ -43,7 +43,7 @@ pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// What those have in common that read.
+/// The properties that all reading clients share.
 pub fn base_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = client_config(settings);
     config

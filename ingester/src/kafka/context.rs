@@ -1,4 +1,4 @@
-//! What librdkafka calls back: its log, its statistics, and what brokers have against us.
+//! librdkafka's callbacks: its log, its statistics, and refusals by brokers.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,13 +27,13 @@ const TLS_NAMES: Names = Names {
     host: "KAFKA_BROKERS",
 };
 
-/// A refusal by Kafka is said again after this time.
+/// A refusal by Kafka is logged again after this time.
 pub(super) const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
 
 const OTHER_PROTOCOL: &str =
     "if that goes on, KAFKA_SECURITY_PROTOCOL is not what this port of the broker speaks";
 
-/// How often each topic was created anew while we looked.
+/// How often each topic was replaced while we watched it.
 #[derive(Clone, Default)]
 pub(super) struct Generations(Arc<Mutex<HashMap<String, Arc<AtomicU64>>>>);
 
@@ -52,17 +52,17 @@ impl Generations {
 pub(super) struct Context {
     pub(super) brokers: Arc<Brokers>,
     pub(super) generations: Generations,
-    /// Told by the reader only.
+    /// Set by the reader only.
     pub(super) status: Option<Arc<Status>>,
     pub(super) complained: Arc<Mutex<Throttle>>,
-    /// What the brokers have against us, and what to change.
+    /// Why the brokers refuse us, and what to change.
     pub(super) refusal: Arc<Mutex<Option<String>>>,
 }
 
-/// librdkafka goes on at the old offset in a topic that was deleted and created within one
-/// glance, and says so in a debug line only, before it fetches anything of the new one. That
-/// line is an alarm and no evidence: behind it a broker is asked for the topic's id. The first
-/// id that librdkafka learns replaces one of zeros.
+/// If a topic is deleted and created again between two metadata refreshes, librdkafka continues at
+/// the old offset and reports that only in a debug line, before it fetches anything of the new topic.
+/// That line is an alarm, not evidence: after it a broker is asked for the topic's id. The first id
+/// that librdkafka learns replaces one of zeros.
 fn created_anew(message: &str) -> Option<&str> {
     let (before, ids) = message.split_once(" changed id from ")?;
     let (_, topic) = before.rsplit_once("Topic ")?;
@@ -75,7 +75,7 @@ impl Context {
     fn rejected(&self, line: &str, reason: &str, advice: &str) {
         let broker = words::broker(line).unwrap_or("a broker");
         let refusal = format!("Kafka rejected the connection ({broker}): {reason}; {advice}");
-        // librdkafka repeats itself with every try to connect.
+        // librdkafka repeats the line with every attempt to connect.
         let mut complained = self.complained.lock().expect("no panic while held");
         if complained.is_due() {
             warn!("KAFKA_BROKERS: {refusal}");
@@ -90,7 +90,7 @@ impl ClientContext for Context {
             warn!(topic, "the topic was deleted and created again");
             self.generations.of(topic).fetch_add(1, Ordering::SeqCst);
         }
-        // A broker that expects TLS hangs up on the first request, which librdkafka says in its log only.
+        // A broker that expects TLS closes the connection at the first request, which librdkafka reports only in its log.
         if message.contains("Disconnected") && message.contains("in state APIVERSION_QUERY") {
             self.rejected(
                 message,
@@ -126,7 +126,7 @@ impl ClientContext for Context {
         };
         let ends = statistics.topics.into_iter().flat_map(|(topic, found)| {
             let partitions = found.partitions.into_values();
-            // What is below zero is not known yet.
+            // A negative value is not known yet.
             partitions.filter_map(move |partition| {
                 let (high, stable) = (partition.hi_offset, partition.ls_offset);
                 let ends = Ends {
@@ -154,7 +154,7 @@ impl ClientContext for Context {
     }
 }
 
-/// What to change, where nothing but that helps.
+/// What to change, if nothing else helps.
 fn advice(error: &KafkaError, reason: &str) -> Option<String> {
     if reason.contains("PLAINTEXT broker listener") || reason.contains("security.protocol") {
         return Some(OTHER_PROTOCOL.into());

@@ -1,4 +1,4 @@
-//! Topics that are made because somebody asks for them; what runs makes none.
+//! Creates topics on request; a running ingester creates none.
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -9,10 +9,10 @@ use crate::kafka::client::REQUEST_TIMEOUT;
 use crate::kafka::config::{client_config, describe_config_error};
 use crate::kafka::words::{of, of_code};
 
-/// How many copies the brokers keep where nothing is said: what they do by themselves.
+/// The replication factor by default: that of the brokers.
 const AS_BROKERS_DO: i32 = -1;
 
-/// Makes these topics, those that are there already left as they are; an error names the first that was refused.
+/// Creates these topics, and leaves existing ones as they are; an error names the first that was refused.
 pub async fn create(
     settings: &KafkaSettings,
     topics: &[&str],
@@ -32,7 +32,7 @@ pub async fn create(
         .operation_timeout(Some(REQUEST_TIMEOUT));
     let made = admin.create_topics(&wanted, &options).await;
     let made = made.map_err(|error| format!("{}; see KAFKA_BROKERS", of(&error)))?;
-    // It waits for a thread of its own to end.
+    // Dropping it waits for a thread of its own to end.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     let refused = made.into_iter().filter_map(Result::err);
     match refused

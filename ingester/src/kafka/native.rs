@@ -1,6 +1,6 @@
-//! The only place of the ingester that calls librdkafka by its own functions, for what rdkafka
-//! leaves out: the id of a topic, the offset at which a partition ends, header names that are no
-//! text, and a broker named again.
+//! The only place in the ingester that calls librdkafka's own functions, for what rdkafka lacks: the
+//! id of a topic, the offset at which a partition ends, header names that are not text, and adding a
+//! broker again.
 
 #![allow(unsafe_code)]
 
@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::kafka::words::of_code;
 
-/// Names brokers to a client, besides those that it knows.
+/// Adds brokers to a client, besides those that it knows.
 pub fn name_brokers(client: &Client<impl ClientContext>, list: &CStr) {
     // SAFETY: the client outlives the call, which copies the list.
     unsafe { rd_kafka_brokers_add(client.native_ptr(), list.as_ptr()) };
@@ -28,28 +28,28 @@ pub fn name_brokers(client: &Client<impl ClientContext>, list: &CStr) {
 /// The queue of one partition.
 pub struct Queue<C: ConsumerContext + 'static> {
     queue: NonNull<rd_kafka_queue_t>,
-    /// Told when something arrives; librdkafka holds a pointer to it.
+    /// Notified when something arrives; librdkafka keeps a pointer to it.
     arrived: Arc<Notify>,
     /// A queue must not outlive its client.
     _consumer: Arc<BaseConsumer<C>>,
 }
 
-// SAFETY: librdkafka guards its queues by locks of its own, and the rest may be shared anyhow.
+// SAFETY: librdkafka guards its queues by its own locks, and the rest may be shared anyhow.
 unsafe impl<C: ConsumerContext> Send for Queue<C> {}
 // SAFETY: as above; no method needs the queue for itself.
 unsafe impl<C: ConsumerContext> Sync for Queue<C> {}
 
 impl<C: ConsumerContext> Queue<C> {
-    /// Takes a partition's records out of the common queue; before it is assigned, so that none goes there.
+    /// Separates a partition's records from the common queue; called before it is assigned, so that none arrives there.
     pub fn of(consumer: &Arc<BaseConsumer<C>>, topic: &str, partition: i32) -> Option<Self> {
         let topic = CString::new(topic).ok()?;
         let arrived = Arc::<Notify>::default();
-        // SAFETY: the client is alive and the name is copied; the queue that is returned is ours to destroy.
+        // SAFETY: the client is alive and the name is copied; we own the returned queue and destroy it.
         let queue = unsafe {
             rd_kafka_queue_get_partition(consumer.client().native_ptr(), topic.as_ptr(), partition)
         };
         let queue = NonNull::new(queue)?;
-        // SAFETY: the queue is alive, and so is `arrived` until `drop` takes the callback away.
+        // SAFETY: the queue is alive, and so is `arrived` until `drop` removes the callback.
         unsafe {
             rd_kafka_queue_forward(queue.as_ptr(), ptr::null_mut());
             rd_kafka_queue_cb_event_enable(
@@ -65,9 +65,9 @@ impl<C: ConsumerContext> Queue<C> {
         })
     }
 
-    /// What has arrived, if anything; never waits.
+    /// The next message, if one has arrived; never waits.
     pub fn poll(&self) -> Option<Message<'_>> {
-        // SAFETY: the queue is alive; the message that is returned is ours to destroy.
+        // SAFETY: the queue is alive; we own the returned message and destroy it.
         let message = unsafe { rd_kafka_consume_queue(self.queue.as_ptr(), 0) };
         NonNull::new(message).map(|message| Message {
             message,
@@ -82,7 +82,7 @@ impl<C: ConsumerContext> Queue<C> {
 
 impl<C: ConsumerContext> Drop for Queue<C> {
     fn drop(&mut self) {
-        // SAFETY: the queue is alive; once the first call is back, under the queue's lock, nothing calls `wake` for it.
+        // SAFETY: the queue is alive; after the first call, made under the queue's lock, nothing calls `wake` for it.
         unsafe {
             rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
             rd_kafka_queue_destroy(self.queue.as_ptr());
@@ -91,7 +91,7 @@ impl<C: ConsumerContext> Drop for Queue<C> {
 }
 
 unsafe extern "C" fn wake(_: *mut rd_kafka_t, arrived: *mut c_void) {
-    // SAFETY: the pointer that `Queue::of` gave, which is good for as long as the callback is set.
+    // SAFETY: the pointer from `Queue::of`, which is valid for as long as the callback is set.
     unsafe { &*arrived.cast::<Notify>() }.notify_one();
 }
 
@@ -103,7 +103,7 @@ pub struct Message<'q> {
 
 impl Message<'_> {
     fn get(&self) -> &rd_kafka_message_t {
-        // SAFETY: alive until dropped, and changed by nobody.
+        // SAFETY: alive until dropped, and never changed.
         unsafe { self.message.as_ref() }
     }
 
@@ -116,14 +116,14 @@ impl Message<'_> {
         })
     }
 
-    /// Of the record; at the end of a partition, the offset that the reader has come to.
+    /// The offset of the record; at the end of a partition, the offset that the reader has reached.
     pub fn offset(&self) -> i64 {
         self.get().offset
     }
 
-    /// -1 where it has none.
+    /// -1 if it has none.
     pub fn timestamp_ms(&self) -> i64 {
-        // SAFETY: the message is alive, and the kind of the timestamp is not asked for.
+        // SAFETY: the message is alive, and null means that the type of the timestamp is not wanted.
         unsafe { rd_kafka_message_timestamp(self.message.as_ptr(), ptr::null_mut()) }
     }
 
@@ -169,13 +169,13 @@ impl Message<'_> {
 
 impl Drop for Message<'_> {
     fn drop(&mut self) {
-        // SAFETY: ours, and what borrows from it is gone.
+        // SAFETY: we own it, and nothing borrows from it any more.
         unsafe { rd_kafka_message_destroy(self.message.as_ptr()) };
     }
 }
 
 /// # Safety
-/// `start` is null, or that many bytes are there for as long as the answer is used.
+/// `start` is null, or that many bytes are valid for as long as the result is used.
 unsafe fn bytes<'m>(start: *const c_void, length: usize) -> Option<&'m [u8]> {
     // SAFETY: promised by the caller.
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast(), length) })
@@ -192,7 +192,7 @@ unsafe fn text(start: *const c_char) -> String {
     text.to_string_lossy().into_owned()
 }
 
-/// Something of librdkafka that is ours to destroy.
+/// An object of librdkafka that we own and destroy.
 struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
 
 impl<T> Owned<T> {
@@ -208,12 +208,12 @@ impl<T> Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: made by librdkafka for us, and destroyed once.
+        // SAFETY: created by librdkafka for us, and destroyed once.
         unsafe { self.1(self.get()) };
     }
 }
 
-/// What a broker says of a topic: its id, where the broker gives any; `None` where there is no such topic.
+/// A broker's answer about a topic: its id, if the broker gives one; `None` if there is no such topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topic {
     pub id: Option<[u8; 16]>,
@@ -228,8 +228,8 @@ pub fn describe_topic(
     let name = CString::new(topic).map_err(|_| "a topic's name holds a zero byte".to_owned())?;
     let limit_ms = limit.as_millis() as i32;
     let rk = client.native_ptr();
-    // SAFETY: the client outlives this call, and with it everything that is made for it here; names are copied; what
-    // is made is destroyed by its guard, the queue after what was taken from it.
+    // SAFETY: the client outlives this call and every object created for it here; names are copied; each object is
+    // destroyed by its guard, the queue after the events taken from it.
     unsafe {
         let queue = Owned::new(rd_kafka_queue_new(rk), rd_kafka_queue_destroy)?;
         let operation = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
@@ -253,7 +253,7 @@ pub fn describe_topic(
 /// # Safety
 /// `event` is alive.
 unsafe fn described(event: *mut rd_kafka_event_t) -> Result<Option<Topic>, String> {
-    // SAFETY: the event is alive, and all that is read of it lives as long.
+    // SAFETY: the event is alive, and everything that is read from it lives as long.
     unsafe {
         let failed = rd_kafka_event_error(event);
         if failed != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -283,7 +283,7 @@ unsafe fn described(event: *mut rd_kafka_event_t) -> Result<Option<Topic>, Strin
         ];
         let id = (u128::from(halves[0] as u64) << 64) | u128::from(halves[1] as u64);
         Ok(Some(Topic {
-            // Zero stands for none: the broker, or the format of its metadata, is older than topic ids.
+            // Zero means none: the broker, or the format of its metadata, is older than topic ids.
             id: (id != 0).then(|| id.to_be_bytes()),
         }))
     }

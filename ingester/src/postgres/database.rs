@@ -13,7 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Config};
 
 use crate::{tls, words};
 
-/// The TLS parameters of an address, and what to change where a handshake fails.
+/// The TLS parameters of an address, and what to change when a handshake fails.
 pub const TLS_NAMES: tls::Names = tls::Names {
     ca: "sslrootcert (DB_SSLROOTCERT)",
     certificate: "sslcert (DB_SSLCERT)",
@@ -21,7 +21,7 @@ pub const TLS_NAMES: tls::Names = tls::Names {
     host: "the host of DATABASE_URL (DB_HOST)",
 };
 
-/// What an address may hold besides the TLS parameters, as tokio-postgres knows it.
+/// The parameters of an address that tokio-postgres knows, besides those of TLS.
 const PARAMETERS: [&str; 18] = [
     "host",
     "hostaddr",
@@ -47,7 +47,7 @@ const PARAMETERS: [&str; 18] = [
 pub const IS_READ_ONLY: &str =
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
 
-/// Where the database is and how to get in.
+/// The address of the database and the login.
 #[derive(Clone)]
 pub struct Database {
     config: Config,
@@ -65,7 +65,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Takes in a parameter; false if it is none of TLS.
+    /// Applies a parameter; false if it is not a TLS parameter.
     pub fn set(&mut self, name: &str, value: &str) -> Result<bool, String> {
         match name {
             "sslmode" => {
@@ -90,7 +90,7 @@ impl Tls {
 
     fn connector(&self) -> Result<MakeTlsConnector, String> {
         let mut builder = self.files.connector(&TLS_NAMES)?;
-        // As libpq does: a root certificate given is a certificate checked.
+        // As in libpq: if a root certificate is given, certificates are checked.
         let verify = self.verify_ca || self.files.ca.is_some();
         builder.set_verify(if verify {
             SslVerifyMode::PEER
@@ -108,9 +108,9 @@ impl Tls {
 }
 
 impl Database {
-    /// Reads a URL or `key=value` string; `tls` holds where that says nothing of TLS.
+    /// Parses a URL or `key=value` string; `tls` applies if the address has no TLS parameters.
     /// `idle_limit` ends a transaction that a frozen process left open.
-    /// An address may hold a password anywhere, so no error quotes from it.
+    /// An address may contain a password anywhere, so no error quotes from it.
     pub fn parse(
         text: &str,
         tls: &Tls,
@@ -134,7 +134,7 @@ impl Database {
         Self::from_config(config, &tls, connect_timeout, application, idle_limit)
     }
 
-    /// From a ready configuration; `DB_HOST` and its like may hold any character.
+    /// From a complete configuration; `DB_HOST` and the like may contain any character.
     pub fn from_config(
         mut config: Config,
         tls: &Tls,
@@ -173,7 +173,7 @@ impl Database {
         self
     }
 
-    /// Domain events that are larger than this are dead; balance events are judged before they are sent.
+    /// Domain events that are larger than this are dead; balance events are checked before they are sent.
     pub fn limit_events(mut self, max_event_bytes: usize) -> Self {
         let limit = format!(
             "SET {} = {max_event_bytes};",
@@ -199,7 +199,7 @@ impl Database {
     }
 
     /// A connection of its own, whose notices and notifications go to `on_message`.
-    /// Whoever calls it sets the bound: `connect_timeout` is for TCP alone.
+    /// The caller sets the bound: `connect_timeout` covers only TCP.
     pub async fn connect(
         &self,
         on_message: impl Fn(AsyncMessage) + Send + 'static,
@@ -214,7 +214,7 @@ impl Database {
     ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
         let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
         let task = tokio::spawn(async move {
-            // Ends with the client or with the server; the next statement says so.
+            // Ends with the client or with the server; the next statement reports it.
             while let Some(Ok(message)) =
                 std::future::poll_fn(|context| connection.poll_message(context)).await
             {
@@ -240,10 +240,10 @@ fn unreadable(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Takes TLS parameters out of a URL's query; the rest stays as it was written.
+/// Removes TLS parameters from a URL's query; the rest is unchanged.
 fn without_tls_url(text: &str, tls: &mut Tls) -> Result<String, String> {
-    // A unix socket as percent-encoded host is no host for a URL parser: only the query is taken apart.
-    // A password before the @ may hold a question mark.
+    // A URL parser refuses a unix socket as percent-encoded host, so only the query is parsed.
+    // A password before the @ may contain a question mark.
     let query_at = text.find('@').unwrap_or(0);
     let Some(mark) = text[query_at..].find('?') else {
         return Ok(text.to_owned());
@@ -252,7 +252,7 @@ fn without_tls_url(text: &str, tls: &mut Tls) -> Result<String, String> {
     let mut rest = Vec::new();
     for (pair, nth) in query[1..].split('&').zip(1..) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // As libpq does: a plus sign is a plus sign.
+        // As in libpq: a plus sign is a plus sign.
         let value = percent_decode_str(value).decode_utf8();
         let value = value.map_err(|_| format!("parameter {nth} is not UTF-8"))?;
         if !tls.set(name, &value)? {

@@ -1,4 +1,4 @@
-//! Errors by consequence: one function says what follows from what the database answered.
+//! Errors by consequence: one function maps the database's answer to its consequence.
 
 use ledger::contract::{routine, sqlstate};
 use ledger::fault;
@@ -7,26 +7,26 @@ use tokio_postgres::error::SqlState;
 use crate::postgres::database::TLS_NAMES;
 use crate::{tls, words};
 
-/// What an error asks of us.
+/// The consequence of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consequence {
-    /// Outside our control and passing: the same again, for as long as it takes.
+    /// Outside our control and temporary: retry the same, for as long as it takes.
     Retry,
-    /// Lost a race that the next try wins.
+    /// Lost a race; the next try wins.
     RetryAtOnce,
     /// Leadership is lost.
     Reacquire,
-    /// A record breaks the apply: find it.
+    /// The apply fails on a record: find it.
     Reject,
-    /// Nobody has said what this error means: the same again, but find the record that it stands at.
+    /// Unclassified: retry the same, but find the record that causes it.
     Unclassified,
     /// An operator has ordered to bury a record of the batch.
     Bury,
-    /// A handler breaks on too much, or is paused: somebody has to mend it.
+    /// A handler fails on too many events, or is paused: a person has to repair it.
     Pause,
-    /// The partition is paused by hand: somebody has to resume it.
+    /// The partition is paused: a person has to resume it.
     Wait,
-    /// Configuration, schema or privileges are wrong; trying alone does not mend that.
+    /// Configuration, schema or privileges are wrong; retrying does not help.
     Halt,
 }
 
@@ -58,7 +58,7 @@ impl Consequence {
     }
 }
 
-/// Sorts an error of tokio-postgres; what is no answer of the server is a connection that failed.
+/// Classifies an error of tokio-postgres; an error that is no answer of the server is a failed connection.
 pub fn consequence(error: &tokio_postgres::Error) -> Consequence {
     match error.as_db_error() {
         Some(answer) => of_answer(
@@ -71,19 +71,19 @@ pub fn consequence(error: &tokio_postgres::Error) -> Consequence {
     }
 }
 
-/// Whether the extension raised it itself: then it is no fault of a trigger, of a handler or of a record.
+/// Whether the extension raised it itself: then it is not the fault of a trigger, a handler or a record.
 pub fn is_ours(error: &tokio_postgres::Error) -> bool {
     let routine = error.as_db_error().and_then(|answer| answer.routine());
     matches!(routine, Some(routine::SLUICE | routine::FENCE))
 }
 
-/// The offset of the record that is to be buried.
+/// The offset of the record to bury.
 pub fn ordered_offset(error: &tokio_postgres::Error) -> Option<i64> {
     let detail = error.as_db_error()?.detail()?;
     detail.lines().next()?.trim().parse().ok()
 }
 
-/// Sorts a SQLSTATE. `routine` is where it was raised: only the extension itself speaks of leadership, pauses and orders.
+/// Classifies a SQLSTATE. `routine` is where it was raised: only the extension reports leadership, pauses and orders.
 pub fn of_answer(
     code: &str,
     message: &str,
@@ -98,7 +98,7 @@ pub fn of_answer(
     ours.unwrap_or_else(|| of_sqlstate(code, message, constraint))
 }
 
-/// What the extension means by a SQLSTATE that it raises.
+/// The consequence of a SQLSTATE that the extension raises.
 fn of_the_extension(code: &str) -> Option<Consequence> {
     match code {
         sqlstate::HANDLER_BROKEN => Some(Consequence::Pause),
@@ -110,15 +110,16 @@ fn of_the_extension(code: &str) -> Option<Consequence> {
     }
 }
 
-/// What PostgreSQL, a trigger or a handler means by it. What is not listed never costs a record its life.
+/// The consequence of a SQLSTATE from PostgreSQL, a trigger or a handler. One that is not listed never makes a dead
+/// letter.
 fn of_sqlstate(code: &str, message: &str, constraint: Option<&str>) -> Consequence {
     match (code, &code[..2.min(code.len())]) {
-        // Another partition opened the same account; now it is there to be found.
+        // Another partition created the same account; the next try finds it.
         ("23505", _) if constraint == Some("account_balances_pkey") => Consequence::RetryAtOnce,
         ("40001" | "40P01", _) => Consequence::RetryAtOnce,
         // Read-only: connected to a standby during a failover.
         ("55P03" | "25006" | "25P03", _) => Consequence::Retry,
-        // No such database: a swap takes it away for a moment.
+        // No such database: it may be missing for a moment while it is swapped.
         ("3D000", _) => Consequence::Retry,
         (_, "08" | "40" | "53" | "57" | "58") => Consequence::Retry,
         (code, _) if fault::is_of_the_record(code, message) => Consequence::Reject,
@@ -127,7 +128,7 @@ fn of_sqlstate(code: &str, message: &str, constraint: Option<&str>) -> Consequen
     }
 }
 
-/// What a server is that takes no writes, and what to do.
+/// The message for a server that accepts no writes, and what to do.
 pub const STANDBY: &str = "it is a standby, or default_transaction_read_only is on; connect to the primary, for example by \
      several hosts in the address with target_session_attrs=read-write";
 
@@ -143,7 +144,7 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// The same where somebody asks for a session of the server at `address`.
+/// The same for an attempt to open a session of the server at `address`.
 pub fn describe_at(address: &str, error: &tokio_postgres::Error) -> String {
     let told = describe(error);
     match error.as_db_error() {
@@ -155,12 +156,12 @@ pub fn describe_at(address: &str, error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Whether a server refused to write: a standby, or one that was told to.
+/// Whether a server refused to write: a standby, or a server that is set to read-only.
 pub fn is_of_standby(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
 }
 
-/// What to change, where PostgreSQL's words leave that open.
+/// What to change, if PostgreSQL's message does not tell.
 fn advice(code: &str) -> Option<&'static str> {
     match code {
         "25006" => Some(STANDBY),
@@ -199,7 +200,7 @@ fn of_connection(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// A trigger may say as much as it likes; a log line and a dead letter keep this much of it.
+/// The length to which a log line and a dead letter shorten the message of a trigger.
 fn cut(message: &str) -> &str {
     match message.char_indices().nth(4_000) {
         Some((end, _)) => &message[..end],
@@ -207,10 +208,10 @@ fn cut(message: &str) -> &str {
     }
 }
 
-/// Whether an error at connecting will stay until someone changes the configuration.
+/// Whether a connection error lasts until someone changes the configuration.
 pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
     let text = words::raw(error);
-    // A certificate that we refuse, or that the server misses.
+    // A certificate that we refuse, or that the server requires and does not get.
     let will_not_heal =
         text.contains("password missing") || tls::advice(&text, &TLS_NAMES).is_some();
     let codes = [
@@ -292,7 +293,7 @@ mod tests {
             ("22023", routine::SLUICE, Halt, Reject),
             ("22004", routine::SLUICE, Halt, Reject),
             ("54000", routine::SLUICE, Halt, Unclassified),
-            // Not the fence's, though the extension's.
+            // Raised by the extension, but not by the fence.
             ("55000", routine::SLUICE, Unclassified, Unclassified),
             ("P0001", routine::SLUICE, Reject, Reject),
         ] {
