@@ -67,12 +67,12 @@ pub struct Aftercare {
 }
 
 /// Why some work was not done now.
-struct Trouble {
+struct NotDone {
     text: String,
     passes: bool,
 }
 
-impl Trouble {
+impl NotDone {
     fn of(failed: AskError) -> Self {
         Self {
             text: failed.describe(),
@@ -90,7 +90,7 @@ impl Trouble {
 }
 
 #[cfg(feature = "fault-points")]
-impl From<crate::fault::Raised> for Trouble {
+impl From<crate::fault::Raised> for NotDone {
     fn from(raised: crate::fault::Raised) -> Self {
         Self {
             text: raised.into(),
@@ -149,7 +149,7 @@ impl Aftercare {
     }
 
     /// Has replayed letters marked in Redis. Letters older than the lifetime of a mark are left out.
-    async fn mark(&self, led: &[Held]) -> Result<bool, Trouble> {
+    async fn mark(&self, led: &[Held]) -> Result<bool, NotDone> {
         let Some((hint, ttl)) = self.hint.as_ref().filter(|_| !led.is_empty()) else {
             return Ok(false);
         };
@@ -160,7 +160,7 @@ impl Aftercare {
         let client = self.client().await?;
         let which: [&(dyn ToSql + Sync); 4] = [&topics, &numbers, &ttl.as_secs_f64(), &CHUNK];
         let letters = client.answer(client.query(UNMARKED, &which)).await;
-        let letters = letters.map_err(Trouble::of)?;
+        let letters = letters.map_err(NotDone::of)?;
         drop(client);
         if letters.is_empty() {
             return Ok(false);
@@ -179,16 +179,16 @@ impl Aftercare {
         let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
         let client = self.client().await?;
         let marked = client.answer(client.execute(MARK_REPLAYS, &[&ids])).await;
-        marked.map_err(Trouble::of)?;
+        marked.map_err(NotDone::of)?;
         Ok(letters.len() >= CHUNK as usize)
     }
 
-    async fn client(&self) -> Result<Object, Trouble> {
+    async fn client(&self) -> Result<Object, NotDone> {
         let client = self.pool.get().await.map_err(AskError::of_pool);
-        client.map_err(Trouble::of)
+        client.map_err(NotDone::of)
     }
 
-    async fn retry(&self, (partition, leadership): &Held) -> Result<bool, Trouble> {
+    async fn retry(&self, (partition, leadership): &Held) -> Result<bool, NotDone> {
         let max_attempts = self.retry.max_attempts as i32;
         let delay_ms = self.retry.delay.as_millis() as i64;
         let client = self.client().await?;
@@ -202,7 +202,7 @@ impl Aftercare {
             &self.retry.exponential,
         ];
         let row = client.answer(client.query_one(RETRY, &retry)).await;
-        let row = row.map_err(Trouble::of)?;
+        let row = row.map_err(NotDone::of)?;
         fault_point!("letters.retried");
         let (retried, waiting): (i64, i64) = (row.get(0), row.get(1));
         self.metrics.dead_letters_retried(retried);
@@ -213,7 +213,7 @@ impl Aftercare {
     }
 
     /// At least once: a letter that was produced but not recorded as published is produced again.
-    async fn publish(&self, (partition, leadership): &Held) -> Result<bool, Trouble> {
+    async fn publish(&self, (partition, leadership): &Held) -> Result<bool, NotDone> {
         let Some(outlet) = &self.outlet else {
             return Ok(false);
         };
@@ -224,7 +224,7 @@ impl Aftercare {
         let letters = client
             .answer_over(CHUNK_BYTES as usize, client.query(UNPUBLISHED, &which))
             .await;
-        let letters = letters.map_err(Trouble::of)?;
+        let letters = letters.map_err(NotDone::of)?;
         if letters.is_empty() {
             return Ok(false);
         }
@@ -259,14 +259,14 @@ impl Aftercare {
             })
             .collect();
         let produced = outlet.produce(&mut messages, shorten, leadership).await;
-        produced.map_err(|trouble| Trouble {
+        produced.map_err(|trouble| NotDone {
             text: format!("DLQ_TOPIC: {trouble}"),
             passes: false,
         })?;
         fault_point!("letters.produced");
         let ids: Vec<i64> = letters.iter().map(|letter| letter.get("id")).collect();
         let marked = client.answer(client.execute(MARK, &[&ids])).await;
-        marked.map_err(Trouble::of)?;
+        marked.map_err(NotDone::of)?;
         fault_point!("letters.marked");
         Ok(true)
     }

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 /// Sessions that are opened before those of the pool: without them no lease is renewed, and no answer
 /// is watched for.
 #[derive(Clone, Copy, Debug)]
-pub enum First {
+pub enum ControlSession {
     Renewals,
     Standby,
     Watcher,
@@ -24,7 +24,7 @@ impl Default for Precedence {
 }
 
 impl Precedence {
-    pub fn is(&self, session: First, open: bool) {
+    pub fn set_open(&self, session: ControlSession, open: bool) {
         self.0.send_if_modified(|all| {
             let before = std::mem::replace(&mut all[session as usize], open);
             before != open

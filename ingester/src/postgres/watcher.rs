@@ -16,7 +16,7 @@ use crate::back_off::back_off_up_to;
 use crate::postgres::database::Database;
 use crate::postgres::error::describe;
 use crate::postgres::life::{Backend, Life, now_us};
-use crate::postgres::precedence::{First, Precedence};
+use crate::postgres::precedence::{ControlSession, Precedence};
 use crate::throttle::Throttle;
 
 /// A backend that has worked for us for longer than this is checked, this often.
@@ -108,7 +108,7 @@ impl Watcher {
         loop {
             if eye.as_ref().is_some_and(|eye| eye.client.is_closed()) {
                 eye = None;
-                self.precedence.is(First::Watcher, false);
+                self.precedence.set_open(ControlSession::Watcher, false);
             }
             let looked = tokio::time::timeout(ANSWER, self.open_and_look(&mut eye)).await;
             let wait = match looked {
@@ -128,7 +128,7 @@ impl Watcher {
                         );
                     }
                     eye = None;
-                    self.precedence.is(First::Watcher, false);
+                    self.precedence.set_open(ControlSession::Watcher, false);
                     self.give_up_unseen();
                     waits.next().unwrap_or(LONGEST_WAIT)
                 }
@@ -146,7 +146,7 @@ impl Watcher {
             None => {
                 let (client, _) = self.database.open(|_| ()).await?;
                 let server_began_us = client.query_typed_one(SERVER, &[]).await?.get(0);
-                self.precedence.is(First::Watcher, true);
+                self.precedence.set_open(ControlSession::Watcher, true);
                 Eye {
                     client,
                     server_began_us,

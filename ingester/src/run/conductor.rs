@@ -23,7 +23,7 @@ use crate::leases::shares::{self, Barrier};
 use crate::leases::topics::{self, Topic, Topics};
 use crate::partition::Partition;
 use crate::postgres::error::{Consequence, consequence, describe};
-use crate::postgres::precedence::First;
+use crate::postgres::precedence::ControlSession;
 use crate::redis_marks::Hint;
 use crate::run::renewals::Leases;
 use crate::run::service::Service;
@@ -227,7 +227,10 @@ impl Conductor {
     /// Leases acquired through it since the last renewal look free once it ends: the other session takes them over.
     pub(super) fn drop_standby(&mut self) {
         self.standby = None;
-        self.service.watcher.precedence.is(First::Standby, false);
+        self.service
+            .watcher
+            .precedence
+            .set_open(ControlSession::Standby, false);
         self.leases.renew_now.notify_one();
     }
 
@@ -241,7 +244,10 @@ impl Conductor {
         let (lease, wake) = (self.settings.lease, Some(self.wake.clone()));
         let session = Arc::new(Session::open(&self.settings.database, lease, wake).await?);
         self.standby = Some(session.clone());
-        self.service.watcher.precedence.is(First::Standby, true);
+        self.service
+            .watcher
+            .precedence
+            .set_open(ControlSession::Standby, true);
         self.standby_waits = back_off_up_to(STANDBY_WAIT);
         self.warm_up();
         Ok(session)

@@ -15,7 +15,7 @@ use crate::observe::status::Status;
 use crate::partition::Partition;
 use crate::postgres::database::Database;
 use crate::postgres::error::describe;
-use crate::postgres::precedence::First;
+use crate::postgres::precedence::ControlSession;
 use crate::postgres::watcher::Watcher;
 use crate::throttle::Throttle;
 
@@ -91,7 +91,10 @@ pub async fn run(renewals: Renewals) {
             Ok(Err(error)) => describe(&error),
             Err(_) => "no answer in time".to_owned(),
         };
-        renewals.watcher.precedence.is(First::Renewals, false);
+        renewals
+            .watcher
+            .precedence
+            .set_open(ControlSession::Renewals, false);
         renewals.metrics.renewal_failed();
         former.extend(session.take());
         if former.len() > FORMER {
@@ -107,10 +110,14 @@ pub async fn run(renewals: Renewals) {
 impl Renewals {
     async fn renew(&self, session: &mut Option<Session>) -> Result<(), tokio_postgres::Error> {
         if session.as_ref().is_none_or(Session::is_closed) {
-            self.watcher.precedence.is(First::Renewals, false);
+            self.watcher
+                .precedence
+                .set_open(ControlSession::Renewals, false);
             *session = None;
             *session = Some(Session::open(&self.database, self.lease, None).await?);
-            self.watcher.precedence.is(First::Renewals, true);
+            self.watcher
+                .precedence
+                .set_open(ControlSession::Renewals, true);
         }
         match (session, self.leases.all()) {
             (Some(session), held) if !held.is_empty() => session.renew(&held).await,

@@ -27,7 +27,7 @@ use crate::postgres::error::{
 };
 use crate::postgres::pool::Manager;
 use crate::postgres::pooler;
-use crate::postgres::precedence::{CONTROL_CONNECTIONS, First};
+use crate::postgres::precedence::{CONTROL_CONNECTIONS, ControlSession};
 use crate::redis_marks::Hint;
 use crate::run::conductor::{Conductor, Means};
 use crate::run::renewals::{self, Leases, Renewals};
@@ -55,7 +55,10 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
         return Ok(());
     };
     log_settings(&settings);
-    service.watcher.precedence.is(First::Standby, true);
+    service
+        .watcher
+        .precedence
+        .set_open(ControlSession::Standby, true);
     let leases = Arc::<Leases>::default();
     let mut renewals = renew(&settings, &service, &leases);
     let watcher = service.watcher.clone();
