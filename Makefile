@@ -98,7 +98,7 @@ audit: ## licenses, bans, sources and known vulnerabilities of dependencies (car
 mutants: build ## remove one safeguard at a time from a copy of the sources; a test must fail each time (MUTANTS="name …")
 	@tests/mutants/run.sh $(MUTANTS)
 
-upgrade: build ## from the previous version to this one under load, with ingesters of both
+upgrade: build ## from version 0.6.0 to this one under load, with ingesters of both
 	@tests/upgrade/run.sh
 
 lint: setup ## formatting, clippy and, where installed, shellcheck and cargo-deny

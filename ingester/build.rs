@@ -1,4 +1,6 @@
 //! A new migration is a reason to build anew.
 fn main() {
-    println!("cargo:rerun-if-changed=../migrations");
+    for folder in ["migrations", "bridge", "families"] {
+        println!("cargo:rerun-if-changed=../{folder}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Errors as messages for people: what happened. People never see a library's own messages: the room that names a
 //! library has one function that translates its errors (`postgres::error::describe`, `kafka::words`, `tls::words`,
-//! `redis_marks`, `schema::migrations::words`).
+//! `redis_marks`, `schema::lines::words`).
 
 use std::error::Error;
 use std::io::{self, ErrorKind};

@@ -921,7 +921,7 @@ async fn stored_versions_of_24_bytes_get_the_offset_of_their_record() {
     let old = "UPDATE domain.notes SET version = substr(version, 1, 8) || substr(version, 17);
         DELETE FROM ledger.verdicts WHERE event_id = 'c'";
     admin.batch_execute(old).await.expect("old");
-    let migration = include_str!("../../migrations/V25__versions_by_offset.sql");
+    let migration = include_str!("../../bridge/V25__versions_by_offset.sql");
     let migrate = format!("BEGIN; {migration}; COMMIT");
     admin.batch_execute(&migrate).await.expect("migrated");
     let places = "SELECT count(*) FROM domain.notes WHERE octet_length(version) = 32

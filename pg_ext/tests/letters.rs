@@ -862,7 +862,7 @@ async fn the_migration_tells_kinds_and_identities_by_what_was_done() {
         )
         .await
         .expect("undone");
-    let migration = include_str!("../../migrations/V21__letters_decide_by_columns.sql");
+    let migration = include_str!("../../bridge/V21__letters_decide_by_columns.sql");
     for (from, to) in [
         ("UPDATE ledger.dead_letters d", "ALTER TABLE"),
         ("WITH letters AS", "COMMENT ON"),

@@ -102,12 +102,13 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
 ];
 
 /// What the writer may read of whole tables and views; of leases and progress it may read some columns.
-const WRITER_READS: [&str; 6] = [
+const WRITER_READS: [&str; 7] = [
     "ledger.event_handlers",
     "ledger.live_instances",
     "ledger.partition_halts",
     "ledger.partition_leader_locks",
     "ledger.partition_status",
+    "ledger.platform_schema_history",
     "ledger.schema_history",
 ];
 

@@ -6,17 +6,9 @@ use common::Database;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-/// The readers as migration 7 has them, in a schema of their own.
+/// The readers as they were in SQL, in a schema of their own.
 fn first_readers() -> String {
-    let migration = include_str!("../../migrations/V7__domain.sql");
-    let function = |name: &str| {
-        let start = migration
-            .find(&format!("CREATE FUNCTION domain.{name}("))
-            .expect(name);
-        let end = start + migration[start..].find("$$;\n").expect("an end") + 4;
-        &migration[start..end]
-    };
-    let functions = ["refuse", "id", "text", "amount", "unsigned_amount"].map(function);
+    let functions = include_str!("common/first_readers.sql");
     format!(
         "CREATE SCHEMA before; {}
         CREATE FUNCTION before.outcome(reader text, value jsonb) RETURNS text LANGUAGE plpgsql AS $$
@@ -29,7 +21,7 @@ fn first_readers() -> String {
             RETURN SQLSTATE || ' ' || SQLERRM;
         END
         $$;",
-        functions.concat().replace("domain.", "before.")
+        functions
     )
 }
 

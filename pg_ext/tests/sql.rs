@@ -143,21 +143,6 @@ async fn the_history_of_a_balance_goes_through_all_partitions() {
         CROSS JOIN sluice.balance_as_of(1, 0, 'USD', h.created_at) b";
     assert_eq!(text(&admin, at_each).await.as_deref(), Some("11 6 8"));
     database.assert_invariants().await;
-
-    // What the migration does for a log that was written before there was a history.
-    let migration = include_str!("../../migrations/V13__history_and_results.sql");
-    let (_, link) = migration.split_once("WITH changes").expect("the linking");
-    let (link, _) = link.split_once("COMMENT ON").expect("its end");
-    let forget = "UPDATE ledger.balance_log SET previous_offset = NULL, previous_partition_id = NULL, previous_change_no = NULL;
-        UPDATE ledger.account_balances SET last_offset = NULL, last_partition_id = NULL, last_change_no = NULL;";
-    admin.batch_execute(forget).await.expect("forgotten");
-    assert_eq!(history(&admin, "").await, None);
-    admin
-        .batch_execute(&format!("WITH changes{link}"))
-        .await
-        .expect("linked");
-    assert_eq!(history(&admin, "").await.as_deref(), Some(whole));
-    database.assert_invariants().await;
 }
 
 #[tokio::test]
@@ -460,7 +445,7 @@ async fn an_event_is_found_by_its_name_with_all_that_became_of_it() {
     assert_eq!(found(&admin, "paid").await, paid);
     database.assert_invariants().await;
 
-    // Events from before migration 29 are looked for in the log.
+    // Events from before version 1.0.0 are looked for in the log.
     let forget = "UPDATE ledger.event_identities SET kafka_offset = NULL, partition_id = NULL";
     admin.batch_execute(forget).await.expect("forgotten");
     assert_eq!(found(&admin, "paid").await, paid);

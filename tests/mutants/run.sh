@@ -47,10 +47,10 @@ copy_sources() {
   (cd "$sources" && find . -type f) | sed 's/^\.\///' | grep -vxFf <(echo "$listed") | (cd "$sources" && xargs -r -d '\n' rm) || true
 }
 
-# Of a function in SQL, the newest definition among the extension's scripts and the migrations becomes a last migration.
+# A function in SQL becomes a last migration, as the extension's script or a migration defines it.
 function_as_migration() { # FUNCTION
   local scripts
-  scripts=$(printf '%s\n' "$sources"/pg_ext/sql/*.sql | sort -V; printf '%s\n' "$sources"/migrations/*.sql | sort -V)
+  scripts=$(printf '%s\n' "$sources"/pg_ext/sql/*.sql | grep -v -- '--.*--'; printf '%s\n' "$sources"/migrations/*.sql | sort -V)
   # shellcheck disable=SC2086
   cat $scripts | perl -0ne '
     my $last = "";

@@ -166,10 +166,21 @@ impl Database {
         }
     }
 
-    /// Runs `sql/check_*.sql`; answers name and first offending row of each, where there is one.
+    /// Runs `check_*.sql` of Sluice and of the platform's family; answers name and first offending row of each, where there
+    /// is one.
     pub async fn run_checks(&self) -> Vec<(String, Option<String>)> {
-        let mut files: Vec<_> = std::fs::read_dir(repository().join("sql"))
-            .expect("the folder sql/")
+        let mut results = self.run_checks_of("sql").await;
+        assert!(
+            results.len() >= 6,
+            "the checks of sql/ are gone: {results:?}"
+        );
+        results.extend(self.run_checks_of("families/platform").await);
+        results
+    }
+
+    pub async fn run_checks_of(&self, folder: &str) -> Vec<(String, Option<String>)> {
+        let mut files: Vec<_> = std::fs::read_dir(repository().join(folder))
+            .expect("a folder of checks")
             .map(|entry| entry.expect("a readable folder").path())
             .filter(|path| {
                 path.file_name()
@@ -177,10 +188,6 @@ impl Database {
             })
             .collect();
         files.sort();
-        assert!(
-            files.len() >= 6,
-            "the checks of sql/ are gone: only {files:?}"
-        );
         let mut results = Vec::new();
         for file in files {
             let name = file

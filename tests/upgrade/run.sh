@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Upgrades a database of the previous version under load, with its ingester as it was then: make upgrade
+# Upgrades a database of version 0.6.0 under load, with its ingester as it was then: make upgrade
 #
-# The previous version is built from this repository's history: the last commit before the workspace's version was raised.
+# That version is built from this repository's history.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -9,23 +9,23 @@ cd "$repository"
 say() { echo "upgrade: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
-raised=$(git log -n 1 --format=%H -S"version = \"$version\"" -- Cargo.toml)
-[ -n "$raised" ] || die "no commit of the history raises the version to $version: fetch the whole history"
-previous=$(git rev-parse "$raised^")
-
 work=$(mktemp -d /tmp/sluice-upgrade-XXXXXX)
 chmod 755 "$work" # the user postgres loads the library from here
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-say "building $(git log -n 1 --format='%h of %cs' "$previous")"
 # Folders of its own: what is installed and tested elsewhere lies in target/release.
 built=$repository/target/upgrade
 rm -rf "$built/sources"
-mkdir -p "$built/sources" "$work/lib"
-git archive "$previous" | tar -x -C "$built/sources"
+mkdir -p "$work/lib"
+say "building $(tests/upgrade/sources.sh "$built/sources")"
+# What `make build` has compiled of others' crates need not be compiled again.
+if [ ! -d "$built/release" ] && [ -d target/release/deps ]; then
+  mkdir "$built/release"
+  find target/release/{.fingerprint,build} target/release/deps/*.{rlib,rmeta,so,d} -type f -print0 |
+    tar --create --format=posix --null --files-from=- | tar --extract --directory "$built" --strip-components=1
+fi
 export PGRX_PG_CONFIG_PATH=${PGRX_PG_CONFIG_PATH:-/usr/lib/postgresql/15/bin/pg_config}
 (cd "$built/sources" && CARGO_TARGET_DIR=$built cargo build --release --quiet --workspace)
 install -m 755 "$built/release/sluice" "$work/sluice"

@@ -19,7 +19,7 @@ use crate::postgres::database::Database;
 use crate::postgres::error::describe;
 use crate::postgres::pooler;
 use crate::redis_marks::Redis;
-use crate::schema::migrations;
+use crate::schema::migrations as schema;
 use crate::terminal::clean;
 
 const LIMIT: Duration = Duration::from_secs(8);
@@ -245,26 +245,21 @@ async fn postgres(client: &Client, findings: &mut Findings) -> Result<(), tokio_
         !row.get::<_, bool>(4),
         "connect to the primary",
     );
-    let version = migrations::extension(client).await?;
-    let wanted = migrations::EXTENSION_VERSION;
+    let version = schema::extension(client).await?;
+    let wanted = schema::EXTENSION_VERSION;
     findings.test(
         "extension sluice",
         version.as_deref().unwrap_or("missing"),
         version.as_deref() == Some(wanted),
         &format!("run `sluice migrate`: this binary wants {wanted}"),
     );
-    match migrations::level(client).await {
-        Ok(level) => {
-            let (level, name) = level.unwrap_or((0, "none".into()));
-            let advice = if level > migrations::newest() {
-                migrations::too_new(level, &name)
-            } else {
-                "run `sluice migrate`".into()
-            };
+    match schema::standing(client).await {
+        Ok(standing) => {
+            let (level, advice) = standing.told();
             findings.test(
                 "migrations",
-                format!("{level} of {}", migrations::newest()),
-                level == migrations::newest(),
+                format!("{level} of {}", schema::newest()),
+                standing.is_newest(),
                 &advice,
             );
         }
@@ -299,7 +294,7 @@ async fn privileges(
         may,
         &format!("GRANT sluice_writer TO {user}"),
     );
-    let missing = migrations::missing(client).await?;
+    let missing = schema::missing(client).await?;
     findings.test(
         "functions, views, triggers, columns, grants",
         match missing.len() {

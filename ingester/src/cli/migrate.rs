@@ -8,7 +8,8 @@ use crate::cli::output::open;
 use crate::cli::strangers;
 use crate::config::database::DatabaseArgs;
 use crate::postgres::error::describe;
-use crate::schema::migrations::{self, Migration};
+use crate::schema::lines::{self, Line, Migration};
+use crate::schema::migrations::{self as schema, Standing};
 use crate::schema::{objects, shipped};
 
 /// Held while migrating: two at once queue up. Any number would do; this one spells "sluice".
@@ -25,92 +26,174 @@ pub struct Choices {
     /// A function that was replaced in this database: put the one that comes with Sluice in its place. Once for each
     #[arg(long, value_name = "FUNCTION")]
     overwrite: Vec<String>,
-    /// Folder of the platform's own migrations, V1__name.sql and so on, which follow those of Sluice
+    /// Families of event types that come with Sluice: platform, or none for only the core. Default: platform in a new
+    /// database, none in a database that has only the core
+    #[arg(long, env = "FAMILIES", value_enum, hide_possible_values = true)]
+    families: Option<Families>,
+    /// Install only the core, like FAMILIES=none
+    #[arg(long)]
+    without_families: bool,
+    /// Folder of a family of your own, with its migrations in DIR/migrations. Once for each
+    #[arg(long, value_name = "DIR")]
+    family: Vec<PathBuf>,
+    /// Folder of migrations of your own, V1__name.sql and so on, which follow all others
     #[arg(long, value_name = "DIR")]
     also: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Families {
+    Platform,
+    None,
 }
 
 pub async fn migrate(arguments: &DatabaseArgs, choices: &Choices) -> Result<(), String> {
     let database = arguments.admin("sluice migrate").map_err(|bad| bad.0)?;
     let limit = 2 * arguments.connection_timeout();
     // Before anything is changed.
-    let own = choices
-        .also
-        .as_deref()
-        .map(migrations::own_runner)
-        .transpose()?;
+    let others = choices.others()?;
     let mut client = open(&database, arguments.admin_setting(), limit).await?;
     lock(&client).await.map_err(|error| describe(&error))?;
     client
         .batch_execute(PATIENCE)
         .await
         .map_err(|error| describe(&error))?;
-    let level = migrations::level(&client).await;
-    match level.map_err(|error| describe(&error))? {
-        None => strangers::refuse(&client).await?,
-        Some((level, name)) if level > migrations::newest() => {
-            return Err(migrations::too_new(level, &name));
+    let standing = schema::standing(&client).await;
+    let standing = standing.map_err(|error| describe(&error))?;
+    match &standing {
+        Standing::At(level, name) if *level > schema::newest() => {
+            return Err(schema::too_new(*level, name));
         }
-        Some(_) => {}
+        Standing::Foreign(level, name) => return Err(schema::foreign(*level, name)),
+        _ => {}
     }
-    let mut has_said = Replaced::of(&client, choices)
-        .await?
-        .settle(&client)
-        .await?;
+    strangers::refuse(&client, &standing).await?;
+    let lines = choices.lines(&client, &standing, others).await?;
+    let replaced = Replaced::of(&client, choices, &standing, &lines).await?;
+    let mut has_said = replaced.tell_kept();
     has_said |= extension(&client).await?;
-    for migration in run(&mut client, &choices.keep).await? {
-        println!("applied migration {migration}");
-        has_said = true;
+    if standing == Standing::OnBridge {
+        let ran = lines::cross_bridge(&mut client, &choices.keep).await?;
+        has_said |= tell_applied(&ran, None);
     }
-    let restored = objects::restore(&client, &migrations::texts()).await;
-    for what in restored.map_err(|error| describe(&error))? {
-        println!("restored {what}");
-        has_said = true;
+    for line in &lines {
+        let begun = line.begin(&client).await;
+        begun.map_err(|error| describe(&error))?;
     }
-    if let Some(own) = own {
-        let report = own.run_async(&mut *client).await;
-        let report = report.map_err(|error| migrations::words(&error))?;
-        for migration in report.applied_migrations() {
-            println!("applied migration {migration} of the platform");
-            has_said = true;
+    for (n, line) in lines.iter().enumerate() {
+        // A family may need what was dropped of the lines before it.
+        if line.family.is_some() {
+            has_said |= restore(&client, &lines[..n]).await?;
         }
+        let ran = line.run(&mut client, &choices.keep).await?;
+        has_said |= tell_applied(&ran, line.family.as_deref());
     }
+    has_said |= replaced.overwrite(&client, &lines).await?;
+    has_said |= restore(&client, &lines).await?;
     if !has_said {
         println!(
             "up to date: extension {}, migration {}",
-            migrations::EXTENSION_VERSION,
-            migrations::newest()
+            schema::EXTENSION_VERSION,
+            schema::newest()
         );
     }
     Ok(())
 }
 
+fn tell_applied(migrations: &[Migration], family: Option<&str>) -> bool {
+    for migration in migrations {
+        match family {
+            None => println!("applied migration {migration}"),
+            Some(family) => println!("applied migration {migration} of family {family}"),
+        }
+    }
+    !migrations.is_empty()
+}
+
+/// Makes anew what was dropped of what these lines, where they come with Sluice, have made.
+async fn restore(client: &Client, lines: &[Line]) -> Result<bool, String> {
+    let ours = lines.iter().filter(|line| !line.is_of_somebody());
+    let texts: Vec<&str> = ours.flat_map(Line::texts).collect();
+    let restored = objects::restore(client, &texts).await;
+    let restored = restored.map_err(|error| describe(&error))?;
+    for what in &restored {
+        println!("restored {what}");
+    }
+    Ok(!restored.is_empty())
+}
+
+impl Choices {
+    /// The lines in folders of somebody's own.
+    fn others(&self) -> Result<Vec<Line>, String> {
+        let families = self.family.iter().map(|folder| Line::of_family(folder));
+        let own = self.also.iter().map(|folder| Line::of_own(folder));
+        families.chain(own).collect()
+    }
+
+    /// All lines that this database is to have, in their order.
+    async fn lines(
+        &self,
+        client: &Client,
+        standing: &Standing,
+        others: Vec<Line>,
+    ) -> Result<Vec<Line>, String> {
+        let (tables, platform) = (Line::of_tables(), Line::of_platform());
+        let has = platform.level(client).await;
+        let has = has
+            .map_err(|error| describe(&error))?
+            .map(|(level, _)| level);
+        let chosen = match self.families {
+            _ if self.without_families => Some(Families::None),
+            chosen => chosen,
+        };
+        let wants_platform = match chosen {
+            Some(Families::Platform) => true,
+            // What a database has is brought up to date, and a database without it stays without.
+            Some(Families::None) => has > Some(0) || *standing == Standing::OnBridge,
+            None => has.is_some() || !matches!(standing, Standing::At(..)),
+        };
+        let platform = wants_platform.then_some(platform);
+        Ok([tables].into_iter().chain(platform).chain(others).collect())
+    }
+}
+
 /// The functions that somebody replaced in this database, and what is to become of them.
 struct Replaced {
-    /// To be put back as they come with Sluice, by the statement that does it.
-    overwritten: Vec<(String, String)>,
+    /// To be put back as they come with Sluice.
+    overwritten: Vec<String>,
     /// Left as they are, and written by nothing that is to be done now.
     standing: Vec<String>,
 }
 
 impl Replaced {
     /// Refuses what is not decided: nothing that somebody wrote is undone before he says so.
-    async fn of(client: &Client, choices: &Choices) -> Result<Self, String> {
+    async fn of(
+        client: &Client,
+        choices: &Choices,
+        standing: &Standing,
+        lines: &[Line],
+    ) -> Result<Self, String> {
         let told = |error: tokio_postgres::Error| describe(&error);
-        let migrations = migrations::migrations(client).await.map_err(told)?;
+        let is_on_bridge = *standing == Standing::OnBridge;
+        let bridge = Line::of_bridge();
+        // What a database on the bridge gets, it gets by the bridge.
+        let by_bridge = lines
+            .iter()
+            .filter(|line| !is_on_bridge || line.is_of_somebody());
+        let lines = is_on_bridge.then_some(&bridge).into_iter().chain(by_bridge);
         let (mut applied, mut pending) = (Vec::new(), Vec::new());
-        for (migration, is_applied) in &migrations {
-            let texts = if *is_applied {
-                &mut applied
-            } else {
-                &mut pending
-            };
-            texts.push(migration.sql().unwrap_or_default());
+        for line in lines {
+            let (has, lacks) = line.parted(client).await.map_err(told)?;
+            applied.extend(has);
+            pending.extend(lacks);
         }
-        let installed = migrations::extension(client).await.map_err(told)?;
-        let (run, to_run) = shipped::scripts(installed.as_deref());
-        let before = shipped::functions(run.iter().copied().chain(applied));
-        let to_come = shipped::written(to_run.iter().copied().chain(pending));
+        let installed = schema::extension(client).await.map_err(told)?;
+        let to_run = shipped::scripts_to_run(installed.as_deref());
+        // The extension's functions are those of 0.6.0 until its update has run.
+        let run = installed.is_some() && to_run.is_empty();
+        let run = run.then_some(shipped::SCRIPT).into_iter();
+        let before = shipped::shipped(is_on_bridge, applied.into_iter().chain(run));
+        let to_come = shipped::written(to_run.into_iter().chain(pending));
         let replaced = shipped::replaced(client, &before).await.map_err(told)?;
         for name in choices.keep.iter().chain(&choices.overwrite) {
             if !replaced.contains(name) {
@@ -125,8 +208,7 @@ impl Replaced {
             // What belongs to the extension is written by its update, which leaves nothing out.
             let is_kept = choices.keep.contains(&name) && !name.starts_with("sluice.");
             if choices.overwrite.contains(&name) {
-                let again = before[name.as_str()].again();
-                overwritten.push((name, again));
+                overwritten.push(name);
             } else if is_written && !is_kept {
                 undecided.push(name);
             } else {
@@ -147,42 +229,27 @@ impl Replaced {
     }
 
     /// Whether there was anything to say.
-    async fn settle(self, client: &Client) -> Result<bool, String> {
+    fn tell_kept(&self) -> bool {
         for name in &self.standing {
             println!("kept {name}, which was replaced in this database");
         }
-        for (name, statement) in &self.overwritten {
-            let done = client.batch_execute(statement).await;
-            done.map_err(|error| format!("{name}: {}", describe(&error)))?;
+        !self.standing.is_empty()
+    }
+
+    /// Puts functions in place as this binary's scripts and migrations define them; whether there were any.
+    async fn overwrite(&self, client: &Client, lines: &[Line]) -> Result<bool, String> {
+        let texts = lines.iter().flat_map(Line::texts);
+        let functions = shipped::functions(texts.chain([shipped::SCRIPT]));
+        for name in &self.overwritten {
+            // One that this version has no more is gone already.
+            if let Some(function) = functions.get(name.as_str()) {
+                let done = client.batch_execute(&function.again()).await;
+                done.map_err(|error| format!("{name}: {}", describe(&error)))?;
+            }
             println!("overwritten {name}");
         }
-        Ok(!self.standing.is_empty() || !self.overwritten.is_empty())
+        Ok(!self.overwritten.is_empty())
     }
-}
-
-/// Applies the migrations that the database does not have yet, without the statements that write functions to be kept.
-async fn run(client: &mut Client, keep: &[String]) -> Result<Vec<Migration>, String> {
-    let mut applied = Vec::new();
-    if !keep.is_empty() {
-        let migrations = migrations::migrations(client).await;
-        let migrations = migrations.map_err(|error| describe(&error))?;
-        for (migration, _) in migrations.into_iter().filter(|(_, is_applied)| !is_applied) {
-            let text = migration.sql().unwrap_or_default();
-            let kept = shipped::functions([text]).into_values();
-            let kept = kept.filter(|function| keep.iter().any(|name| name == function.name));
-            let rest = kept.fold(text.to_owned(), |rest, function| {
-                rest.replacen(function.statement, "", 1)
-            });
-            let done = migrations::run_in_part(client, &migration, &rest).await;
-            done.map_err(|error| format!("migration {migration}: {}", describe(&error)))?;
-            applied.push(migration);
-        }
-    }
-    // Also where nothing is left to be applied: it compares what was applied with what this binary knows.
-    let report = migrations::runner().run_async(client).await;
-    let report = report.map_err(|error| migrations::words(&error))?;
-    applied.extend(report.applied_migrations().iter().cloned());
-    Ok(applied)
 }
 
 pub(super) async fn lock(client: &Client) -> Result<(), tokio_postgres::Error> {
@@ -200,8 +267,8 @@ pub(super) async fn lock(client: &Client) -> Result<(), tokio_postgres::Error> {
 
 /// Creates or updates the extension; whether it did anything.
 async fn extension(client: &Client) -> Result<bool, String> {
-    let wanted = migrations::EXTENSION_VERSION;
-    let installed = migrations::extension(client)
+    let wanted = schema::EXTENSION_VERSION;
+    let installed = schema::extension(client)
         .await
         .map_err(|error| describe(&error))?;
     let available = "SELECT EXISTS (SELECT FROM pg_available_extension_versions WHERE name = 'sluice' AND version = $1)";

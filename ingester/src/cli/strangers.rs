@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use crate::postgres::error::describe;
+use crate::schema::migrations::Standing;
 
 /// Schemas that somebody else has: in a database that Sluice's tables are not in, any `ledger` or `domain`. What an
 /// interrupted migration left is of sluice_owner, and has no table but histories; what DROP EXTENSION left of schema `sluice` is empty.
@@ -30,9 +31,12 @@ const ROLES: &str = "
         AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
     ORDER BY 1";
 
-/// One sentence where, in a database without Sluice's tables, something of Sluice's names is somebody else's. It only looks.
-pub async fn refuse(client: &Client) -> Result<(), String> {
+/// One sentence where something of Sluice's names is somebody else's. It only looks.
+pub async fn refuse(client: &Client, standing: &Standing) -> Result<(), String> {
     let told = |error: tokio_postgres::Error| describe(&error);
+    if *standing != Standing::Empty {
+        return Ok(());
+    }
     let schemas = client.query(SCHEMAS, &[]).await.map_err(told)?;
     let schemas = schemas.iter().map(|row| {
         let (name, owner, objects): (&str, &str, i64) = (row.get(0), row.get(1), row.get(2));

@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Error};
 
 use crate::operator::rows::rows;
 
-static SCHEMAS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../events");
+static SCHEMAS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../families/platform/events");
 const ENDING: &str = ".schema.json";
 
 const FIND: &str = "SELECT * FROM sluice.find_event($1, $2)";

@@ -2,93 +2,86 @@
 //! and how it gets them.
 
 use std::cmp::Ordering;
-use std::path::Path;
 
-pub use refinery::Migration;
-use refinery::error::Kind;
-use refinery::{Runner, load_sql_migrations};
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
-use crate::postgres::error::describe;
+use crate::schema::lines::Line;
 use crate::schema::objects;
-use crate::words::{cause, of_io};
-
-mod embedded {
-    refinery::embed_migrations!("../migrations");
-}
 
 /// The extension's version that goes with this binary.
 pub const EXTENSION_VERSION: &str = env!("CARGO_PKG_VERSION");
-pub const HISTORY_TABLE: &str = "ledger.schema_history";
-/// Where it stands which migrations of the platform's own were applied.
-const OWN_HISTORY: &str = "ledger.own_schema_history";
 const RUN_MIGRATE: &str = "run `sluice migrate` with ADMIN_DATABASE_URL";
+/// The newest migration of version 0.6.0, where the bridge begins.
+const BEFORE_BRIDGE: (i64, &str) = (19, "faster_handlers");
 
-pub fn runner() -> Runner {
-    let mut runner = embedded::migrations::runner();
-    runner.set_migration_table_name(HISTORY_TABLE);
-    runner
+/// What a database's history of migrations tells.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing was applied.
+    Empty,
+    /// Of version 0.6.0, or some way from there to this one.
+    OnBridge,
+    /// The newest migration that was applied, with its name.
+    At(i64, String),
+    /// Of no released version.
+    Foreign(i64, String),
 }
 
-/// The migrations of this binary in their order, each with whether the database has it.
-pub async fn migrations(client: &Client) -> Result<Vec<(Migration, bool)>, tokio_postgres::Error> {
-    let mut migrations = runner().get_migrations().clone();
-    migrations.sort();
-    let applied: Vec<i64> = match level(client).await? {
-        None => Vec::new(),
-        Some(_) => {
-            let versions = "SELECT version::bigint FROM ledger.schema_history";
-            let rows = client.query(versions, &[]).await?;
-            rows.iter().map(|row| row.get(0)).collect()
+impl Standing {
+    pub fn is_newest(&self) -> bool {
+        matches!(self, Self::At(level, _) if *level == newest())
+    }
+
+    /// The level, and what to do where it is not the newest.
+    pub fn told(&self) -> (String, String) {
+        let advice = "run `sluice migrate`".to_owned();
+        match self {
+            Self::At(level, name) if *level > newest() => {
+                (level.to_string(), too_new(*level, name))
+            }
+            Self::At(level, _) => (level.to_string(), advice),
+            Self::Foreign(level, name) => (level.to_string(), foreign(*level, name)),
+            Self::OnBridge => ("those of version 0.6.0".into(), advice),
+            Self::Empty => ("0".into(), advice),
         }
-    };
-    let is_applied = |migration: &Migration| applied.contains(&migration.version().into());
-    Ok(migrations
-        .into_iter()
-        .map(|migration| {
-            let is_applied = is_applied(&migration);
-            (migration, is_applied)
-        })
-        .collect())
+    }
 }
 
-/// The texts of the migrations of this binary, in their order.
-pub fn texts() -> Vec<String> {
-    let mut migrations = runner().get_migrations().clone();
-    migrations.sort();
-    let texts = migrations.iter().filter_map(Migration::sql);
-    texts.map(str::to_owned).collect()
+/// How far the tables of a database were migrated.
+pub async fn standing(client: &Client) -> Result<Standing, tokio_postgres::Error> {
+    let line = Line::of_tables();
+    let (level, name) = match line.level(client).await? {
+        None | Some((0, _)) => return Ok(Standing::Empty),
+        Some(newest) => newest,
+    };
+    let is_ours = "SELECT EXISTS (SELECT FROM ledger.schema_history WHERE version::bigint = 1 AND checksum = $1)";
+    let first = line.first().map(|first| first.checksum().to_string());
+    if client.query_one(is_ours, &[&first]).await?.get(0) {
+        return Ok(Standing::At(level, name));
+    }
+    let is_before = "SELECT EXISTS (SELECT FROM ledger.schema_history WHERE version::bigint = $1 AND name = $2)";
+    let before = [&BEFORE_BRIDGE.0 as &(dyn ToSql + Sync), &BEFORE_BRIDGE.1];
+    let before = client.query_one(is_before, &before).await?;
+    Ok(match before.get(0) {
+        true => Standing::OnBridge,
+        false => Standing::Foreign(level, name),
+    })
 }
 
 /// What this binary needs and the database lacks, each with what to do about it.
 pub async fn missing(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
-    objects::missing(client, &texts()).await
+    let (tables, platform) = (Line::of_tables(), Line::of_platform());
+    // A database may do without the family.
+    let has_platform = platform.level(client).await?.is_some();
+    let lines = [Some(&tables), has_platform.then_some(&platform)];
+    let texts: Vec<&str> = lines.into_iter().flatten().flat_map(Line::texts).collect();
+    objects::missing(client, &texts).await
 }
 
-/// The newest migration that this binary knows.
+/// The newest migration of the tables that this binary knows.
 pub fn newest() -> i64 {
-    runner()
-        .get_migrations()
-        .iter()
-        .map(Migration::version)
-        .max()
-        .unwrap_or(0)
-        .into()
-}
-
-/// The database's newest migration, with its name; `None` before the first.
-pub async fn level(client: &Client) -> Result<Option<(i64, String)>, tokio_postgres::Error> {
-    let exists = client
-        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&HISTORY_TABLE])
-        .await?;
-    if !exists.get::<_, bool>(0) {
-        return Ok(None);
-    }
-    let newest = "SELECT version::bigint, name::text FROM ledger.schema_history ORDER BY version DESC LIMIT 1";
-    Ok(client
-        .query_opt(newest, &[])
-        .await?
-        .map(|row| (row.get(0), row.get(1))))
+    Line::of_tables().newest()
 }
 
 pub async fn extension(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
@@ -96,102 +89,19 @@ pub async fn extension(client: &Client) -> Result<Option<String>, tokio_postgres
     Ok(client.query_opt(version, &[]).await?.map(|row| row.get(0)))
 }
 
-/// What refinery does with a migration, with another text: both of them, migration and record of it, or none.
-pub async fn run_in_part(
-    client: &mut Client,
-    migration: &Migration,
-    text: &str,
-) -> Result<(), tokio_postgres::Error> {
-    let record = format!(
-        "INSERT INTO {} (version, name, applied_on, checksum)
-         VALUES ($1::text::int, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), $3)",
-        HISTORY_TABLE
-    );
-    let (version, checksum) = (
-        migration.version().to_string(),
-        migration.checksum().to_string(),
-    );
-    let transaction = client.transaction().await?;
-    transaction.batch_execute(text).await?;
-    transaction
-        .execute(&record, &[&version, &migration.name(), &checksum])
-        .await?;
-    transaction.commit().await
-}
-
-/// The platform's own migrations, which Sluice runs and knows nothing of.
-pub fn own_runner(folder: &Path) -> Result<Runner, String> {
-    let shown = folder.display();
-    let files =
-        std::fs::read_dir(folder).map_err(|error| format!("--also {shown}: {}", of_io(&error)))?;
-    let migrations = load_sql_migrations(folder)
-        .map_err(|error| format!("--also {shown}: {}", words(&error)))?;
-    let known: Vec<String> = migrations
-        .iter()
-        .map(|migration| format!("{migration}.sql"))
-        .collect();
-    for file in files {
-        let name = file
-            .map_err(|error| format!("--also {shown}: {}", of_io(&error)))?
-            .file_name();
-        let name = name.to_string_lossy();
-        // A file that would be passed over is not what its writer meant.
-        if name.ends_with(".sql") && !known.iter().any(|known| *known == name) {
-            return Err(format!(
-                "--also {shown}: {name} has no name such as V1__own_tables.sql"
-            ));
-        }
-    }
-    if migrations.is_empty() {
-        return Err(format!(
-            "--also {shown}: no file there has a name such as V1__own_tables.sql"
-        ));
-    }
-    let mut runner = Runner::new(&migrations);
-    runner.set_migration_table_name(OWN_HISTORY);
-    Ok(runner)
-}
-
-/// What stopped a run of migrations.
-pub fn words(error: &refinery::Error) -> String {
-    match error.kind() {
-        Kind::Connection(doing, failed) => {
-            let doing = doing.trim_start_matches("error ").replace('`', "");
-            let what = match doing.strip_prefix("applying migration ") {
-                Some(migration) => {
-                    format!("migration {}", migration.trim_end_matches(", aborting"))
-                }
-                None => "migrations".to_owned(),
-            };
-            match cause::<tokio_postgres::Error>(failed.as_ref()) {
-                Some(error) => format!("{what}: {}", describe(error)),
-                None => format!("{what}: PostgreSQL gave no usable answer"),
-            }
-        }
-        Kind::DivergentVersion(applied, ours) => format!(
-            "migration {ours} differs from {applied}, which this database has: a file must not be changed once it was applied"
-        ),
-        Kind::MissingVersion(applied) => format!(
-            "this database has migration {applied}, which is not there any more: use the version that applied it"
-        ),
-        Kind::RepeatedVersion(migration) => {
-            format!("two migrations have the number of {migration}")
-        }
-        Kind::InvalidMigrationPath(path, error) | Kind::InvalidMigrationFile(path, error) => {
-            format!("{}: {}", path.display(), of_io(error))
-        }
-        Kind::InvalidName | Kind::InvalidVersion => {
-            "a file has no name such as V1__own_tables.sql".to_owned()
-        }
-        Kind::ConfigError(_) => "the settings of migrations cannot be read".to_owned(),
-    }
-}
-
 /// One line for a database that a newer binary migrated.
 pub fn too_new(level: i64, name: &str) -> String {
     format!(
         "the database was migrated by a newer sluice (migration {level} {name}; this binary knows up to {}): use that version",
         newest()
+    )
+}
+
+/// One line for a database whose history is neither this binary's nor version 0.6.0's.
+pub fn foreign(level: i64, name: &str) -> String {
+    format!(
+        "the database was migrated by a version of sluice that was never released (migration {level} {name}): this one leads on \
+         from 0.6.0 alone"
     )
 }
 
@@ -232,16 +142,32 @@ pub async fn fits(client: &Client) -> Result<Result<(), Misfit>, tokio_postgres:
             "the login {user} is no member of sluice_writer: GRANT sluice_writer TO {user}"
         ))));
     }
-    Ok(match level(client).await? {
-        Some((level, name)) if level > newest() => Err(Misfit::Wrong(too_new(level, &name))),
-        Some((level, _)) if level == newest() => match missing(client).await? {
-            missing if missing.is_empty() => Ok(()),
-            missing => Err(Misfit::Wrong(missing.join("; "))),
-        },
-        level => Err(Misfit::Behind(format!(
-            "the tables are at migration {} of {}: {RUN_MIGRATE}",
-            level.map_or(0, |(level, _)| level),
-            newest()
+    let newest = newest();
+    Ok(match standing(client).await? {
+        Standing::At(level, name) if level > newest => Err(Misfit::Wrong(too_new(level, &name))),
+        Standing::Foreign(level, name) => Err(Misfit::Wrong(foreign(level, &name))),
+        Standing::At(level, _) if level == newest => {
+            let platform = Line::of_platform();
+            match (platform.level(client).await?, missing(client).await?) {
+                // A database may do without the family.
+                (Some((level, _)), _) if level < platform.newest() => Err(Misfit::Behind(format!(
+                    "family platform is at migration {level} of {}: {RUN_MIGRATE}",
+                    platform.newest()
+                ))),
+                (_, missing) if missing.is_empty() => Ok(()),
+                (_, missing) => Err(Misfit::Wrong(missing.join("; "))),
+            }
+        }
+        Standing::OnBridge => Err(Misfit::Behind(format!(
+            "the tables are those of version 0.6.0: {RUN_MIGRATE}"
+        ))),
+        standing => Err(Misfit::Behind(format!(
+            "the tables are at migration {} of {newest}: {RUN_MIGRATE}",
+            if let Standing::At(level, _) = standing {
+                level
+            } else {
+                0
+            },
         ))),
     })
 }

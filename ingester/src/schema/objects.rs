@@ -4,7 +4,8 @@
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error};
 
-use crate::schema::shipped::{self, SCRIPTS, Trigger};
+use crate::schema::shipped::{self, SCRIPT};
+use crate::schema::views::{self, Trigger};
 
 /// Functions of schema `sluice` that the ingester's login calls.
 const FUNCTIONS: [&str; 34] = [
@@ -139,7 +140,7 @@ const COLUMNS: [(&str, &str); 18] = [
 const MIGRATE: &str = "run `sluice migrate`";
 
 /// What is missing, each with what to do about it; nothing where all is there. Takes the texts of the migrations.
-pub async fn missing(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
+pub async fn missing(client: &Client, migrations: &[&str]) -> Result<Vec<String>, Error> {
     let mut missing = functions(client).await?;
     missing.extend(callers(client).await?);
     missing.extend(views(client, migrations).await?);
@@ -187,25 +188,13 @@ async fn callers(client: &Client) -> Result<Vec<String>, Error> {
     Ok(told.collect())
 }
 
-/// The functions that the extension's scripts leave behind.
+/// The functions that the extension's script creates: all are to be there, called by the ingester or not.
 fn created() -> Vec<&'static str> {
-    let mut names: Vec<&str> = Vec::new();
-    for line in SCRIPTS.iter().flat_map(|script| script.lines()) {
-        let name = |begin: &str| {
-            let rest = line.strip_prefix(begin)?.strip_prefix("sluice.")?;
-            rest.split(['(', ' ', ';']).next()
-        };
-        if let Some(name) = name("CREATE FUNCTION ").or_else(|| name("CREATE OR REPLACE FUNCTION "))
-        {
-            names.push(name);
-        }
-        if let Some(name) = name("DROP FUNCTION ").or_else(|| name("DROP FUNCTION IF EXISTS ")) {
-            names.retain(|known| *known != name);
-        }
-    }
-    names.sort_unstable();
-    names.dedup();
-    names
+    let names = SCRIPT.lines().filter_map(|line| {
+        let rest = line.strip_prefix("CREATE FUNCTION sluice.")?;
+        rest.split(['(', ' ', ';']).next()
+    });
+    names.collect()
 }
 
 /// Which of these views the database does not have.
@@ -221,8 +210,8 @@ async fn missing_views(client: &Client, names: &[&str]) -> Result<Vec<String>, E
 }
 
 /// Views of `domain` are for people: the ingester runs without them.
-async fn views(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
-    let views = shipped::views(texts(migrations));
+async fn views(client: &Client, migrations: &[&str]) -> Result<Vec<String>, Error> {
+    let views = views::views(migrations.iter().copied());
     let names: Vec<&str> = views.iter().map(|view| view.name).collect();
     let missing = missing_views(client, &names).await?;
     let needed = missing.iter().filter(|name| name.starts_with("ledger."));
@@ -231,11 +220,7 @@ async fn views(client: &Client, migrations: &[String]) -> Result<Vec<String>, Er
         .collect())
 }
 
-fn texts(migrations: &[String]) -> impl Iterator<Item = &str> {
-    migrations.iter().map(String::as_str)
-}
-
-async fn triggers(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
+async fn triggers(client: &Client, migrations: &[&str]) -> Result<Vec<String>, Error> {
     let broken = broken_triggers(client, migrations).await?;
     let told = broken.into_iter().map(|(trigger, exists)| {
         let state = if exists { "disabled" } else { "missing" };
@@ -248,7 +233,7 @@ async fn triggers(client: &Client, migrations: &[String]) -> Result<Vec<String>,
 /// The triggers that do not fire, each with whether it exists.
 async fn broken_triggers<'m>(
     client: &Client,
-    migrations: &'m [String],
+    migrations: &[&'m str],
 ) -> Result<Vec<(Trigger<'m>, bool)>, Error> {
     // Where the table itself is not there its columns are told of.
     const STATE: &str = "
@@ -256,7 +241,7 @@ async fn broken_triggers<'m>(
         LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = $2 AND NOT t.tgisinternal
         WHERE c.oid = to_regclass($1)";
     let mut broken = Vec::new();
-    for trigger in shipped::triggers(texts(migrations)) {
+    for trigger in views::triggers(migrations.iter().copied()) {
         let which: [&(dyn ToSql + Sync); 2] = [&trigger.table, &trigger.name];
         let Some(row) = client.query_opt(STATE, &which).await? else {
             continue;
@@ -270,10 +255,10 @@ async fn broken_triggers<'m>(
 }
 
 /// Makes anew what belongs to the tables and is not there any more; answers what it was.
-pub async fn restore(client: &Client, migrations: &[String]) -> Result<Vec<String>, Error> {
+pub async fn restore(client: &Client, migrations: &[&str]) -> Result<Vec<String>, Error> {
     let mut restored = Vec::new();
     // What triggers call, before the triggers.
-    let functions = shipped::functions(texts(migrations));
+    let functions = shipped::functions(migrations.iter().copied());
     // Those of `domain` are handlers and what they call: whoever drops one has one of his own.
     let names = functions.keys().copied();
     let names: Vec<&str> = names.filter(|name| name.starts_with("ledger.")).collect();
@@ -282,7 +267,7 @@ pub async fn restore(client: &Client, migrations: &[String]) -> Result<Vec<Strin
         restored.push(format!("function {name}"));
     }
     // In the order of their definitions, because one may read another.
-    let views = shipped::views(texts(migrations));
+    let views = views::views(migrations.iter().copied());
     let names: Vec<&str> = views.iter().map(|view| view.name).collect();
     let missing = missing_views(client, &names).await?;
     for view in views
@@ -370,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_ingester_calls_is_made_by_the_scripts() {
+    fn what_the_ingester_calls_is_made_by_the_script() {
         let created = created();
         for name in FUNCTIONS {
             assert!(created.contains(&name), "{name}");
@@ -379,7 +364,7 @@ mod tests {
     }
 
     /// Of operators, who call by logins of their own; and what is about texts only.
-    const NOT_THE_INGESTERS: [&str; 7] = [
+    const NOT_THE_INGESTERS: [&str; 8] = [
         "cli/prune.rs",
         "operator/dead_letters.rs",
         "operator/events.rs",
@@ -387,6 +372,7 @@ mod tests {
         "operator/prune.rs",
         "schema/objects.rs",
         "schema/shipped.rs",
+        "schema/views.rs",
     ];
     fn sources(folder: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();

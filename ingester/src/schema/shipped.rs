@@ -1,27 +1,38 @@
-//! The functions, views and triggers that come with Sluice, as its migrations and the scripts of its extension write
-//! them; which functions a database has in another form, because somebody replaced them there; and which of those a
-//! migration would undo.
+//! The functions that come with Sluice, as its migrations and the scripts of its extension write them; which of them a
+//! database has in another form, because somebody replaced them there; and which of those a migration would undo.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-/// The scripts of the extension: what they create is to be there, called by the ingester or not.
-pub const SCRIPTS: [&str; 7] = [
-    include_str!("../../../pg_ext/sql/sluice--0.1.0.sql"),
-    include_str!("../../../pg_ext/sql/sluice--0.1.0--0.2.0.sql"),
-    include_str!("../../../pg_ext/sql/sluice--0.2.0--0.3.0.sql"),
-    include_str!("../../../pg_ext/sql/sluice--0.3.0--0.4.0.sql"),
-    include_str!("../../../pg_ext/sql/sluice--0.4.0--0.5.0.sql"),
-    include_str!("../../../pg_ext/sql/sluice--0.5.0--0.6.0.sql"),
-    include_str!("../../../pg_ext/sql/sluice--0.6.0--0.7.0.sql"),
-];
+/// The extension as this binary wants it.
+pub const SCRIPT: &str = include_str!("../../../pg_ext/sql/sluice--1.0.0.sql");
+/// The steps that lead to it, each from the version before.
+const UPDATES: [(&str, &str); 1] = [(
+    "0.6.0",
+    include_str!("../../../pg_ext/sql/sluice--0.6.0--1.0.0.sql"),
+)];
+/// The functions of version 0.6.0, one a line: name, MD5 of the body, volatility, whether it runs as its owner or as its
+/// caller, and its settings, separated by semicolons.
+const BEFORE_BRIDGE: &str = include_str!("../../../bridge/functions-0.6.0");
 
-/// The version of the extension that each of its scripts leads to.
-const VERSIONS: [&str; SCRIPTS.len()] = [
-    "0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0",
-];
+/// How a function comes with Sluice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shipped<'t> {
+    body: Body<'t>,
+    /// Settings of its own, as PostgreSQL stores them: one a line, sorted.
+    settings: String,
+    runs_as_owner: bool,
+    /// As in `pg_proc.provolatile`.
+    volatility: &'t str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Body<'t> {
+    Text(&'t str),
+    Md5(&'t str),
+}
 
 /// A function as one text defines it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +41,7 @@ pub struct Definition<'t> {
     pub name: &'t str,
     /// From CREATE to the semicolon.
     pub statement: &'t str,
-    body: &'t str,
-    /// Settings of its own, as PostgreSQL stores them: one a line, sorted.
-    settings: String,
-    runs_as_owner: bool,
-    /// As in `pg_proc.provolatile`.
-    volatility: &'static str,
+    form: Shipped<'t>,
 }
 
 /// What a text does with functions written in SQL or PL/pgSQL, in its order.
@@ -63,10 +69,12 @@ fn steps(text: &str) -> Vec<Step<'_>> {
             steps.push(Step::Define(Definition {
                 name: name_of(defined),
                 statement,
-                body,
-                settings: settings(head),
-                runs_as_owner: head.contains("SECURITY DEFINER"),
-                volatility: volatility(head),
+                form: Shipped {
+                    body: Body::Text(body),
+                    settings: settings(head),
+                    runs_as_owner: head.contains("SECURITY DEFINER"),
+                    volatility: volatility(head),
+                },
             }));
         }
     }
@@ -114,12 +122,44 @@ fn define(text: &str) -> Option<(&str, &str, &str)> {
     Some((&text[..end], &text[..opens], &text[body..closes]))
 }
 
-/// The scripts of the extension that a database of this version has run, and those that it has not.
-pub fn scripts(installed: Option<&str>) -> (&'static [&'static str], &'static [&'static str]) {
-    let at = VERSIONS
-        .iter()
-        .position(|version| Some(*version) == installed);
-    SCRIPTS.split_at(at.map_or(0, |at| at + 1))
+/// The scripts of the extension that a database of this version still has to run.
+pub fn scripts_to_run(installed: Option<&str>) -> Vec<&'static str> {
+    let Some(installed) = installed else {
+        return vec![SCRIPT];
+    };
+    let behind = UPDATES.iter().skip_while(|(from, _)| *from != installed);
+    behind.map(|(_, script)| *script).collect()
+}
+
+/// The functions that a database has before these texts are run: those of version 0.6.0 where the bridge leads from there.
+pub fn shipped<'t>(
+    is_before_bridge: bool,
+    texts: impl IntoIterator<Item = &'t str>,
+) -> BTreeMap<&'t str, Shipped<'t>> {
+    let before = is_before_bridge.then_some(BEFORE_BRIDGE).into_iter();
+    let mut shipped: BTreeMap<&'t str, Shipped<'t>> =
+        before.flat_map(str::lines).filter_map(listed).collect();
+    for step in texts.into_iter().flat_map(steps) {
+        match step {
+            Step::Define(found) => shipped.insert(found.name, found.form),
+            Step::Drop(name) => shipped.remove(name),
+        };
+    }
+    shipped
+}
+
+/// A line of `BEFORE_BRIDGE`.
+fn listed(line: &str) -> Option<(&str, Shipped<'_>)> {
+    let mut parts = line.splitn(5, ' ');
+    let mut next = || parts.next();
+    let (name, md5, volatility, runs_as) = (next()?, next()?, next()?, next()?);
+    let form = Shipped {
+        body: Body::Md5(md5),
+        settings: next().unwrap_or_default().replace("; ", "\n"),
+        runs_as_owner: runs_as == "owner",
+        volatility,
+    };
+    Some((name, form))
 }
 
 /// The names of the functions that these texts write, whether they leave them behind or not.
@@ -148,12 +188,12 @@ pub fn functions<'t>(
 /// Which of these the database has in another form. One that it does not have at all is not among them.
 pub async fn replaced(
     client: &Client,
-    functions: &BTreeMap<&str, Definition<'_>>,
+    functions: &BTreeMap<&str, Shipped<'_>>,
 ) -> Result<Vec<String>, tokio_postgres::Error> {
     const REPLACED: &str = "
         SELECT w.name
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[])
-            w(name, body, settings, runs_as_owner, volatility)
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::text[])
+            w(name, body, md5, settings, runs_as_owner, volatility)
         JOIN (
             SELECT n.nspname || '.' || p.proname AS name, p.prosrc, p.prosecdef, p.provolatile::text,
                 array_to_string(ARRAY(SELECT s FROM unnest(p.proconfig) s ORDER BY s COLLATE \"C\"), E'\\n') AS settings
@@ -163,15 +203,23 @@ pub async fn replaced(
         GROUP BY 1
         -- Somebody may have added one of the same name and other arguments.
         HAVING NOT bool_or(
-            (p.prosrc, p.settings, p.prosecdef, p.provolatile) = (w.body, w.settings, w.runs_as_owner, w.volatility))
+            coalesce(md5(p.prosrc) = w.md5, p.prosrc = w.body)
+            AND (p.settings, p.prosecdef, p.provolatile) = (w.settings, w.runs_as_owner, w.volatility))
         ORDER BY 1";
+    let names: Vec<&str> = functions.keys().copied().collect();
     let all = functions.values();
-    let names: Vec<&str> = all.clone().map(|function| function.name).collect();
-    let bodies: Vec<&str> = all.clone().map(|function| function.body).collect();
+    let (bodies, md5s): (Vec<Option<&str>>, Vec<Option<&str>>) = all
+        .clone()
+        .map(|function| match function.body {
+            Body::Text(text) => (Some(text), None),
+            Body::Md5(md5) => (None, Some(md5)),
+        })
+        .unzip();
     let settings: Vec<&str> = all.clone().map(|one| one.settings.as_str()).collect();
     let owners: Vec<bool> = all.clone().map(|one| one.runs_as_owner).collect();
     let volatilities: Vec<&str> = all.map(|function| function.volatility).collect();
-    let which: [&(dyn ToSql + Sync); 5] = [&names, &bodies, &settings, &owners, &volatilities];
+    let which: [&(dyn ToSql + Sync); 6] =
+        [&names, &bodies, &md5s, &settings, &owners, &volatilities];
     let rows = client.query(REPLACED, &which).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -185,148 +233,6 @@ impl Definition<'_> {
             |rest| format!("CREATE OR REPLACE FUNCTION {rest}"),
         )
     }
-}
-
-/// A view as the migrations leave it behind.
-pub struct View<'t> {
-    /// With its schema.
-    pub name: &'t str,
-    definition: &'t str,
-    comment: Option<&'t str>,
-    grants: Vec<String>,
-}
-
-impl View<'_> {
-    /// Makes the view where there is none, with its comment and its grants.
-    pub fn anew(&self) -> String {
-        let parts = [self.definition].into_iter().chain(self.comment);
-        let parts = parts.chain(self.grants.iter().map(String::as_str));
-        parts.collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// A trigger as the migrations leave it behind.
-pub struct Trigger<'t> {
-    /// With its schema.
-    pub table: &'t str,
-    pub name: &'t str,
-    /// Makes the trigger where there is none.
-    pub anew: &'t str,
-}
-
-/// The statements of a text, each up to its semicolon and without the comments before it.
-fn statements(text: &str) -> Vec<&str> {
-    let mut statements = Vec::new();
-    let (mut begins, mut at) = (0, 0);
-    while let Some(found) = text[at..].find(['\'', '-', '$', ';']) {
-        at += found;
-        let rest = &text[at..];
-        // What is quoted, and what is a comment, ends no statement.
-        at += if let Some(quoted) = rest.strip_prefix('\'') {
-            quoted.find('\'').map_or(rest.len(), |end| end + 2)
-        } else if let Some(quoted) = rest.strip_prefix("$$") {
-            quoted.find("$$").map_or(rest.len(), |end| end + 4)
-        } else if rest.starts_with("--") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else {
-            1
-        };
-        if rest.starts_with(';') {
-            statements.push(without_comments(&text[begins..at]));
-            begins = at;
-        }
-    }
-    statements
-}
-
-fn without_comments(statement: &str) -> &str {
-    let mut rest = statement.trim_start();
-    while rest.starts_with("--") {
-        rest = rest.find('\n').map_or("", |end| rest[end..].trim_start());
-    }
-    rest
-}
-
-/// The views that these texts leave behind, in the order of their definitions.
-pub fn views<'t>(texts: impl IntoIterator<Item = &'t str>) -> Vec<View<'t>> {
-    let mut views: Vec<View<'t>> = Vec::new();
-    for statement in texts.into_iter().flat_map(statements) {
-        let words: Vec<&'t str> = statement.split_whitespace().collect();
-        match words[..] {
-            ["CREATE", "VIEW", name, ..] | ["CREATE", "OR", "REPLACE", "VIEW", name, ..] => {
-                let former = views.iter().position(|view| view.name == name);
-                // Comment and grants outlive a new definition.
-                let former = former.map(|at| views.remove(at));
-                let (comment, grants) =
-                    former.map_or((None, Vec::new()), |view| (view.comment, view.grants));
-                views.push(View {
-                    name,
-                    definition: statement,
-                    comment,
-                    grants,
-                });
-            }
-            ["DROP", "VIEW", ref names @ ..] => {
-                let is_named = |view: &View<'_>| {
-                    let mut names = names.iter().map(|name| name.trim_end_matches([',', ';']));
-                    names.any(|name| name == view.name)
-                };
-                views.retain(|view| !is_named(view));
-            }
-            ["COMMENT", "ON", "VIEW", name, ..] => {
-                for view in views.iter_mut().filter(|view| view.name == name) {
-                    view.comment = Some(statement);
-                }
-            }
-            ["GRANT", ..] => grant(&mut views, &words.join(" ")),
-            _ => {}
-        }
-    }
-    views
-}
-
-/// Notes the part of a grant that is about each view: the rest may have been revoked since.
-fn grant(views: &mut [View<'_>], statement: &str) {
-    let Some((rights, rest)) = statement.split_once(" ON ") else {
-        return;
-    };
-    let Some((names, to)) = rest.split_once(" TO ") else {
-        return;
-    };
-    for view in views {
-        if names.split(", ").any(|name| name == view.name) {
-            view.grants
-                .push(format!("{rights} ON {} TO {to}", view.name));
-        }
-    }
-}
-
-/// The triggers that these texts leave behind.
-pub fn triggers<'t>(texts: impl IntoIterator<Item = &'t str>) -> Vec<Trigger<'t>> {
-    let mut triggers: Vec<Trigger<'t>> = Vec::new();
-    for statement in texts.into_iter().flat_map(statements) {
-        let words: Vec<&'t str> = statement.split_whitespace().collect();
-        let (name, rest, is_dropped) = match words[..] {
-            ["CREATE", "TRIGGER", name, ref rest @ ..]
-            | ["CREATE", "OR", "REPLACE", "TRIGGER", name, ref rest @ ..] => (name, rest, false),
-            ["DROP", "TRIGGER", "IF", "EXISTS", name, ref rest @ ..]
-            | ["DROP", "TRIGGER", name, ref rest @ ..] => (name, rest, true),
-            _ => continue,
-        };
-        let Some(table) = rest.iter().skip_while(|word| **word != "ON").nth(1) else {
-            continue;
-        };
-        let table = table.trim_end_matches(';');
-        triggers.retain(|trigger| (trigger.table, trigger.name) != (table, name));
-        if !is_dropped {
-            triggers.push(Trigger {
-                table,
-                name,
-                anew: statement,
-            });
-        }
-    }
-    triggers
 }
 
 #[cfg(test)]
@@ -359,10 +265,10 @@ DROP FUNCTION domain.three();
             ["domain.one", "domain.two"]
         );
         let one = &found["domain.one"];
-        assert_eq!(one.body, "\n    SELECT a || ';'\n");
-        assert_eq!(one.settings, "search_path=pg_catalog");
-        assert_eq!((one.runs_as_owner, one.volatility), (true, "s"));
-        let two = &found["domain.two"];
+        assert_eq!(one.form.body, Body::Text("\n    SELECT a || ';'\n"));
+        assert_eq!(one.form.settings, "search_path=pg_catalog");
+        assert_eq!((one.form.runs_as_owner, one.form.volatility), (true, "s"));
+        let two = &found["domain.two"].form;
         assert_eq!(
             (two.settings.as_str(), two.runs_as_owner, two.volatility),
             ("", false, "v")
@@ -376,100 +282,47 @@ DROP FUNCTION domain.three();
     }
 
     #[test]
-    fn each_script_leads_to_its_version() {
+    fn a_version_runs_the_steps_that_lead_from_it() {
+        let wanted = crate::schema::migrations::EXTENSION_VERSION;
+        assert_eq!(scripts_to_run(None), [SCRIPT]);
+        assert_eq!(scripts_to_run(Some("0.6.0")), [UPDATES[0].1]);
+        assert!(scripts_to_run(Some(wanted)).is_empty());
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../pg_ext/sql/sluice--");
+        assert!(std::path::Path::new(&format!("{folder}{wanted}.sql")).exists());
+    }
+
+    #[test]
+    fn what_0_6_0_had_is_known_by_its_md5_until_a_text_defines_it_again() {
+        let before = shipped(true, []);
+        assert_eq!(before.len(), BEFORE_BRIDGE.lines().count());
+        let follows = &before["domain.on_user_followed"];
+        assert!(matches!(follows.body, Body::Md5(md5) if md5.len() == 32));
         assert_eq!(
-            VERSIONS.last(),
-            Some(&crate::schema::migrations::EXTENSION_VERSION)
+            (follows.settings.as_str(), follows.runs_as_owner),
+            ("", false)
         );
-        assert_eq!(scripts(None).1.len(), SCRIPTS.len());
-        assert_eq!(scripts(Some("0.6.0")).1, &SCRIPTS[6..]);
-        assert_eq!(
-            scripts(Some(crate::schema::migrations::EXTENSION_VERSION))
-                .0
-                .len(),
-            SCRIPTS.len()
+        let prune = &before["sluice.prune"];
+        assert_eq!(prune.settings, "search_path=pg_catalog, pg_temp");
+        assert_eq!((prune.runs_as_owner, prune.volatility), (true, "v"));
+        let after = shipped(
+            true,
+            ["CREATE FUNCTION domain.id() RETURNS void LANGUAGE sql AS $$ SELECT $$;"],
         );
+        assert_eq!(after["domain.id"].body, Body::Text(" SELECT "));
+        assert!(shipped(false, []).is_empty());
     }
 
     #[test]
     fn the_later_definition_counts() {
         let later =
             "CREATE OR REPLACE FUNCTION domain.two() RETURNS void LANGUAGE sql AS $$ SELECT $$;";
-        assert_eq!(functions([TEXT, later])["domain.two"].body, " SELECT ");
+        assert_eq!(
+            shipped(false, [TEXT, later])["domain.two"].body,
+            Body::Text(" SELECT ")
+        );
         assert!(
             !functions([TEXT, "DROP FUNCTION IF EXISTS domain.one(text);"])
                 .contains_key("domain.one")
         );
-    }
-
-    const VIEWS: &str = "
--- A view; not the last word.
-CREATE VIEW ledger.one AS SELECT ';' AS it; -- It's so.
-CREATE VIEW ledger.two AS SELECT 2;
-GRANT SELECT ON ledger.a, ledger.one,
-    ledger.two TO reader;
-COMMENT ON VIEW ledger.one IS 'One; it''s the first.';
-CREATE TRIGGER t BEFORE UPDATE OF a ON ledger.a
-FOR EACH ROW EXECUTE FUNCTION sluice.t();
-CREATE TRIGGER gone AFTER INSERT ON ledger.a EXECUTE FUNCTION sluice.t();
-DROP TRIGGER gone ON ledger.a;
-CREATE FUNCTION ledger.f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CREATE VIEW ledger.none AS SELECT 1; END $$;
-CREATE OR REPLACE VIEW ledger.one AS SELECT 1 AS it;
-CREATE VIEW ledger.three AS SELECT 3;
-DROP VIEW ledger.three;
-";
-
-    #[test]
-    fn a_text_is_taken_apart_into_its_views_and_triggers() {
-        let views = views([VIEWS]);
-        let names: Vec<&str> = views.iter().map(|view| view.name).collect();
-        assert_eq!(names, ["ledger.two", "ledger.one"]);
-        assert_eq!(
-            views[1].anew(),
-            "CREATE OR REPLACE VIEW ledger.one AS SELECT 1 AS it;\nCOMMENT ON VIEW ledger.one IS 'One; it''s the first.';\n\
-             GRANT SELECT ON ledger.one TO reader;"
-        );
-        let triggers = triggers([VIEWS]);
-        assert_eq!(triggers.len(), 1);
-        assert_eq!((triggers[0].table, triggers[0].name), ("ledger.a", "t"));
-        assert!(triggers[0].anew.ends_with("sluice.t();"));
-    }
-
-    #[test]
-    fn the_views_and_triggers_of_the_migrations_are_known() {
-        let texts = crate::schema::migrations::texts();
-        let texts = || texts.iter().map(String::as_str);
-        let views = views(texts());
-        let status = views
-            .iter()
-            .find(|view| view.name == "ledger.partition_status");
-        let anew = status.expect("migration 24 makes it").anew();
-        for part in [
-            "CREATE OR REPLACE VIEW",
-            "sluice.partition_holder(",
-            "COMMENT ON VIEW",
-            "GRANT SELECT ON ledger.partition_status TO sluice_writer;",
-        ] {
-            assert!(anew.contains(part), "{part}: {anew}");
-        }
-        let triggers = triggers(texts());
-        let mut names: Vec<&str> = triggers.iter().map(|trigger| trigger.name).collect();
-        names.sort_unstable();
-        assert_eq!(
-            names,
-            [
-                "capture",
-                "record_pause",
-                "record_step_down",
-                "refuse_balance_topic"
-            ]
-        );
-        // What would change a view or take a right from it in another way is not read.
-        for statement in texts().flat_map(statements) {
-            assert!(!statement.starts_with("ALTER VIEW"), "{statement}");
-            let revoked = statement.starts_with("REVOKE")
-                && views.iter().any(|view| statement.contains(view.name));
-            assert!(!revoked, "{statement}");
-        }
     }
 }

@@ -21,7 +21,7 @@ use super::target::{Column, Target};
 
 const COLUMNS: [Column; 2] = [Column::of(pg_sys::UUIDOID), Column::of(pg_sys::UUIDOID)];
 
-/// Columns that migration 29 adds behind them.
+/// Columns that the upgrade from 0.6.0 adds behind them.
 const PLACE: [&CStr; 2] = [c"kafka_offset", c"partition_id"];
 
 /// The partition and offset of the record that owns an identity.

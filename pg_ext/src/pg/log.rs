@@ -31,7 +31,7 @@ const COLUMNS: [Column; 17] = [
     Column::of(pg_sys::INT2OID),
 ];
 
-/// A column that migration 29 adds behind them.
+/// A column that the upgrade from 0.6.0 adds behind them.
 const EVENT_TIME: &CStr = c"event_time";
 
 /// The primary key of a row of the log.

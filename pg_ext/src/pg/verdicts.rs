@@ -18,7 +18,7 @@ const COLUMNS: [Column; 6] = [
     Column::of(pg_sys::TEXTOID),
 ];
 
-/// Columns that migrations 16 and 29 add behind them.
+/// Columns that came behind them, the last one by the upgrade from 0.6.0.
 const LATER: [&CStr; 2] = [c"created_at", c"event_time"];
 
 /// The verdict of a record that has no row in the log.

@@ -1,4 +1,4 @@
-//! The event types, as their JSON Schemas in `events/` describe them.
+//! The event types, as their JSON Schemas in `families/platform/events/` describe them.
 
 use std::fmt;
 
@@ -41,9 +41,9 @@ pub enum Kind {
 impl EventType {
     /// All of them, in the order of their samples.
     pub fn all() -> Vec<Self> {
-        let folder = repository().join("events");
+        let folder = repository().join("families/platform/events");
         let mut types: Vec<Self> = std::fs::read_dir(&folder)
-            .expect("the folder events/")
+            .expect("the folder of schemas")
             .map(|entry| {
                 let path = entry.expect("a readable folder").path();
                 let text = std::fs::read_to_string(&path).expect("a readable schema");

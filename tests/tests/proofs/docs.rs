@@ -411,7 +411,10 @@ async fn the_commands_of_the_documents_do_what_they_say() {
     letters_to_work_on(&scene).await;
     let folder = scene.stack.dir.join("commands");
     std::fs::create_dir(&folder).expect("a folder of our own");
-    std::os::unix::fs::symlink(repository().join("sql"), folder.join("sql")).expect("a link");
+    for checks in ["sql", "families"] {
+        let link = std::os::unix::fs::symlink(repository().join(checks), folder.join(checks));
+        link.expect("a link");
+    }
     let postgres = connect(&scene.stack.admin_url("postgres")).await;
     let forget = format!("DROP DATABASE IF EXISTS {RESTORED}");
     postgres

@@ -280,8 +280,8 @@ async fn fields_that_sluice_did_not_choose_are_kept_in_any_order_of_arrival() {
 #[tokio::test]
 async fn every_reference_of_the_pack_has_an_index() {
     let families = Families::new().await;
-    let check =
-        std::fs::read_to_string(repository().join("sql/check_domain.sql")).expect("a check");
+    let check = std::fs::read_to_string(repository().join("families/platform/check_domain.sql"))
+        .expect("a check");
     // Each is named once, in quotes.
     let is_reference = |word: &&str| {
         word.contains('.')

@@ -1,14 +1,19 @@
-//! What `sluice migrate` and `sluice uninstall` do to a database that is not Sluice's alone: names that are taken, and nothing
-//! that is left behind.
+//! What `sluice migrate` and `sluice uninstall` do to a database that is not Sluice's alone: names that are taken, families
+//! of event types that are wanted or not, and nothing that is left behind.
+
+use std::path::PathBuf;
 
 use proofs::database::{Database, connect};
-use proofs::scene::STALL;
-use proofs::stack::{Stack, sluice_command};
-use proofs::wait::wait_until;
+use proofs::families::Event;
+use proofs::families::NEW_YEAR_US;
+use proofs::families::partition::Partition;
+use proofs::stack::{Stack, repository, sluice_command, unique};
+use serde_json::json;
 
 /// What a command printed, and whether it succeeded.
-fn run(database: &Database, arguments: &[&str]) -> (bool, String) {
-    let environment = [("ADMIN_DATABASE_URL", database.admin_url.as_str())];
+fn run(database: &Database, arguments: &[&str], settings: &[(&str, &str)]) -> (bool, String) {
+    let mut environment = vec![("ADMIN_DATABASE_URL", database.admin_url.as_str())];
+    environment.extend_from_slice(settings);
     let output = sluice_command(arguments, &environment).output();
     let output = output.expect("sluice can be run");
     let printed = [output.stdout, output.stderr].concat();
@@ -17,7 +22,7 @@ fn run(database: &Database, arguments: &[&str]) -> (bool, String) {
 }
 
 fn succeeds(database: &Database, arguments: &[&str]) -> String {
-    let (succeeded, printed) = run(database, arguments);
+    let (succeeded, printed) = run(database, arguments, &[]);
     assert!(succeeded, "{arguments:?}: {printed}");
     printed
 }
@@ -65,7 +70,7 @@ async fn a_schema_or_role_of_somebody_elses_stops_the_migration_with_one_sentenc
             .await
             .expect("a superuser may");
         let before = content(&database).await;
-        let (succeeded, printed) = run(&database, &["migrate"]);
+        let (succeeded, printed) = run(&database, &["migrate"], &[]);
         assert!(!succeeded, "{made}: {printed}");
         let sentence = format!("not Sluice's, although it has a name that Sluice needs: {told}");
         assert!(printed.contains(&sentence), "{made}: {printed}");
@@ -81,7 +86,7 @@ async fn a_schema_or_role_of_somebody_elses_stops_the_migration_with_one_sentenc
     let login = client.batch_execute("ALTER ROLE sluice_reader LOGIN").await;
     login.expect("a superuser may");
     let before = content(&database).await;
-    let (succeeded, printed) = run(&database, &["migrate"]);
+    let (succeeded, printed) = run(&database, &["migrate"], &[]);
     let after = content(&database).await;
     let again = client
         .batch_execute("ALTER ROLE sluice_reader NOLOGIN")
@@ -129,7 +134,7 @@ async fn an_uninstall_tells_what_it_would_remove_and_then_leaves_nothing() {
     let told = succeeds(&database, &["uninstall"]);
     for line in [
         "would remove schema domain with 19 tables",
-        "would remove schema ledger with 25 tables",
+        "would remove schema ledger with 26 tables",
         "would remove extension sluice",
         "would remove role sluice_owner",
         "a dry run: nothing was changed",
@@ -158,7 +163,7 @@ async fn an_uninstall_keeps_what_another_database_needs_and_takes_what_others_ma
         CREATE FUNCTION theirs.on_it(domain.event[]) RETURNS void LANGUAGE sql AS 'SELECT'";
     client.batch_execute(theirs).await.expect("a superuser may");
     let before = content(&database).await;
-    let (succeeded, printed) = run(&database, &["uninstall", "--yes"]);
+    let (succeeded, printed) = run(&database, &["uninstall", "--yes"], &[]);
     assert!(!succeeded, "{printed}");
     let named = "function theirs.on_it(domain.event[]), view theirs.rich. Nothing was changed";
     assert!(printed.contains(named), "{printed}");
@@ -169,14 +174,14 @@ async fn an_uninstall_keeps_what_another_database_needs_and_takes_what_others_ma
     let grant = format!("GRANT sluice_writer TO {}", stack.ingester.user);
     client.batch_execute(&grant).await.expect("a superuser may");
     ingester.batch_execute(name).await.expect("a setting");
-    let (succeeded, printed) = run(&database, &["uninstall", "--yes", "--cascade"]);
+    let (succeeded, printed) = run(&database, &["uninstall", "--yes", "--cascade"], &[]);
     assert!(
         !succeeded && printed.contains("ingesters work in this database (sluice/one)"),
         "{printed}"
     );
     assert_eq!(content(&database).await, before);
     drop(ingester);
-    wait_until("the session ends", STALL, async || {
+    proofs::wait::wait_until("the session ends", proofs::scene::STALL, async || {
         let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sluice/one'";
         database.count(left).await == 0
     })
@@ -205,6 +210,114 @@ async fn an_uninstall_keeps_what_another_database_needs_and_takes_what_others_ma
         "it is there"
     );
     other.audit("balance.changed").await;
+}
+
+/// A bank has no table of posts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_core_alone_has_no_table_of_posts_and_stays_so_until_the_family_is_wanted() {
+    let stack = Stack::get();
+    let tables = "SELECT count(*) FROM pg_class WHERE relnamespace = 'domain'::regnamespace AND relkind IN ('r', 'v')";
+    for (arguments, settings) in [
+        (&["migrate", "--without-families"][..], &[][..]),
+        (&["migrate"], &[("FAMILIES", "none")]),
+    ] {
+        let database = Database::create_empty(&stack).await;
+        let (succeeded, printed) = run(&database, arguments, settings);
+        assert!(
+            succeeded && !printed.contains("family platform"),
+            "{printed}"
+        );
+        assert_eq!(database.count(tables).await, 0);
+        let handlers = "SELECT count(*) FROM ledger.event_handlers";
+        assert_eq!(database.count(handlers).await, 0);
+        let dangling = "SELECT count(*) FROM sluice.dangling_references('0')";
+        assert_eq!(database.count(dangling).await, 0);
+        for (check, found) in database.run_checks_of("sql").await {
+            assert_eq!(found, None, "{check}");
+        }
+        assert!(succeeds(&database, &["migrate"]).starts_with("up to date: "));
+        assert_eq!(database.count(tables).await, 0);
+        let printed = succeeds(&database, &["migrate", "--families", "platform"]);
+        assert!(
+            printed.contains("applied migration V1__tables of family platform"),
+            "{printed}"
+        );
+        assert_eq!(database.count(handlers).await, 30);
+        assert!(
+            succeeds(&database, &["migrate", "--without-families"]).starts_with("up to date: ")
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_of_somebodys_own_is_a_folder_of_the_same_form_with_a_history_of_its_own() {
+    let stack = Stack::get();
+    let database = Database::create_empty(&stack).await;
+    let folder = std::env::temp_dir().join(unique("family"));
+    let migrations = folder.join("migrations");
+    std::fs::create_dir_all(&migrations).expect("a new folder");
+    let documented =
+        std::fs::read_to_string(repository().join("docs/events.md")).expect("a document");
+    let (_, section) = documented
+        .split_once("## Tables of your own")
+        .expect("a section");
+    let example = section.split_once("```sql\n").expect("an example").1;
+    let example = example.split_once("```").expect("its end").0;
+    std::fs::write(migrations.join("V1__reviews.sql"), example).expect("a folder of ours");
+    let name = folder
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let path = folder.to_str().expect("a plain name");
+    let printed = succeeds(&database, &["migrate", "--family", path]);
+    let (first, second) = (
+        printed
+            .find("applied migration V2__handlers of family platform")
+            .expect("the platform's"),
+        printed
+            .find(&format!("applied migration V1__reviews of family {name}"))
+            .expect("the new one"),
+    );
+    assert!(first < second, "{printed}");
+    let history = format!("SELECT count(*) FROM ledger.{name}_schema_history WHERE version = 1");
+    assert_eq!(database.count(&history).await, 1);
+    assert!(succeeds(&database, &["migrate", "--family", path]).starts_with("up to date: "));
+
+    let writer = database.writer().await;
+    let grant = format!("GRANT sluice_writer TO {}", stack.ingester.user);
+    database
+        .client
+        .batch_execute(&grant)
+        .await
+        .expect("a superuser may");
+    let review = json!({ "reviewId": "rev_1", "userId": "usr_1", "text": "Good." });
+    let event = Event::new("review.written", "review-1", NEW_YEAR_US, review);
+    let mut partition = Partition::lead(&writer, "review.written", 0).await;
+    partition.send(&writer, &[&event]).await.expect("applied");
+    assert_eq!(
+        database
+            .count("SELECT count(*) FROM platform.reviews")
+            .await,
+        1
+    );
+
+    // The form is that of the family that comes with Sluice.
+    let shipped = repository().join("families/platform");
+    for part in ["migrations", "events", "README.md"] {
+        assert!(shipped.join(part).exists(), "{part}");
+    }
+    let refused: PathBuf = std::env::temp_dir().join(unique("Not-A-Name"));
+    std::fs::create_dir(&refused).expect("a new folder");
+    let shown = refused.to_str().expect("a plain name");
+    let (succeeded, printed) = run(&database, &["migrate", "--family", shown], &[]);
+    assert!(
+        !succeeded && printed.contains("the folder's name is the family's"),
+        "{printed}"
+    );
+    for folder in [folder, refused] {
+        std::fs::remove_dir_all(folder).expect("ours");
+    }
 }
 
 /// So that `\\d+`, `\\df+` and `\\du+` teach.

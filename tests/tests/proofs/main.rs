@@ -10,6 +10,7 @@ mod disasters;
 mod docs;
 mod documents;
 mod domain;
+mod earlier;
 mod errors;
 mod families;
 mod fault_points;

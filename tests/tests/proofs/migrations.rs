@@ -7,11 +7,12 @@ use proofs::families::Event;
 use proofs::families::partition::Partition;
 use proofs::families::{NEW_YEAR_US, timestamp};
 use proofs::stack::{Stack, repository, sluice_command, unique};
-use refinery::{Runner, Target, load_sql_migrations};
 use serde_json::json;
 
-/// The level before the handlers that migration 28 writes.
-const BEFORE: i32 = 25;
+use crate::earlier::database_of_0_6_0;
+
+/// The newest migration of version 0.6.0: those of the bridge write handlers anew.
+const BEFORE: i64 = 19;
 const REPLACED: &str = "domain.on_user_created";
 
 /// What `sluice migrate` printed, and whether it succeeded.
@@ -25,27 +26,6 @@ fn migrate(database: &Database, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), printed)
 }
 
-async fn at_an_earlier_level(stack: &Stack) -> Database {
-    let database = Database::create_empty(stack).await;
-    let client = &database.client;
-    let begin = "CREATE EXTENSION sluice; CREATE SCHEMA IF NOT EXISTS ledger AUTHORIZATION sluice_owner; SET search_path = pg_catalog";
-    client.batch_execute(begin).await.expect("a superuser may");
-    let folder = repository().join("migrations");
-    let mut runner = Runner::new(&load_sql_migrations(folder).expect("the migrations"));
-    runner.set_migration_table_name("ledger.schema_history");
-    let mut session = database.session().await;
-    session
-        .batch_execute("SET search_path = pg_catalog")
-        .await
-        .expect("a setting");
-    let ran = runner
-        .set_target(Target::Version(BEFORE))
-        .run_async(&mut session)
-        .await;
-    ran.expect("the migrations run");
-    database
-}
-
 async fn body(database: &Database, function: &str) -> String {
     let body = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc($1)";
     let row = database.client.query_one(body, &[&function]).await;
@@ -53,18 +33,21 @@ async fn body(database: &Database, function: &str) -> String {
 }
 
 const LEVEL: &str = "SELECT max(version)::bigint FROM ledger.schema_history";
+const HISTORY: &str =
+    "SELECT concat_ws(' ', version, name, checksum) FROM ledger.schema_history ORDER BY version";
 
 /// A DBA replaced a function that comes with Sluice, and changed a setting of another one; a migration writes both anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shipped_function_that_was_replaced_is_kept_or_refused_by_name_and_never_undone_silently()
 {
     let stack = Stack::get();
-    let database = at_an_earlier_level(&stack).await;
+    let database = database_of_0_6_0(&stack).await;
     let client = &database.client;
     let replaced = format!(
         "CREATE OR REPLACE FUNCTION {REPLACED}(events domain.event[]) RETURNS void LANGUAGE plpgsql AS $$ BEGIN /* ours */ END $$;
          CREATE OR REPLACE FUNCTION domain.await_skills(type text, events domain.event[]) RETURNS void LANGUAGE plpgsql AS $$ BEGIN /* ours */ END $$;
          ALTER FUNCTION domain.on_wallet_updated(domain.event[]) SET work_mem = '64MB';
+         ALTER FUNCTION sluice.prune SET search_path = pg_catalog;
          CREATE FUNCTION domain.on_user_deleted(text) RETURNS void LANGUAGE sql AS 'SELECT'"
     );
     client.batch_execute(&replaced).await.expect("a DBA may");
@@ -73,23 +56,25 @@ async fn a_shipped_function_that_was_replaced_is_kept_or_refused_by_name_and_nev
     let (succeeded, printed) = migrate(&database, &[]);
     assert!(!succeeded, "{printed}");
     let named = format!(
-        "replaced in this database, and to be written anew: {REPLACED}, domain.on_wallet_updated. Nothing was changed."
+        "replaced in this database, and to be written anew: {REPLACED}, domain.on_wallet_updated, sluice.prune. Nothing was changed."
     );
     assert!(printed.contains(&named), "{printed}");
-    assert_eq!(database.count(LEVEL).await, i64::from(BEFORE));
+    assert_eq!(database.count(LEVEL).await, BEFORE);
     // One that is as it came is not what was meant.
     let (succeeded, printed) = migrate(&database, &["--keep", "domain.on_message_read"]);
     assert!(
         !succeeded && printed.contains("domain.on_message_read: no function"),
         "{printed}"
     );
-    assert_eq!(database.count(LEVEL).await, i64::from(BEFORE));
+    assert_eq!(database.count(LEVEL).await, BEFORE);
 
     let choices = [
         "--keep",
         REPLACED,
         "--overwrite",
         "domain.on_wallet_updated",
+        "--overwrite",
+        "sluice.prune",
     ];
     let (succeeded, printed) = migrate(&database, &choices);
     assert!(succeeded, "{printed}");
@@ -97,6 +82,7 @@ async fn a_shipped_function_that_was_replaced_is_kept_or_refused_by_name_and_nev
         "kept domain.on_user_created, which",
         "kept domain.await_skills, which",
         "overwritten domain.on_wallet_updated",
+        "overwritten sluice.prune",
     ] {
         assert!(printed.contains(line), "{line}: {printed}");
     }
@@ -108,7 +94,14 @@ async fn a_shipped_function_that_was_replaced_is_kept_or_refused_by_name_and_nev
     );
     let settings = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'domain'::regnamespace AND proconfig IS NOT NULL";
     assert_eq!(database.count(settings).await, 0);
-    assert!(database.count(LEVEL).await > i64::from(BEFORE));
+    // Behind the bridge the history is that of a new database.
+    let new = Database::create(&stack).await;
+    let mut histories = Vec::new();
+    for database in [&database, &new] {
+        let rows = database.client.query(HISTORY, &[]).await.expect("it");
+        histories.push(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>());
+    }
+    assert_eq!(histories[0], histories[1]);
 
     // The record of the migration is what it is for everybody, so a later release goes on from it.
     let (succeeded, printed) = migrate(&database, &[]);
@@ -128,6 +121,30 @@ async fn a_shipped_function_that_was_replaced_is_kept_or_refused_by_name_and_nev
     assert!(body(&database, REPLACED).await.contains("extra"));
     let (_, printed) = migrate(&database, &[]);
     assert!(printed.starts_with("up to date: "), "{printed}");
+}
+
+/// `CREATE INDEX CONCURRENTLY` leaves one behind that no query uses where it fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_index_stops_the_upgrade_only_where_its_name_is_one_that_sluice_creates() {
+    let stack = Stack::get();
+    let database = database_of_0_6_0(&stack).await;
+    let client = &database.client;
+    let broken = "CREATE INDEX messages_by_sender ON domain.messages (sender_id) WHERE sender_id IS NOT NULL;
+        CREATE INDEX x_messages_by_age ON domain.messages (created_at);
+        UPDATE pg_index SET indisvalid = false
+        WHERE indexrelid IN ('domain.messages_by_sender'::regclass, 'domain.x_messages_by_age'::regclass)";
+    client.batch_execute(broken).await.expect("a superuser may");
+    let (succeeded, printed) = migrate(&database, &[]);
+    assert!(!succeeded, "{printed}");
+    let named = "index domain.messages_by_sender is not valid: no query uses it";
+    assert!(printed.contains(named), "{printed}");
+    assert_eq!(database.count(LEVEL).await, 25);
+    let removed = client.batch_execute("DROP INDEX domain.messages_by_sender");
+    removed.await.expect("it is there");
+    let (succeeded, printed) = migrate(&database, &[]);
+    assert!(succeeded, "{printed}");
+    let valid = "SELECT count(*) FROM pg_index WHERE indisvalid AND indexrelid = 'domain.messages_by_sender'::regclass";
+    assert_eq!(database.count(valid).await, 1);
 }
 
 /// Each would be undone without a word by the next `CREATE OR REPLACE` of the function.
@@ -214,13 +231,13 @@ async fn the_platforms_own_migrations_follow_those_of_sluice_each_once_and_in_or
     let (succeeded, printed) = migrate(&database, &also);
     assert!(succeeded, "{printed}");
     let ours = printed
-        .find("applied migration V28")
+        .find("applied migration V1__partitions\n")
         .expect("those of Sluice");
     let first = printed
-        .find("applied migration V1__reviews of the platform")
+        .find("applied migration V1__reviews of family own")
         .expect("the first");
     let second = printed
-        .find("applied migration V2__stars of the platform")
+        .find("applied migration V2__stars of family own")
         .expect("the second");
     assert!(ours < first && first < second, "{printed}");
     let (succeeded, printed) = migrate(&database, &also);
@@ -255,7 +272,7 @@ async fn the_platforms_own_migrations_follow_those_of_sluice_each_once_and_in_or
         "V2__stars.sql",
         "ALTER TABLE platform.reviews ADD stars bigint",
     );
-    refused("applied migration V2__stars is different than filesystem one V2__stars");
+    refused("migration V2__stars differs from V2__stars, which this database has");
 }
 
 /// Names that a platform may give to columns and tables of its own: no release of Sluice takes one of them.

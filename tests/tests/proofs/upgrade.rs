@@ -1,5 +1,6 @@
-//! From the previous version to this one while events come in.
+//! From version 0.6.0 to this one: what it ends in, and while events come in.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,33 +9,39 @@ use proofs::database::{Database, migrate, migrate_by};
 use proofs::ingester::Ingester;
 use proofs::rng::seed;
 use proofs::scene::{STALL, Scene, assert_mixed};
-use proofs::stack::{Stack, repository, unique};
+use proofs::stack::{Stack, repository, sluice_command, unique};
 use proofs::wait::wait_until;
 use proofs::watch::led_by;
 use proofs::workload::{Message, Workload, credit};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::JoinHandle;
 
+use crate::earlier::database_of_0_6_0;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingester_that_is_newer_than_the_database_waits_for_the_migration() {
     let stack = Stack::get();
     let database = Database::create_empty(&stack).await;
-    let older = "CREATE EXTENSION sluice VERSION '0.5.0'";
+    // As far as an ingester looks at first.
+    let older = "CREATE EXTENSION sluice; UPDATE pg_extension SET extversion = '0.6.0' WHERE extname = 'sluice'";
     let created = database.client.batch_execute(older).await;
-    created.expect("every version can be installed");
+    created.expect("a superuser may");
     let scene = Scene::with_database(stack, database, 1, &[]).await;
     scene
         .kafka()
         .produce(&scene.topic, 0, [credit("e", 1, "5")]);
     let mut ingester = scene.ingester();
-    let waits = "waiting for a migration: the extension is of version 0.5.0, this binary wants";
+    let waits = "waiting for a migration: the extension is of version 0.6.0, this binary wants";
     ingester.logs(waits, STALL).await;
     let (status, _) = ingester.get("/readyz").await;
     assert_eq!(status, 503, "it is not ready");
     // Half of a migration: the schema is there, its grants are not.
-    let half = "ALTER EXTENSION sluice UPDATE; CREATE SCHEMA ledger";
+    let half = format!(
+        "UPDATE pg_extension SET extversion = '{}' WHERE extname = 'sluice'; CREATE SCHEMA ledger",
+        env!("CARGO_PKG_VERSION")
+    );
     let client = &scene.database.client;
-    client.batch_execute(half).await.expect("a superuser may");
+    client.batch_execute(&half).await.expect("a superuser may");
     ingester
         .logs("waiting for the end of a migration", STALL)
         .await;
@@ -63,22 +70,106 @@ async fn an_ingester_that_is_older_than_the_database_says_so_and_ends() {
     assert!(ingester.log().contains(told), "{}", ingester.log());
 }
 
-/// The previous version's `sluice` and `sluice.so`, built by `tests/upgrade/run.sh`.
+/// What the catalogs tell of Sluice, one line a fact.
+async fn catalog(database: &Database) -> BTreeSet<String> {
+    let query = include_str!("../../upgrade/catalog.sql");
+    let session = database.session().await;
+    // So that definitions name every schema.
+    let path = session.batch_execute("SET search_path = pg_catalog").await;
+    path.expect("a setting");
+    let rows = session.query(query, &[]).await.expect("the catalogs");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// The places of columns, which are no facts of `catalog`: one line a table or view.
+async fn column_orders(database: &Database) -> BTreeSet<String> {
+    const ORDERS: &str = "SELECT format('%s: %s', attrelid::regclass, string_agg(attname, ' ' ORDER BY attnum)) FROM pg_attribute
+        WHERE attnum > 0 AND NOT attisdropped AND attrelid IN (
+            SELECT oid FROM pg_class
+            WHERE relkind IN ('r', 'v') AND relnamespace IN ('ledger'::regnamespace, 'domain'::regnamespace))
+        GROUP BY attrelid";
+    let rows = database.client.query(ORDERS, &[]).await.expect("columns");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// The functions of a database, a line each as in `bridge/functions-0.6.0`.
+async fn functions(database: &Database) -> BTreeSet<String> {
+    const FUNCTIONS: &str = "
+        SELECT concat_ws(' ', n.nspname || '.' || p.proname, md5(p.prosrc), p.provolatile,
+            CASE WHEN p.prosecdef THEN 'owner' ELSE 'caller' END,
+            nullif(array_to_string(ARRAY(SELECT s FROM unnest(p.proconfig) s ORDER BY s COLLATE \"C\"), '; '), ''))
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+        WHERE n.nspname IN ('sluice', 'ledger', 'domain') AND l.lanname IN ('sql', 'plpgsql')";
+    let rows = database.client.query(FUNCTIONS, &[]).await;
+    rows.expect("functions")
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
+}
+
+/// By them a migration tells which functions of such a database somebody replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_functions_of_0_6_0_are_listed_as_a_database_of_it_has_them() {
+    let database = database_of_0_6_0(&Stack::get()).await;
+    let found: Vec<String> = functions(&database).await.into_iter().collect();
+    let listed = include_str!("../../../bridge/functions-0.6.0");
+    let listed: Vec<&str> = listed.lines().collect();
+    assert_eq!(found, listed, "{}", found.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_came_from_0_6_0_is_the_same_as_a_new_one_to_the_last_grant_and_comment() {
+    let stack = Stack::get();
+    let bridged = database_of_0_6_0(&stack).await;
+    let behind = catalog(&bridged).await;
+    let is_old = |fact: &String| fact.starts_with("extension sluice: version 0.6.0 ");
+    assert!(behind.iter().any(is_old));
+    migrate(&stack, &bridged.name).await;
+    let new = Database::create_empty(&stack).await;
+    migrate(&stack, &new.name).await;
+    let (ours, wanted) = (catalog(&bridged).await, catalog(&new).await);
+    let (lacks, has) = (wanted.difference(&ours), ours.difference(&wanted));
+    let differences: Vec<String> = lacks
+        .map(|fact| format!("lacks {fact}"))
+        .chain(has.map(|fact| format!("has {fact}")))
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(wanted.len() > 2_000, "{}", wanted.len());
+    assert_ne!(behind, wanted);
+    // What came later stands last in a new database, too, so that a dump of one fits the other.
+    assert_eq!(column_orders(&bridged).await, column_orders(&new).await);
+}
+
+/// Tables of a version that was never released, or of another program that keeps its history the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_is_neither_of_0_6_0_nor_of_this_line_is_refused_and_nothing_is_changed() {
+    let stack = Stack::get();
+    let database = Database::create(&stack).await;
+    let other = "UPDATE ledger.schema_history SET checksum = '1' WHERE version = 1";
+    let changed = database.client.batch_execute(other).await;
+    changed.expect("refinery's table");
+    let before = catalog(&database).await;
+    for command in ["migrate", "check"] {
+        let environment = [
+            ("ADMIN_DATABASE_URL", database.admin_url.as_str()),
+            ("DATABASE_URL", database.admin_url.as_str()),
+            ("KAFKA_BROKERS", stack.kafka.brokers.as_str()),
+        ];
+        let output = sluice_command(&[command], &environment).output();
+        let output = output.expect("sluice can be run");
+        let printed =
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!output.status.success(), "{printed}");
+        let told = "was never released";
+        assert!(printed.contains(told), "{printed}");
+    }
+    assert_eq!(catalog(&database).await, before);
+}
+
+/// The `sluice` and `sluice.so` of version 0.6.0, built by `tests/upgrade/run.sh`.
 fn previous() -> PathBuf {
     let folder = std::env::var_os("SLUICE_PREVIOUS").expect("SLUICE_PREVIOUS: run make upgrade");
     PathBuf::from(folder).join("sluice")
-}
-
-/// The version that it says it is of.
-fn previous_version() -> String {
-    let asked = std::process::Command::new(previous())
-        .arg("--version")
-        .output();
-    let said = String::from_utf8(asked.expect("it runs").stdout).expect("text");
-    said.split_whitespace()
-        .last()
-        .expect("a version")
-        .to_owned()
 }
 
 /// As a package does it: the library appears at once and whole, and sessions keep the one that they have.
@@ -93,13 +184,13 @@ fn install_library() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the previous version: make upgrade"]
+#[ignore = "needs version 0.6.0: make upgrade"]
 async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let stack = Stack::get();
     let database = Database::create_empty(&stack).await;
     migrate_by(&previous(), &stack, &database.name).await;
     let version =
-        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion < '0.7.0'";
+        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion = '0.6.0'";
     assert_eq!(database.count(version).await, 1);
     let scene = Scene::with_database(stack, database, 4, &[]).await;
     let follows = unique("user.followed");
@@ -131,9 +222,8 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     goes_on().await;
 
     let mut new = scene.ingester_with(&settings);
-    let older = previous_version();
-    let waits = format!("waiting for a migration: the extension is of version {older}");
-    new.logs(&waits, STALL).await;
+    let waits = "waiting for a migration: the extension is of version 0.6.0";
+    new.logs(waits, STALL).await;
     let start = Instant::now();
     migrate(&scene.stack, &scene.database.name).await;
     println!("migrated under load in {:?}", start.elapsed());
@@ -157,8 +247,8 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     olds[0].start_again();
     let status = olds[0].ended(Duration::from_secs(30)).await;
     assert_eq!(status.code(), Some(1));
-    let told = format!("this binary of {older}");
-    assert!(olds[0].log().contains(&told), "{}", olds[0].log_tail());
+    let told = "this binary of 0.6.0";
+    assert!(olds[0].log().contains(told), "{}", olds[0].log_tail());
     olds[1].stop().await;
     goes_on().await;
     feed.stop().await;

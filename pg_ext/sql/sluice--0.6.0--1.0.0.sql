@@ -1,4 +1,4 @@
--- The side roads: leadership, batches, handlers, dead letters, corrections, retention.
+-- From 0.6.0, the only version before 1.0.0 that databases were made with.
 \echo Use "ALTER EXTENSION sluice UPDATE" to load this file. \quit
 
 -- --- Leadership ---
@@ -590,6 +590,20 @@ $$;
 
 COMMENT ON FUNCTION sluice.read_plain_instant(jsonb) IS
 'What domain.instant answers: any RFC 3339 time, read as the envelope''s timestamp is; NULL for all else.';
+
+-- A database may have the core alone.
+CREATE OR REPLACE FUNCTION sluice.dangling_references(older_than interval)
+RETURNS TABLE (kind text, rows bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- The view belongs to the platform's family; the core alone has no such rows.
+    IF to_regclass('domain.dangling_references') IS NOT NULL THEN
+        RETURN QUERY SELECT d.kind, count(*) FROM domain.dangling_references d WHERE d.seen_at < now() - older_than GROUP BY 1;
+    END IF;
+END
+$$;
 
 -- --- Dead letters and corrections ---
 
@@ -1238,7 +1252,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sluice.find_event(text, text) IS
-'What became of an event: one row for each record that carried it, first the one that owns its identity. topic, partition and kafka_offset; verdict and reason; both times; changes with the balances they met and left; its dead letter with what was done to it; whether RESULTS_TOPIC was told (NULL where it is not told of this partition). No row: no record with this source (NULL or empty: none) and event id is committed, or it was pruned. Of an event from before migration 29 it reads the whole log.';
+'What became of an event: one row for each record that carried it, first the one that owns its identity. topic, partition and kafka_offset; verdict and reason; both times; changes with the balances they met and left; its dead letter with what was done to it; whether RESULTS_TOPIC was told (NULL where it is not told of this partition). No row: no record with this source (NULL or empty: none) and event id is committed, or it was pruned. Of an event from before version 1.0.0 it reads the whole log.';
 
 DO $$
 DECLARE
@@ -1673,14 +1687,14 @@ ALTER FUNCTION sluice.other_writers() OWNER TO sluice_owner;
 REVOKE ALL ON FUNCTION sluice.other_writers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sluice.other_writers() TO sluice_writer, sluice_reader;
 
--- --- What \dn+, \du+ and \dT+ show ---
+-- --- Comments ---
 
-COMMENT ON SCHEMA sluice IS 'Functions of Sluice: leadership, batches, handlers, dead letters, corrections, audit, retention.';
 DO $$
 DECLARE
     wanted text;
     says text;
 BEGIN
+    -- Handlers run as sluice_handler: it may write in schema domain, and nowhere else.
     FOR wanted, says IN VALUES
         ('sluice_owner', 'Sluice: owns its schemas, tables and functions. Nobody logs in as it.'),
         ('sluice_writer', 'Sluice: what an ingester may do. Its login is a member.'),
@@ -1688,17 +1702,24 @@ BEGIN
         ('sluice_admin', 'Sluice: what operators do by hand, on record: pauses, replays, corrections, pruning. Reads what sluice_reader reads.'),
         ('sluice_handler', 'Sluice: what handlers of domain events run as. It writes schema domain, and nothing else.')
     LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = wanted) THEN
+            BEGIN
+                EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL; -- another database's migration was faster
+            END;
+        END IF;
         IF pg_catalog.shobj_description(wanted::regrole, 'pg_authid') IS DISTINCT FROM says THEN
             BEGIN
                 EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', wanted, says);
             EXCEPTION WHEN unique_violation OR internal_error THEN
-                NULL; -- another database's migration was faster, with the same words
+                NULL; -- likewise, with the same words
             END;
         END IF;
     END LOOP;
 END
 $$;
-
+COMMENT ON SCHEMA sluice IS 'Functions of Sluice: leadership, batches, handlers, dead letters, corrections, audit, retention.';
 COMMENT ON COLUMN sluice.replayed.id IS 'The dead letter.';
 COMMENT ON COLUMN sluice.replayed.topic IS 'The Kafka topic.';
 COMMENT ON COLUMN sluice.replayed.partition IS 'The partition of the topic, counted from 0.';

@@ -1,6 +1,26 @@
 -- The words of the platform are the platform's, fields that Sluice did not choose are kept, and each reference has an index.
 SET LOCAL ROLE sluice_owner;
 
+-- An operator may have created the indexes that this migration creates. Indexes of other names are not Sluice's.
+DO $$
+DECLARE
+    broken text;
+BEGIN
+    SELECT string_agg(i.indexrelid::pg_catalog.regclass::text, ', ' ORDER BY c.relname) INTO broken
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    WHERE c.relnamespace = 'domain'::pg_catalog.regnamespace AND NOT i.indisvalid AND c.relname IN (
+        'comments_by_author', 'comments_by_parent', 'payments_by_recipient', 'payments_by_reference', 'messages_by_sender',
+        'messages_by_recipient', 'post_likes_by_liker', 'tips_by_giver', 'tips_by_post', 'tips_by_transaction',
+        'subscriptions_by_tier', 'message_reads_by_user', 'follows_by_followed', 'blocks_by_blockee',
+        'user_skills_by_any_skill');
+    IF broken IS NOT NULL THEN
+        RAISE EXCEPTION 'index % is not valid: no query uses it', broken
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'CREATE INDEX CONCURRENTLY left it behind when it failed: DROP INDEX CONCURRENTLY, make it again where you want it made beforehand, and migrate again.';
+    END IF;
+END
+$$;
+
 -- In the order in which handlers lock them.
 LOCK TABLE domain.users, domain.skills, domain.posts, domain.comments, domain.payments, domain.messages, domain.follows,
     domain.blocks, domain.post_likes, domain.stories, domain.videos, domain.tips, domain.refunds, domain.wallets,
@@ -143,12 +163,17 @@ CREATE INDEX IF NOT EXISTS payments_by_recipient ON domain.payments (recipient_i
 CREATE INDEX IF NOT EXISTS payments_by_reference ON domain.payments (reference_id) WHERE reference_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS messages_by_sender ON domain.messages (sender_id) WHERE sender_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS messages_by_recipient ON domain.messages (recipient_id) WHERE recipient_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS post_likes_by_user ON domain.post_likes (user_id) WHERE liked;
+CREATE INDEX IF NOT EXISTS post_likes_by_liker ON domain.post_likes (user_id);
+CREATE INDEX IF NOT EXISTS follows_by_followed ON domain.follows (followee_id, follower_id);
+CREATE INDEX IF NOT EXISTS blocks_by_blockee ON domain.blocks (blocked_id, blocker_id);
+CREATE INDEX IF NOT EXISTS user_skills_by_any_skill ON domain.user_skills (skill_id, user_id);
 CREATE INDEX IF NOT EXISTS tips_by_giver ON domain.tips (from_user_id);
 CREATE INDEX IF NOT EXISTS tips_by_post ON domain.tips (post_id) WHERE post_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS tips_by_transaction ON domain.tips (transaction_id) WHERE transaction_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS subscriptions_by_tier ON domain.subscriptions (tier_id) WHERE tier_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS message_reads_by_user ON domain.message_reads (user_id);
+-- These served only queries that also asked for the flag.
+DROP INDEX domain.follows_by_followee, domain.blocks_by_blocked, domain.user_skills_by_skill;
 
 -- ---------------------------------------------------------------------------
 -- What belongs together and commits apart, once all of it is there
