@@ -27,6 +27,7 @@ pub mod decode;
 pub mod identity;
 
 pub mod contract;
+pub mod span;
 
 pub mod recent;
 pub mod staging;

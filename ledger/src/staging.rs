@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::account::{AccountKey, Currency};
 use crate::amount::Amount;
 use crate::contract::{MAX_CHANGES, MAX_ID_BYTES};
-use crate::event::Change;
+use crate::event::{Change, EventHead};
 use crate::identity::{Identity, PayloadHash};
 use crate::timestamp;
 
@@ -45,6 +45,19 @@ pub struct Event<'a> {
     pub payload_hash: PayloadHash,
     /// When it happened, in microseconds since 1970, where it says so.
     pub time_us: Option<i64>,
+}
+
+impl<'a> Event<'a> {
+    /// The event that was decoded of `payload`.
+    pub fn of(head: &'a EventHead<'_>, payload: &[u8]) -> Self {
+        Self {
+            event_id: &head.event_id,
+            source: head.source.as_deref(),
+            identity: head.identity(),
+            payload_hash: PayloadHash::of(payload),
+            time_us: head.timestamp_us,
+        }
+    }
 }
 
 /// A record that could not be used.
@@ -162,6 +175,25 @@ pub fn checksum(bytes: &[u8]) -> i64 {
         0
     } else {
         xxh3_64(bytes) as i64
+    }
+}
+
+/// What a sender promises of the bytes that it stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// Changes and dead records.
+    pub rows: i64,
+    /// What [`checksum`] answers of them.
+    pub checksum: i64,
+}
+
+impl Promise {
+    /// The promise of these bytes, which hold so many changes and dead records.
+    pub fn of(bytes: &[u8], rows: usize) -> Self {
+        Self {
+            rows: rows as i64,
+            checksum: checksum(bytes),
+        }
     }
 }
 

@@ -1,23 +1,28 @@
-//! Every function that SQL can call. The install script in `pg_ext/sql/` declares them.
+//! Every function that SQL can call, as pgrx exports it: arguments in, rows out, and nothing decided. The scripts in
+//! `pg_ext/sql/` declare them.
+//!
+//! Functions that PostgreSQL calls with more than arguments are in `pg/`, because reading that is `unsafe`: the trigger of
+//! the staging table (`pg/capture.rs`), the readers of event fields (`pg/json.rs`), the end of a handler's call
+//! (`pg/confine.rs`), and what earlier scripts name (`pg/released.rs`).
 
 use ledger::identity::Identity;
+use ledger::staging::Promise;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::{Array, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern};
 
-use crate::apply::{self, Answer, BatchCall};
-use crate::correct;
-use crate::error::{given, raise};
-use crate::events;
-use crate::fence::Span;
-use crate::instances;
-use crate::leader::{self, Leadership, PartitionName};
+use crate::answer::{self, Answer};
+use crate::arguments::{all_given, bytes, given, span, texts};
+use crate::balances::{apply, correct};
+use crate::domain::events;
+use crate::domain::records::Records;
+use crate::error::raise;
 use crate::memory;
+use crate::partition::fence::BatchHead;
+use crate::partition::{Leadership, PartitionName, instances, leader};
 use crate::pg::holders;
 use crate::pg::references::{self, TableId};
-use crate::records::Records;
-use crate::rejections;
 use crate::replay;
 use crate::steps;
 
@@ -40,10 +45,7 @@ fn acquire_partition_lock(
     ),
 > {
     let lock = leader::acquire(
-        PartitionName {
-            topic: given("topic", topic),
-            partition: given("partition", partition),
-        },
+        PartitionName::given(topic, partition),
         given("service_id", service_id),
         &given("lease", lease),
     );
@@ -66,14 +68,8 @@ fn renew_partition_lock(
     lease: Option<Interval>,
 ) -> Option<TimestampWithTimeZone> {
     leader::renew(
-        PartitionName {
-            topic: given("topic", topic),
-            partition: given("partition", partition),
-        },
-        Leadership {
-            fencing_token: given("fencing_token", fencing_token),
-            lease_id: given("lease_id", lease_id),
-        },
+        PartitionName::given(topic, partition),
+        Leadership::given(fencing_token, lease_id),
         &given("lease", lease),
     )
 }
@@ -86,14 +82,8 @@ fn release_partition_lock(
     lease_id: Option<Uuid>,
 ) -> bool {
     leader::release(
-        PartitionName {
-            topic: given("topic", topic),
-            partition: given("partition", partition),
-        },
-        Leadership {
-            fencing_token: given("fencing_token", fencing_token),
-            lease_id: given("lease_id", lease_id),
-        },
+        PartitionName::given(topic, partition),
+        Leadership::given(fencing_token, lease_id),
     )
 }
 
@@ -132,31 +122,18 @@ fn apply_balance_batch(
         name!(commit_offset, i64),
     ),
 > {
-    let call = BatchCall {
-        span: Span {
-            name: PartitionName {
-                topic: given("topic", topic),
-                partition: given("partition", partition),
-            },
-            leadership: Leadership {
-                fencing_token: given("fencing_token", fencing_token),
-                lease_id: given("lease_id", lease_id),
-            },
-            from_offset: given("from_offset", from_offset),
-            next_offset: given("next_offset", next_offset),
-            last_record,
-            is_domain: false,
-        },
-        row_count: given("row_count", row_count),
+    let head = BatchHead {
+        name: PartitionName::given(topic, partition),
+        leadership: Leadership::given(fencing_token, lease_id),
+        span: span(from_offset, next_offset),
+        last_record,
+        is_domain: false,
+    };
+    let promise = Promise {
+        rows: given("row_count", row_count),
         checksum: given("checksum", checksum),
     };
-    let answer = apply::balance_batch(&call);
-    row(&answer, call.span.next_offset)
-}
-
-fn bytes(name: &str, values: Option<Array<'_, &[u8]>>) -> Vec<Option<Vec<u8>>> {
-    let values = given(name, values);
-    values.iter().map(|value| value.map(memory::copy)).collect()
+    row(&apply::balance_batch(&head, promise), &head)
 }
 
 fn carried(values: Option<&Array<'_, &[u8]>>) -> usize {
@@ -166,7 +143,7 @@ fn carried(values: Option<&Array<'_, &[u8]>>) -> usize {
 /// The answer of both batches.
 type BatchRow = (&'static str, i64, i64, i64, i64, i64, i64, i64, i64, i64);
 
-fn row(answer: &Answer, next_offset: i64) -> TableIterator<'static, BatchRow> {
+fn row(answer: &Answer, head: &BatchHead<'_>) -> TableIterator<'static, BatchRow> {
     let counts = &answer.counts;
     TableIterator::once((
         answer.outcome,
@@ -178,7 +155,7 @@ fn row(answer: &Answer, next_offset: i64) -> TableIterator<'static, BatchRow> {
         counts.updated_rows,
         counts.inserted_rows,
         counts.error_rows,
-        next_offset,
+        head.span.next(),
     ))
 }
 
@@ -212,21 +189,10 @@ fn apply_event_batch(
         name!(commit_offset, i64),
     ),
 > {
-    let all = |name, values: Option<Vec<Option<i64>>>| -> Vec<i64> {
-        let values = given(name, values);
-        values.into_iter().map(|value| given(name, value)).collect()
-    };
-    let span = Span {
-        name: PartitionName {
-            topic: given("topic", topic),
-            partition: given("partition", partition),
-        },
-        leadership: Leadership {
-            fencing_token: given("fencing_token", fencing_token),
-            lease_id: given("lease_id", lease_id),
-        },
-        from_offset: given("from_offset", from_offset),
-        next_offset: given("next_offset", next_offset),
+    let head = BatchHead {
+        name: PartitionName::given(topic, partition),
+        leadership: Leadership::given(fencing_token, lease_id),
+        span: span(from_offset, next_offset),
         last_record,
         is_domain: true,
     };
@@ -236,16 +202,13 @@ fn apply_event_batch(
         carried(keys.as_ref()) + carried(payloads.as_ref()) + told.map(str::len).sum::<usize>();
     memory::ensure(records * memory::BYTES_PER_ROW + carried * memory::COPIES);
     let records = Records {
-        offsets: all("kafka_offsets", kafka_offsets),
-        times_ms: all("record_times_ms", record_times_ms),
+        offsets: all_given("kafka_offsets", kafka_offsets),
+        times_ms: all_given("record_times_ms", record_times_ms),
         keys: bytes("keys", keys),
         payloads: bytes("payloads", payloads),
-        headers: given("headers", headers)
-            .iter()
-            .map(|value| value.map(memory::text))
-            .collect(),
+        headers: texts("headers", headers),
     };
-    row(&events::event_batch(&span, &records), span.next_offset)
+    row(&events::event_batch(&head, &records), &head)
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -257,12 +220,12 @@ fn last_batch_steps()
 
 #[pg_extern(volatile, parallel_unsafe)]
 fn last_batch_rejections() -> Vec<i64> {
-    rejections::last().to_vec()
+    answer::last_rejections().to_vec()
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
-fn replay_letters(
+fn replay_letters_by_id(
     ids: Option<Vec<Option<i64>>>,
     payload: Option<&[u8]>,
 ) -> TableIterator<
@@ -309,13 +272,9 @@ fn heartbeat(
     topics: Option<Vec<Option<String>>>,
     lease: Option<Interval>,
 ) -> bool {
-    let topics = given("topics", topics)
-        .into_iter()
-        .map(|topic| given("a topic", topic))
-        .collect::<Vec<String>>();
     instances::heartbeat(
         given("service_id", service_id),
-        topics,
+        all_given("topics", topics),
         &given("lease", lease),
     )
 }
@@ -364,4 +323,12 @@ fn event_identity(source: Option<&str>, event_id: Option<&str>) -> Uuid {
 fn blames_record(sqlstate: Option<&str>, message: Option<&str>) -> bool {
     let message = message.unwrap_or_default();
     sqlstate.is_some_and(|code| ledger::fault::is_of_the_handled_event(code, message))
+}
+
+/// For triggers of tests: a fault point between two statements of a function that is written in SQL. The test that wants
+/// it declares it.
+#[cfg(feature = "fault-points")]
+#[pg_extern(volatile, parallel_unsafe)]
+fn fault_point(name: &str) {
+    crate::fault::point(name);
 }

@@ -26,16 +26,6 @@ fn report(report: ErrorReport) -> ! {
     unreachable!("an ERROR does not return")
 }
 
-/// The value of an argument that must not be NULL.
-pub fn given<T>(argument: &str, value: Option<T>) -> T {
-    value.unwrap_or_else(|| {
-        raise(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            format!("{argument} must not be NULL"),
-        )
-    })
-}
-
 /// What was to be written and what was written are counted apart, and must agree.
 pub fn assert_count(what: &str, written: i64, expected: i64) {
     if written != expected {

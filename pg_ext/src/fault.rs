@@ -13,6 +13,8 @@ pub use points::{at_commit, point};
 
 #[cfg(feature = "fault-points")]
 mod points {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::time::{Duration, Instant};
 
@@ -21,16 +23,13 @@ mod points {
     use pgrx::{PgXactCallbackEvent, register_xact_callback};
 
     use crate::error::raise;
-    use crate::pg::session;
-
-    /// Names the folder where points are armed.
-    const FOLDER: &str = "sluice.fault_points";
+    use crate::settings;
 
     pub fn point(name: &str) {
-        let Some(folder) = session::setting(FOLDER).filter(|folder| !folder.is_empty()) else {
+        let Some(folder) = settings::fault_points() else {
             return;
         };
-        match faults::take(Path::new(&folder), name) {
+        match faults::take(Path::new(OsStr::from_bytes(folder.to_bytes())), name) {
             None => {}
             Some(Action::Crash) => faults::crash(),
             Some(Action::Freeze) => faults::freeze(),
@@ -53,12 +52,4 @@ mod points {
         register_xact_callback(PgXactCallbackEvent::PreCommit, || point("commit.before"));
         register_xact_callback(PgXactCallbackEvent::Commit, || point("commit.durable"));
     }
-}
-
-/// For triggers: a fault point between two statements of a function that is written in SQL. Test builds only; the
-/// test that wants it declares it.
-#[cfg(feature = "fault-points")]
-#[pgrx::pg_extern(volatile, parallel_unsafe)]
-fn fault_point(name: &str) {
-    points::point(name);
 }

@@ -7,7 +7,7 @@ use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
 use crate::pg::identities::{self, RecordPlace};
-use crate::statements::{execute, run};
+use crate::spi::{query_planned, run_planned};
 
 // Until the migration runs, instances go on with this version of the extension.
 const IS_MIGRATED: &str = "SELECT FROM pg_catalog.pg_class c
@@ -78,8 +78,8 @@ fn keep_conflicts(
             offsets.push(place.kafka_offset);
         }
     }
-    if !identities.is_empty() && !execute(client, IS_MIGRATED, &[]).is_empty() {
+    if !identities.is_empty() && !query_planned(client, IS_MIGRATED, &[]).is_empty() {
         let args = [identities.into(), partition_ids.into(), offsets.into()];
-        run(client, CONFLICTS, &args);
+        run_planned(client, CONFLICTS, &args);
     }
 }

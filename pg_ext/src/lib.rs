@@ -1,31 +1,41 @@
-//! The extension `sluice`: taking a partition's lock with a fencing token, and applying a
-//! batch of balance changes or domain events, natively. Tables belong to `migrations/`; rules to `ledger`.
+//! The extension `sluice`: the lock of a partition with its fencing token, and batches of balance changes and domain
+//! events, applied natively. Tables belong to `migrations/`, rules to `ledger`.
+//!
+//! Modules stand in the order in which they build on each other.
+
+// A panic becomes an ERROR by unwinding. Built to abort, it would end the backend, and PostgreSQL all other sessions.
+#[cfg(not(panic = "unwind"))]
+compile_error!(
+    "the extension must be built with panic = \"unwind\": see [profile.release] in Cargo.toml"
+);
 
 // First, for its macro.
 #[macro_use]
 mod fault;
 
-mod accounts;
-mod api;
-mod apply;
-mod breaker;
-mod burials;
-mod correct;
 mod error;
-mod events;
-mod fence;
-mod handlers;
-mod identities;
-mod instances;
-mod leader;
-mod letters;
 mod memory;
-mod outcome;
 mod pg;
-mod records;
-mod rejections;
-mod replay;
-mod statements;
+
+mod arguments;
+mod settings;
+mod spi;
 mod steps;
+
+mod partition;
+
+mod answer;
+mod holes;
+mod identities;
+mod verdicts;
+
+mod dead_letters;
+
+mod balances;
+mod domain;
+
+mod replay;
+
+mod api;
 
 ::pgrx::pg_module_magic!();

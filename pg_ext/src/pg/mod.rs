@@ -27,6 +27,7 @@ pub mod log;
 mod lookup;
 pub mod numeric;
 pub mod references;
+mod released;
 pub mod session;
 mod subtransaction;
 mod target;

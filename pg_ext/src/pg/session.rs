@@ -46,6 +46,28 @@ pub fn setting(name: &str) -> Option<String> {
     value.map(|value| value.to_string_lossy().into_owned())
 }
 
+/// A number of bytes as PostgreSQL reads it in a setting: an integer, with or without a unit.
+pub fn parse_bytes(text: &str) -> Option<i32> {
+    let text = CString::new(text).ok()?;
+    let mut bytes = 0;
+    // SAFETY: the text ends with a zero byte; the number is written where the answer says so, and no hint is asked for.
+    let parsed = unsafe {
+        pg_sys::parse_int(
+            text.as_ptr(),
+            &raw mut bytes,
+            pg_sys::GUC_UNIT_BYTE as _,
+            std::ptr::null_mut(),
+        )
+    };
+    parsed.then_some(bytes)
+}
+
+/// From here on PostgreSQL refuses settings with this prefix that are not declared, and drops those that were set before.
+pub fn reserve_settings(prefix: &CStr) {
+    // SAFETY: the prefix ends with a zero byte, and is copied.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
+}
+
 /// The database's clock, in microseconds since 2000-01-01.
 pub fn now() -> i64 {
     // SAFETY: reads the clock only.

@@ -6,10 +6,11 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::SpiClient;
 
+use crate::dead_letters::DeadLetters;
 use crate::error::raise;
-use crate::fence::{Fenced, Span};
-use crate::leader::{PartitionName, internal};
-use crate::outcome::DeadLetters;
+use crate::partition::PartitionName;
+use crate::partition::fence::{BatchHead, Fenced};
+use crate::spi::{internal, query};
 
 /// More than `max` broken ones of `records` neighbours are too much.
 #[derive(Clone, Copy)]
@@ -81,9 +82,7 @@ pub fn broken_before(
         reason.as_str().into(),
         since.into(),
     ];
-    client
-        .update(BROKEN_BEFORE, None, &args)
-        .unwrap_or_else(internal)
+    query(client, BROKEN_BEFORE, &args)
         .filter_map(|row| row.get::<i64>(1).unwrap_or_else(internal))
         .collect()
 }
@@ -93,7 +92,7 @@ pub fn broken_before(
 pub fn check(
     client: &mut SpiClient<'_>,
     fenced: &Fenced,
-    span: &Span<'_>,
+    head: &BatchHead<'_>,
     letters: &DeadLetters,
     offsets: impl Iterator<Item = i64>,
 ) {
@@ -102,13 +101,12 @@ pub fn check(
     let Some(last) = refused.last().copied() else {
         return;
     };
-    let resumed_at: Option<TimestampWithTimeZone> = client
-        .update(RESUMED_AT, Some(1), &[fenced.partition_id.into()])
-        .unwrap_or_else(internal)
-        .first()
-        .get_one()
-        .unwrap_or_else(internal);
-    let (name, from, reason) = (span.name, span.from_offset, DeadReason::ApplyFailed);
+    let resumed_at: Option<TimestampWithTimeZone> =
+        query(client, RESUMED_AT, &[fenced.partition_id().into()])
+            .first()
+            .get_one()
+            .unwrap_or_else(internal);
+    let (name, from, reason) = (head.name, head.span.from(), DeadReason::ApplyFailed);
     let mut places = broken_before(client, name, from, BALANCES, reason, resumed_at);
     let offsets: Vec<i64> = offsets.collect();
     places.extend(

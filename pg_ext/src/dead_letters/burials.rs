@@ -1,14 +1,16 @@
 //! Records that an operator gives up by hand: the order stands in the database, and is carried out where the
 //! partition comes to the record, in the transaction that moves the offset over it.
 
+use ledger::span::Span;
 use ledger::verdict::DeadReason;
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::spi::SpiClient;
 
+use crate::dead_letters::DeadLetters;
 use crate::error::{raise, raise_with};
-use crate::fence::{Fenced, Span};
-use crate::leader::{internal, run};
-use crate::outcome::DeadLetters;
+use crate::partition::PartitionName;
+use crate::partition::fence::{BatchHead, Fenced};
+use crate::spi::{internal, query, run};
 
 const ORDERED: &str = "
     SELECT b.kafka_offset, b.by_user, b.why FROM ledger.burials b
@@ -54,18 +56,18 @@ impl Burials {
     pub fn within(
         client: &mut SpiClient<'_>,
         fenced: &Fenced,
-        span: &Span<'_>,
+        span: Span,
         has_burials: bool,
     ) -> Self {
         if !has_burials {
             return Self::default();
         }
         let args = [
-            fenced.partition_id.into(),
-            span.from_offset.into(),
-            span.next_offset.into(),
+            fenced.partition_id().into(),
+            span.from().into(),
+            span.next().into(),
         ];
-        let rows = client.update(ORDERED, None, &args).unwrap_or_else(internal);
+        let rows = query(client, ORDERED, &args);
         let burial = |row: pgrx::spi::SpiHeapTupleData<'_>| Burial {
             offset: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
             by_user: row.get(2).unwrap_or_else(internal).unwrap_or_default(),
@@ -86,10 +88,10 @@ impl Burials {
     /// Of balance events the bytes are not at hand: those to be buried must come as dead records, and no others may.
     pub fn demand<'r>(
         &self,
-        span: &Span<'_>,
+        name: PartitionName<'_>,
         records: impl Iterator<Item = (i64, Option<&'r str>)>,
     ) {
-        let at = || format!("{}/{}", span.name.topic, span.name.partition);
+        let at = || format!("{}/{}", name.topic, name.partition);
         for (offset, reason) in records {
             let comes_buried = reason == Some(DeadReason::Buried.as_str());
             match self.words(offset) {
@@ -127,7 +129,7 @@ impl Burials {
         &self,
         client: &mut SpiClient<'_>,
         fenced: &Fenced,
-        span: &Span<'_>,
+        head: &BatchHead<'_>,
         records: impl Iterator<Item = i64>,
     ) {
         if !self.has_any {
@@ -135,14 +137,14 @@ impl Burials {
         }
         let found: Vec<i64> = records.collect();
         let args = [
-            fenced.partition_id.into(),
-            span.next_offset.into(),
-            span.name.topic.into(),
-            span.name.partition.into(),
+            fenced.partition_id().into(),
+            head.span.next().into(),
+            head.name.topic.into(),
+            head.name.partition.into(),
             found.into(),
         ];
         run(client, SETTLE, &args);
-        let args = [fenced.partition_id.into(), span.next_offset.into()];
+        let args = [fenced.partition_id().into(), head.span.next().into()];
         run(client, MOVE_ON, &args);
     }
 }

@@ -7,33 +7,21 @@
 //! successor up; only after that is `commit_offset` read.
 
 use pgrx::PgSqlErrorCode as Code;
+use pgrx::Spi;
 use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
 use pgrx::spi::SpiClient;
-use pgrx::{Spi, datum::DatumWithOid};
 
+use crate::arguments::{check_text, lease_us};
 use crate::error::raise;
+use crate::partition::{Leadership, PartitionName};
 use crate::pg::{holders, session};
+use crate::spi::{internal, query, run};
 
 /// How long a transaction that holds a row may go on before it is looked at.
 const GRACE_MS: u32 = 100;
 /// How long acquiring waits for a row in all.
 const PATIENCE_MS: u32 = 1_000;
 const POLL_MS: u32 = 5;
-const LEASE_MIN_US: i128 = 100_000;
-const LEASE_MAX_US: i128 = 86_400_000_000;
-
-#[derive(Clone, Copy)]
-pub struct PartitionName<'a> {
-    pub topic: &'a str,
-    pub partition: i32,
-}
-
-/// What a leader shows to prove that it is one.
-#[derive(Clone, Copy)]
-pub struct Leadership {
-    pub fencing_token: i64,
-    pub lease_id: Uuid,
-}
 
 /// The answer to an attempt to acquire.
 #[derive(Default)]
@@ -181,7 +169,6 @@ const RELEASE: &str = "
 
 /// Tries to become leader. Not acquired is an answer, not an error.
 pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> Lock {
-    check_name(name);
     check_text("service_id", service_id, 255);
     let lease_us = lease_us(lease);
     Spi::connect_mut(|client| {
@@ -231,7 +218,6 @@ pub fn renew(
     mine: Leadership,
     lease: &Interval,
 ) -> Option<TimestampWithTimeZone> {
-    check_name(name);
     let lease_us = lease_us(lease);
     Spi::connect_mut(|client| {
         let args = [
@@ -242,9 +228,7 @@ pub fn renew(
             lease_us.into(),
         ];
         for (statement, args) in [(RENEW, &args[..]), (STANDS, &args[..4])] {
-            let rows = client
-                .update(statement, None, args)
-                .unwrap_or_else(internal);
+            let rows = query(client, statement, args);
             if !rows.is_empty() {
                 fault_point!("renew.done");
                 return rows.first().get_one().unwrap_or_else(internal);
@@ -256,7 +240,6 @@ pub fn renew(
 
 /// Gives the partition back, and wakes standbys once the transaction commits.
 pub fn release(name: PartitionName<'_>, mine: Leadership) -> bool {
-    check_name(name);
     Spi::connect_mut(|client| {
         let args = [
             name.topic.into(),
@@ -291,8 +274,7 @@ impl Seen {
 
 fn find(client: &mut SpiClient<'_>, name: PartitionName<'_>, service_id: &str) -> Option<Seen> {
     let args = [name.topic.into(), name.partition.into(), service_id.into()];
-    // Through `update`, so that it sees what this transaction and others just committed.
-    let rows = client.update(FIND, Some(1), &args).unwrap_or_else(internal);
+    let rows = query(client, FIND, &args);
     if rows.is_empty() {
         return None;
     }
@@ -325,9 +307,7 @@ fn lock_row(client: &mut SpiClient<'_>, row: &Row, partition_id: i32) -> bool {
                 holders::of_row(row.table, partition_id).into(),
                 partition_id.into(),
             ];
-            let pids = client
-                .update(row.holders, None, &holders)
-                .unwrap_or_else(internal);
+            let pids = query(client, row.holders, &holders);
             for row in pids {
                 session::terminate(
                     row.get::<i32>(1)
@@ -357,9 +337,7 @@ struct Holder {
 
 /// Names it once it has lasted for longer than anybody holds these rows who leads or acquires.
 fn holder(client: &mut SpiClient<'_>, partition_id: i32) -> Option<Holder> {
-    let rows = client
-        .update(HOLDER, None, &[partition_id.into()])
-        .unwrap_or_else(internal);
+    let rows = query(client, HOLDER, &[partition_id.into()]);
     if rows.is_empty() {
         return None;
     }
@@ -382,10 +360,7 @@ fn held(name: PartitionName<'_>, words: &str) -> ! {
 
 fn grant(client: &mut SpiClient<'_>, partition_id: i32, service_id: &str, lease_us: i64) -> Lock {
     let args = [partition_id.into(), service_id.into(), lease_us.into()];
-    let row = client
-        .update(GRANT, None, &args)
-        .unwrap_or_else(internal)
-        .first();
+    let row = query(client, GRANT, &args).first();
     if row.is_empty() {
         raise(
             Code::ERRCODE_INTERNAL_ERROR,
@@ -399,49 +374,5 @@ fn grant(client: &mut SpiClient<'_>, partition_id: i32, service_id: &str, lease_
         commit_offset: row.get(3).unwrap_or_else(internal),
         leader_svc_id: row.get(4).unwrap_or_else(internal),
         lease_expires_at: row.get(5).unwrap_or_else(internal),
-    }
-}
-
-/// Runs a statement and answers how many rows it returned or changed.
-pub fn run(client: &mut SpiClient<'_>, statement: &str, args: &[DatumWithOid<'_>]) -> usize {
-    client
-        .update(statement, None, args)
-        .unwrap_or_else(internal)
-        .len()
-}
-
-/// An SPI failure that is no ERROR of its own: a defect of this extension.
-pub fn internal<T>(error: pgrx::spi::Error) -> T {
-    raise(Code::ERRCODE_INTERNAL_ERROR, error.to_string())
-}
-
-/// The lease in microseconds; refuses what cannot be meant.
-pub fn lease_us(lease: &Interval) -> i64 {
-    let micros = lease.as_micros();
-    if !(LEASE_MIN_US..=LEASE_MAX_US).contains(&micros) {
-        raise(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            "lease must be between 100 milliseconds and one day",
-        );
-    }
-    micros as i64
-}
-
-pub fn check_name(name: PartitionName<'_>) {
-    check_text("topic", name.topic, 249);
-    if name.partition < 0 {
-        raise(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            "partition must not be negative",
-        );
-    }
-}
-
-pub fn check_text(what: &str, value: &str, max_bytes: usize) {
-    if value.is_empty() || value.len() > max_bytes {
-        raise(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("{what} must have 1 to {max_bytes} bytes"),
-        );
     }
 }

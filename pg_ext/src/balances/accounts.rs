@@ -13,7 +13,7 @@ use crate::identities::Ownership;
 use crate::memory;
 use crate::pg::balances::{Balances, LockedRow};
 use crate::pg::log::Place;
-use crate::statements::run;
+use crate::spi::run_planned;
 
 // In key order, so that two partitions that open the same accounts cannot deadlock: the
 // later one fails on the primary key, and its batch is tried again.
@@ -205,7 +205,7 @@ impl Columns {
             self.last_change_nos.into(),
             updated_msec.into(),
         ];
-        let written = run(client, statement, &args) as i64;
+        let written = run_planned(client, statement, &args) as i64;
         assert_count("balances", written, expected);
         written
     }

@@ -1,12 +1,11 @@
-//! Dead letters tried again: the same progress rows, identities, fold and handlers as the first
-//! time, each at its record's own place in its partition.
+//! Dead letters that are tried again: with the same progress rows, identities, fold and handlers as the first time, each
+//! at the offset of its record.
 //!
-//! In the order in which every batch locks, over all partitions at once: letters, progress rows, then identities, then
-//! balances, and handlers last. What decides is read from the letter's columns, under its lock.
+//! Locks are taken in the order in which every batch takes them, over all partitions at once: letters, progress rows,
+//! identities, balances, and those of the handlers last. What decides is read from the letter's columns, under its lock.
 
-use std::borrow::Cow;
+mod letters;
 
-use ledger::decode::decode_balance_event;
 use ledger::event::Defect;
 use ledger::fold::Claim;
 use ledger::identity::{Identity, PayloadHash};
@@ -16,17 +15,16 @@ use pgrx::Spi;
 use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
-use crate::apply::{self, Anew, Decodable};
+use crate::balances::again::{self, BalanceEvent};
+use crate::domain::events;
+use crate::domain::handlers::{Handler, Outcome, Task};
+use crate::domain::records::{Event, Records};
 use crate::error::raise;
-use crate::events;
-use crate::fence::Fenced;
-use crate::handlers::{Handler, Outcome, Task};
 use crate::identities::Ownership;
-use crate::leader::run;
-use crate::letters::{self, Fault, Letter, Part, Replayed, Settled};
-use crate::outcome::{EventName, Verdicts};
 use crate::pg::identities::RecordPlace;
-use crate::records::{Event, Records};
+use crate::replay::letters::{Fault, Letter, Part, Replayed, Settled};
+use crate::spi::run;
+use crate::verdicts::{EventName, Verdicts};
 
 const FORGET_VERDICTS: &str = "
     DELETE FROM ledger.verdicts WHERE partition_id = $1 AND kafka_offset = ANY ($2)";
@@ -40,13 +38,13 @@ const TELL: &str = "
     SELECT $1, u.kafka_offset FROM unnest($2::bigint[]) AS u (kafka_offset)";
 
 /// What the payloads of a part say, by its letters' kind.
-enum Decoded {
-    Balances(Vec<Result<Decodable, Defect>>),
+enum Decoded<'p> {
+    Balances(Vec<Result<BalanceEvent<'p>, Defect>>),
     Events(Vec<Result<Event, Defect>>),
 }
 
-impl Decoded {
-    fn of(part: &Part) -> Self {
+impl<'p> Decoded<'p> {
+    fn of(part: &'p Part) -> Self {
         let letters = part.letters.iter();
         if part.is_domain {
             let decode = |letter: &Letter| {
@@ -54,7 +52,8 @@ impl Decoded {
             };
             Self::Events(letters.map(decode).collect())
         } else {
-            Self::Balances(letters.map(decode_balances).collect())
+            let decode = |letter: &'p Letter| BalanceEvent::decode(letter.payload.as_deref());
+            Self::Balances(letters.map(decode).collect())
         }
     }
 
@@ -68,10 +67,7 @@ impl Decoded {
     /// What the letter's identity is, and its payload's hash; `None` of what cannot be decoded.
     fn carried(&self, letter: usize) -> Option<(Identity, PayloadHash)> {
         match self {
-            Self::Balances(events) => {
-                let event = events[letter].as_ref().ok()?;
-                Some((event.identity, event.payload_hash))
-            }
+            Self::Balances(events) => events[letter].as_ref().ok().map(BalanceEvent::carried),
             Self::Events(events) => {
                 let event = events[letter].as_ref().ok()?;
                 Some((event.identity, event.payload_hash))
@@ -83,11 +79,7 @@ impl Decoded {
         match self {
             Self::Events(events) => events::name_of(&events[letter]),
             Self::Balances(events) => match &events[letter] {
-                Ok(event) => EventName {
-                    event_id: Some(event.event_id.clone()),
-                    source: event.source.clone(),
-                    time_us: event.time_us,
-                },
+                Ok(event) => event.name(),
                 Err(defect) => EventName {
                     event_id: defect.event_id.clone(),
                     source: defect.source.clone(),
@@ -105,21 +97,6 @@ impl Decoded {
             Some(Identity::of(name.source.as_deref(), &name.event_id?))
         })
     }
-}
-
-fn decode_balances(letter: &Letter) -> Result<Decodable, Defect> {
-    let mut changes = Vec::new();
-    let payload = letter.payload.as_deref();
-    let head = decode_balance_event(payload, &mut changes)?;
-    Ok(Decodable {
-        offset: letter.offset,
-        identity: head.identity(),
-        payload_hash: PayloadHash::of(payload.unwrap_or_default()),
-        time_us: head.timestamp_us,
-        event_id: head.event_id.into_owned(),
-        source: head.source.map(Cow::into_owned),
-        changes,
-    })
 }
 
 /// Replays those of the letters `ids` that are parked, and answers for them alone; `correction` is for a single one.
@@ -140,7 +117,7 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Replayed> {
             .map(|part| part.is_domain.then(|| Handler::of(client, &part.topic)))
             .collect();
         let former = correction.and_then(|correction| correct(&mut parts, correction));
-        let decoded: Vec<Decoded> = parts.iter().map(Decoded::of).collect();
+        let decoded: Vec<Decoded<'_>> = parts.iter().map(Decoded::of).collect();
         if correction.is_some()
             && let Some(defect) = decoded.first().and_then(|decoded| decoded.defect(0))
         {
@@ -157,7 +134,7 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Replayed> {
         }
         fault_point!("replay.claimed");
         for part in &parts {
-            let args = [part.fenced.partition_id.into(), part.offsets().into()];
+            let args = [part.fenced.partition_id().into(), part.offsets().into()];
             run(client, FORGET_VERDICTS, &args);
         }
         fault_point!("replay.forgotten");
@@ -183,10 +160,12 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Replayed> {
 /// Puts the correction in the place of the only letter's payload; answers the identity that the letter owns until now.
 fn correct(parts: &mut [Part], correction: &[u8]) -> Option<Identity> {
     let part = parts.first_mut()?;
-    let before = Decoded::of(part);
-    let letter = part.letters.first_mut()?;
-    letter.payload = Some(correction.to_vec());
-    before.identity(0).filter(|_| letter.owns_identity)
+    let former = part.letters.first().and_then(|letter| {
+        let identity = Decoded::of(part).identity(0);
+        identity.filter(|_| letter.owns_identity)
+    });
+    part.letters.first_mut()?.payload = Some(correction.to_vec());
+    former
 }
 
 /// What each letter is to the identity that it carries now, over all parts. `former` is the one that a corrected letter
@@ -195,7 +174,7 @@ fn correct(parts: &mut [Part], correction: &[u8]) -> Option<Identity> {
 fn claim(
     client: &mut SpiClient<'_>,
     parts: &[Part],
-    decoded: &[Decoded],
+    decoded: &[Decoded<'_>],
     former: Option<Identity>,
 ) -> Ownership {
     let letters = parts.iter().zip(decoded).flat_map(|(part, decoded)| {
@@ -231,7 +210,7 @@ fn claim(
         .collect();
     let places = parts.iter().flat_map(|part| {
         part.letters.iter().map(|letter| RecordPlace {
-            partition_id: part.fenced.partition_id,
+            partition_id: part.fenced.partition_id(),
             kafka_offset: letter.offset,
         })
     });
@@ -253,7 +232,7 @@ fn claim(
 fn apply_balances(
     client: &mut SpiClient<'_>,
     parts: &[Part],
-    decoded: &[Decoded],
+    decoded: &[Decoded<'_>],
     claims: &[Vec<Option<Claim>>],
 ) {
     let (mut anew, mut known) = (Vec::new(), Vec::new());
@@ -261,23 +240,25 @@ fn apply_balances(
         if let Decoded::Balances(events) = decoded {
             let decodable = events.iter().zip(claims).filter(|(event, _)| event.is_ok());
             known.extend(decodable.map(|(_, claim)| *claim));
-            anew.push(Anew {
-                fenced: Fenced {
-                    partition_id: part.fenced.partition_id,
-                },
-                events: events.iter().flatten().cloned().collect(),
+            let offsets = part.letters.iter().map(|letter| letter.offset);
+            let events = offsets
+                .zip(events)
+                .filter_map(|(offset, event)| Some((offset, event.as_ref().ok()?)));
+            anew.push(again::Part {
+                fenced: &part.fenced,
+                events: events.collect(),
             });
         }
     }
     if !known.is_empty() {
-        apply::decide_anew(client, &anew, Ownership::known(known));
+        again::apply(client, &anew, Ownership::known(known));
     }
 }
 
 /// A part, what it says, and what its letters are to their identities.
 struct Tried<'p> {
     part: &'p Part,
-    decoded: &'p Decoded,
+    decoded: &'p Decoded<'p>,
     claims: &'p [Option<Claim>],
 }
 
@@ -347,7 +328,7 @@ impl Tried<'_> {
             };
             if let Some((verdict, reason)) = verdict {
                 let (name, reason) = (self.decoded.name(index), reason.map(str::to_owned));
-                verdicts.push(letter.offset, name, verdict.as_str(), reason);
+                verdicts.push(letter.offset, name, verdict, reason);
             }
             if fault.is_none() {
                 alive.push(letter.offset);
@@ -364,7 +345,7 @@ impl Tried<'_> {
             });
         }
         verdicts.write(&self.part.fenced);
-        let args = [self.part.fenced.partition_id.into(), alive.into()];
+        let args = [self.part.fenced.partition_id().into(), alive.into()];
         run(client, TELL, &args);
         fault_point!("replay.told");
         settled

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use ledger::identity::{Identity, PayloadHash};
+use ledger::span::Span;
 use pgrx::PgSqlErrorCode as Code;
 
 use crate::error::raise;
-use crate::fence::Span;
 
 /// Raw Kafka records, column by column.
 pub struct Records {
@@ -19,7 +19,7 @@ pub struct Records {
 
 impl Records {
     /// Refuses columns that are not of one batch.
-    pub fn check(&self, span: &Span<'_>) {
+    pub fn check(&self, span: Span) {
         let count = self.offsets.len();
         let columns = [
             self.times_ms.len(),
@@ -28,11 +28,8 @@ impl Records {
             self.headers.len(),
         ];
         let rising = self.offsets.windows(2).all(|pair| pair[0] < pair[1]);
-        let inside = self
-            .offsets
-            .first()
-            .is_none_or(|at| *at >= span.from_offset)
-            && self.offsets.last().is_none_or(|at| *at < span.next_offset);
+        let mut ends = self.offsets.first().into_iter().chain(self.offsets.last());
+        let inside = ends.all(|at| span.contains(*at));
         if columns != [count; 4] || !rising || !inside {
             raise(
                 Code::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -1,22 +1,14 @@
 //! Rows of `ledger.dead_letters` that are tried again: locked, looked at under their lock, and settled.
 
-use std::collections::HashMap;
+use std::rc::Rc;
 
 use pgrx::spi::SpiClient;
 
 use crate::error::assert_count;
-use crate::fence::Fenced;
-use crate::leader::{PartitionName, internal, run};
 use crate::memory;
-
-// The progress row is what every batch locks first: behind it nothing of a partition moves. All of them are locked
-// before any identity or balance, in one order for everybody.
-const LOCK_PROGRESS: &str = r#"
-    SELECT l.topic, l.partition, p.partition_id
-    FROM ledger.partition_leases l JOIN ledger.partition_progress p USING (partition_id)
-    WHERE (l.topic, l.partition) IN (SELECT d.topic, d.partition FROM ledger.dead_letters d WHERE d.id = ANY ($1))
-    ORDER BY l.topic COLLATE "C", l.partition
-    FOR UPDATE OF p"#;
+use crate::partition::PartitionName;
+use crate::partition::fence::{self, Fenced};
+use crate::spi::{internal, query, run};
 
 // The lengths are known without reading what is that long.
 const SIZE: &str = "
@@ -70,7 +62,7 @@ pub struct Part {
     pub topic: String,
     pub partition: i32,
     pub is_domain: bool,
-    pub fenced: Fenced,
+    pub fenced: Rc<Fenced>,
     pub letters: Vec<Letter>,
 }
 
@@ -122,21 +114,8 @@ pub fn lock(client: &mut SpiClient<'_>, ids: &[i64]) -> Vec<Part> {
         .unwrap_or_else(internal)
         .unwrap_or_default() as usize;
     memory::ensure(ids.len() * memory::BYTES_PER_ROW + size * memory::COPIES);
-    let rows = client
-        .update(LOCK_LETTERS, None, &args)
-        .unwrap_or_else(internal);
-    let places = client
-        .update(LOCK_PROGRESS, None, &args)
-        .unwrap_or_else(internal);
-    let places: HashMap<(String, i32), i32> = places
-        .map(|row| {
-            let topic: Option<String> = row.get(1).unwrap_or_else(internal);
-            let partition: Option<i32> = row.get(2).unwrap_or_else(internal);
-            let id: Option<i32> = row.get(3).unwrap_or_else(internal);
-            let name = (topic.unwrap_or_default(), partition.unwrap_or_default());
-            (name, id.unwrap_or_default())
-        })
-        .collect();
+    let rows = query(client, LOCK_LETTERS, &args);
+    let fenced = fence::lock_of_letters(client, ids);
     let mut parts: Vec<Part> = Vec::new();
     for row in rows {
         let topic: String = row.get(2).unwrap_or_else(internal).unwrap_or_default();
@@ -156,9 +135,7 @@ pub fn lock(client: &mut SpiClient<'_>, ids: &[i64]) -> Vec<Part> {
         match parts.iter_mut().rev().take(2).find(is_its) {
             Some(part) => part.letters.push(letter),
             None => parts.push(Part {
-                fenced: Fenced {
-                    partition_id: places[&(topic.clone(), partition)],
-                },
+                fenced: fenced[&(topic.clone(), partition)].clone(),
                 topic,
                 partition,
                 is_domain,
@@ -195,9 +172,7 @@ pub fn settle(client: &mut SpiClient<'_>, settled: Vec<Settled>, correction: Opt
 
 /// What stands in the database of these letters now.
 pub fn results(client: &mut SpiClient<'_>, ids: Vec<i64>) -> Vec<Replayed> {
-    let rows = client
-        .update(RESULTS, None, &[ids.into()])
-        .unwrap_or_else(internal);
+    let rows = query(client, RESULTS, &[ids.into()]);
     rows.map(|row| Replayed {
         id: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
         topic: row.get(2).unwrap_or_else(internal).unwrap_or_default(),

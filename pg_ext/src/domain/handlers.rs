@@ -9,12 +9,12 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::SpiClient;
 
-use crate::breaker::{self, Limit};
+use crate::dead_letters::breaker::{self, Limit};
+use crate::domain::records::{Event, Records};
 use crate::error::raise;
-use crate::leader::{PartitionName, internal};
+use crate::partition::PartitionName;
 use crate::pg::confine;
-use crate::records::{Event, Records};
-use crate::statements;
+use crate::spi::{internal, query, query_planned};
 
 // A paused handler that was replaced since is not paused any more.
 const FIND: &str = "
@@ -63,7 +63,7 @@ pub struct Handler {
 impl Handler {
     /// Finds the handler; raises where there is none, or where it is paused.
     pub fn of(client: &mut SpiClient<'_>, event_type: &str) -> Self {
-        let rows = statements::execute(client, FIND, &[event_type.into()]);
+        let rows = query_planned(client, FIND, &[event_type.into()]);
         if rows.is_empty() {
             raise(
                 Code::ERRCODE_UNDEFINED_OBJECT,
@@ -223,7 +223,7 @@ impl Handler {
             payloads.into(),
         ];
         let (sqlstate, message) = confine::confined(|| {
-            statements::execute(client, CALL, &args)
+            query_planned(client, CALL, &args)
                 .first()
                 .get_two::<String, String>()
                 .unwrap_or_else(internal)
@@ -348,9 +348,7 @@ fn parked_keys(
         keys.into(),
         replayed.into(),
     ];
-    let parked = client
-        .update(PARKED_KEYS, None, &args)
-        .unwrap_or_else(internal);
+    let parked = query(client, PARKED_KEYS, &args);
     let mut first: HashMap<Vec<u8>, i64> = parked
         .filter_map(|row| {
             row.get::<Vec<u8>>(1)

@@ -3,7 +3,8 @@
 use pgrx::Spi;
 use pgrx::datum::Interval;
 
-use crate::leader::{check_text, lease_us, run};
+use crate::arguments::{check_text, lease_us};
+use crate::spi::run;
 
 // A name is taken over only from a session that is gone, or silent and of the same login.
 const HEARTBEAT: &str = "

@@ -4,26 +4,26 @@
 //! The records come as parameters, raw: there is nothing to stage, and the bytes that a
 //! dead letter needs are at hand.
 
-use ledger::contract::MAX_EVENT_BYTES_SETTING;
 use ledger::decode::decode_domain_event;
 use ledger::event::{Defect, check_size};
 use ledger::fold::Claim;
 use ledger::identity::PayloadHash;
 use ledger::verdict::{DeadReason, RejectReason, Verdict};
-use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
 use pgrx::spi::SpiClient;
 
-use crate::apply::{Answer, Counts};
-use crate::burials::Burials;
-use crate::error::{assert_count, raise};
-use crate::fence::{self, Fence, Fenced, Span};
-use crate::handlers::{Handler, Outcome, Task};
+use crate::answer::{Answer, Counts};
+use crate::dead_letters::DeadLetters;
+use crate::dead_letters::burials::Burials;
+use crate::domain::handlers::{Handler, Outcome, Task};
+use crate::domain::records::{Event, Records};
+use crate::error::assert_count;
+use crate::holes;
 use crate::identities::Ownership;
-use crate::outcome::{DeadLetters, EventName, Holes, Verdicts};
+use crate::partition::fence::{self, BatchHead, Fence, Fenced};
 use crate::pg::identities::RecordPlace;
-use crate::pg::session;
-use crate::records::{Event, Records};
+use crate::settings;
+use crate::verdicts::{EventName, Verdicts};
 
 /// The words of a record that is parked behind another one.
 pub const WAITS: &str = "An earlier record with this key is parked; this one waits behind it.";
@@ -90,19 +90,18 @@ fn buried(name: EventName, words: String) -> Defect {
     }
 }
 
-/// Applies a batch of the topic `span.name`.
-pub fn event_batch(span: &Span<'_>, records: &Records) -> Answer {
-    span.check();
-    records.check(span);
-    Spi::connect_mut(|client| match fence::advance(client, span) {
+/// Applies a batch of the topic `head.name`.
+pub fn event_batch(head: &BatchHead<'_>, records: &Records) -> Answer {
+    records.check(head.span);
+    Spi::connect_mut(|client| match fence::advance(client, head) {
         Fence::AlreadyCommitted { partition_id } => {
-            Answer::already_committed(client, partition_id, span)
+            Answer::already_committed(client, partition_id, head.span)
         }
         Fence::Advanced(fenced, has_burials) => {
-            let burials = Burials::within(client, &fenced, span, has_burials);
-            let counts = apply_behind_fence(client, span, &fenced, &burials, records);
+            let burials = Burials::within(client, &fenced, head.span, has_burials);
+            let counts = apply_behind_fence(client, head, &fenced, &burials, records);
             let offsets = records.offsets.iter().copied();
-            burials.settle(client, &fenced, span, offsets);
+            burials.settle(client, &fenced, head, offsets);
             Answer::applied(counts)
         }
     })
@@ -110,17 +109,17 @@ pub fn event_batch(span: &Span<'_>, records: &Records) -> Answer {
 
 fn apply_behind_fence(
     client: &mut SpiClient<'_>,
-    span: &Span<'_>,
+    head: &BatchHead<'_>,
     fenced: &Fenced,
     burials: &Burials,
     records: &Records,
 ) -> Counts {
-    Holes::between(span, records.offsets.iter().copied()).write(client, fenced);
+    holes::record(client, fenced, head.span, records.offsets.iter().copied());
     if records.offsets.is_empty() {
         return Counts::default();
     }
-    let handler = Handler::of(client, span.name.topic);
-    let decoded = decode_all(span, burials, records);
+    let handler = Handler::of(client, head.name.topic);
+    let decoded = decode_all(head, burials, records);
     let carried: Vec<_> = decoded
         .iter()
         .map(|decoded| {
@@ -129,17 +128,17 @@ fn apply_behind_fence(
         })
         .collect();
     let ownership = Ownership::claim(client, &carried, |record| RecordPlace {
-        partition_id: fenced.partition_id,
+        partition_id: fenced.partition_id(),
         kafka_offset: records.offsets[record],
     });
     let news: Vec<usize> = (0..decoded.len())
         .filter(|record| carried[*record].is_some() && ownership.of(*record) == Claim::New)
         .collect();
     let task = Task::Batch {
-        from_offset: span.from_offset,
+        from_offset: head.span.from(),
     };
     fault_point!("events.identities");
-    let mut handled = handler.run(client, span.name, &task, records, &decoded, &news);
+    let mut handled = handler.run(client, head.name, &task, records, &decoded, &news);
     fault_point!("events.handled");
 
     let mut writer = Writer {
@@ -174,40 +173,30 @@ fn apply_behind_fence(
             },
         }
     }
-    let counts = writer.write(client, span, fenced);
+    let counts = writer.write(client, head, fenced);
     fault_point!("events.verdicts");
     counts
 }
 
 /// Each record, decoded or dead; what an operator has given up is dead whatever it holds.
-fn decode_all(span: &Span<'_>, burials: &Burials, records: &Records) -> Vec<Result<Event, Defect>> {
-    let max_bytes = max_event_bytes();
+fn decode_all(
+    head: &BatchHead<'_>,
+    burials: &Burials,
+    records: &Records,
+) -> Vec<Result<Event, Defect>> {
+    let max_bytes = settings::max_event_bytes();
     let raw = records.payloads.iter().zip(&records.times_ms);
     raw.zip(&records.offsets)
         .map(|((payload, time_ms), offset)| {
             let payload = payload.as_deref();
             let decoded = check_size(payload, max_bytes)
-                .and_then(|()| decode(payload, *time_ms, span.name.topic));
+                .and_then(|()| decode(payload, *time_ms, head.name.topic));
             match burials.words(*offset) {
                 Some(words) => Err(buried(name_of(&decoded), words)),
                 None => decoded,
             }
         })
         .collect()
-}
-
-/// What the ingester says in its session; a replay by hand has no limit.
-fn max_event_bytes() -> usize {
-    let Some(limit) = session::setting(MAX_EVENT_BYTES_SETTING).filter(|limit| !limit.is_empty())
-    else {
-        return usize::MAX;
-    };
-    limit.parse().unwrap_or_else(|_| {
-        raise(
-            Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("{MAX_EVENT_BYTES_SETTING} is no number of bytes"),
-        )
-    })
 }
 
 struct Writer<'r> {
@@ -234,7 +223,7 @@ impl Writer<'_> {
         self.verdicts.push(
             self.records.offsets[record],
             event,
-            verdict.as_str(),
+            verdict,
             reason.map(str::to_owned),
         );
     }
@@ -245,7 +234,7 @@ impl Writer<'_> {
         self.verdicts.push(
             self.records.offsets[record],
             event.clone(),
-            Verdict::Dead.as_str(),
+            Verdict::Dead,
             Some(code.clone()),
         );
         let letters = &mut self.letters;
@@ -267,14 +256,14 @@ impl Writer<'_> {
         ));
     }
 
-    fn write(self, client: &mut SpiClient<'_>, span: &Span<'_>, fenced: &Fenced) -> Counts {
+    fn write(self, client: &mut SpiClient<'_>, head: &BatchHead<'_>, fenced: &Fenced) -> Counts {
         let counts = self.counts;
         let records = self.records.offsets.len() as i64;
         assert_count("events", counts.events(), records);
         assert_count("verdicts", self.verdicts.write(fenced) as i64, records);
         assert_count(
             "dead letters",
-            self.letters.write(client, span.name, span.is_domain) as i64,
+            self.letters.write(client, head.name, head.is_domain) as i64,
             counts.dead,
         );
         counts

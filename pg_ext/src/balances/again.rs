@@ -1,0 +1,94 @@
+//! Balance events that do not come from staging: a replayed dead letter, and a manual correction.
+
+use ledger::decode::decode_balance_event;
+use ledger::event::{Change, Defect, EventHead};
+use ledger::identity::{Identity, PayloadHash};
+use ledger::staging::{Content, Event, Record, Staged};
+use pgrx::spi::SpiClient;
+
+use crate::balances::accounts::Accounts;
+use crate::balances::fold::Fold;
+use crate::error::assert_count;
+use crate::identities::Ownership;
+use crate::partition::fence::{self, Fenced};
+use crate::pg::log::Log;
+use crate::pg::session;
+use crate::verdicts::EventName;
+
+/// A balance event, decoded from its payload.
+pub struct BalanceEvent<'p> {
+    head: EventHead<'p>,
+    identity: Identity,
+    payload_hash: PayloadHash,
+    changes: Vec<Change>,
+}
+
+impl<'p> BalanceEvent<'p> {
+    pub fn decode(payload: Option<&'p [u8]>) -> Result<Self, Defect> {
+        let mut changes = Vec::new();
+        let head = decode_balance_event(payload, &mut changes)?;
+        Ok(Self {
+            identity: head.identity(),
+            payload_hash: PayloadHash::of(payload.unwrap_or_default()),
+            head,
+            changes,
+        })
+    }
+
+    /// Its identity, and what it says.
+    pub fn carried(&self) -> (Identity, PayloadHash) {
+        (self.identity, self.payload_hash)
+    }
+
+    pub fn name(&self) -> EventName {
+        EventName {
+            event_id: Some(self.head.event_id.to_string()),
+            source: self.head.source.as_deref().map(str::to_owned),
+            time_us: self.head.timestamp_us,
+        }
+    }
+
+    fn staged(&self) -> Event<'_> {
+        Event {
+            event_id: &self.head.event_id,
+            source: self.head.source.as_deref(),
+            identity: self.identity,
+            payload_hash: self.payload_hash,
+            time_us: self.head.timestamp_us,
+        }
+    }
+}
+
+/// Events of one partition, in offset order.
+pub struct Part<'e> {
+    pub fenced: &'e Fenced,
+    pub events: Vec<(i64, &'e BalanceEvent<'e>)>,
+}
+
+/// Applies events of several partitions by what `ownership` says of each, one after the other. All balances are
+/// locked in key order before the first of them, as every batch locks.
+pub fn apply(client: &mut SpiClient<'_>, parts: &[Part<'_>], mut ownership: Ownership) {
+    fence::check_isolation();
+    let mut staged = Staged::default();
+    for (offset, event) in parts.iter().flat_map(|part| &part.events) {
+        let first = staged.changes.len();
+        staged.changes.extend_from_slice(&event.changes);
+        staged.records.push(Record {
+            offset: *offset,
+            content: Content::Event(event.staged(), first..staged.changes.len()),
+        });
+    }
+    let mut accounts = Accounts::lock(&staged, &ownership);
+    let created_at = session::now();
+    let mut records = std::mem::take(&mut staged.records).into_iter();
+    for part in parts {
+        staged.records = records.by_ref().take(part.events.len()).collect();
+        let mut fold = Fold::default();
+        let mut log = Log::open(part.fenced.partition_id(), created_at);
+        let mine = ownership.split(part.events.len());
+        let logged = fold.run(&staged, &mine, &mut accounts, &mut log);
+        assert_count("log rows", log.close() as i64, logged);
+        assert_count("events", fold.counts.events(), part.events.len() as i64);
+    }
+    accounts.write(client, session::unix_millis(created_at));
+}

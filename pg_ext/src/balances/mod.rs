@@ -1,0 +1,9 @@
+//! Balance events: batches of them, and those that are applied again or by hand.
+//!
+//! This folder locks and writes `ledger.account_balances` and `ledger.balance_log`, and nobody else does.
+
+mod accounts;
+pub mod again;
+pub mod apply;
+pub mod correct;
+mod fold;
