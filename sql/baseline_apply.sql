@@ -1,4 +1,4 @@
--- The batched apply of document 1, corrected, as one SQL statement: what the native apply
+-- The single-statement baseline: the batched apply as one SQL statement, which the native apply
 -- is measured against. It runs behind a binary COPY into baseline.staging, in the same
 -- transaction, and does the same job: fence, identities, balances, log, verdicts, offset.
 --

@@ -7,9 +7,9 @@ use tokio_postgres::Client;
 
 use crate::Measured;
 use crate::fill;
-use crate::random::Random;
-use crate::report::{right_aligned, table};
-use crate::sample::Spread;
+use crate::measure::random::Random;
+use crate::measure::report::{right_aligned, table};
+use crate::measure::sample::Spread;
 use crate::stack::{KNOWN_IDENTITIES, Result, Stack};
 
 /// Times that each question is asked.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::sample::{Clock, Sample};
+use crate::measure::sample::{Clock, Sample};
 use crate::stack::{Result, Stack};
 
 /// Without any COMMIT.

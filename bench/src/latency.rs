@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use comfy_table::Table;
 
-use crate::balances::contender::Apply;
+use crate::balances::contenders::Apply;
 use crate::balances::workload::{ACCOUNTS, Event, PARTITIONS, Skew, Stream, payload};
 use crate::ingester::Ingester;
 use crate::kafka::{self, Kafka, Record};
-use crate::processors::Processors;
-use crate::report::{grouped, right_aligned, table};
-use crate::sample::Spread;
+use crate::measure::processors::Processors;
+use crate::measure::report::{grouped, right_aligned, table};
+use crate::measure::sample::Spread;
 use crate::stack::{Result, Stack};
 use crate::{Form, Measured, fill};
 

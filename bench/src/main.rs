@@ -12,19 +12,15 @@ mod history;
 mod ingester;
 mod kafka;
 mod latency;
+mod measure;
 mod peers;
-mod plot;
-mod processors;
-mod random;
-mod report;
-mod sample;
 mod stack;
-mod targets;
 
 use std::process::ExitCode;
 
+use crate::measure::targets::{Curves, Figures};
+use crate::measure::{plot, report, targets};
 use crate::stack::{Result, Stack};
-use crate::targets::{Curves, Figures};
 
 /// In the order in which they are measured: the later ones empty and fill the ledger anew.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,11 +4,11 @@
 //! without them when Redis is away: the database's identities decide.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ledger::span::Span;
 use openssl::ssl::SslConnector;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError};
@@ -196,7 +196,7 @@ fn advised(raw: &str, told: &str) -> String {
 /// A batch that was committed.
 pub struct Committed {
     pub partition: Partition,
-    pub span: Range<i64>,
+    pub span: Span,
     /// The mark of each event, with its record's offset.
     pub keys: Vec<(i64, String)>,
     /// All of them are `APPLIED`.
@@ -245,7 +245,7 @@ async fn of_processed(batch: Committed, pool: &Pool) -> Vec<String> {
         let asked = async {
             let client = pool.get().await.map_err(AskError::of_pool)?;
             let span: [&(dyn ToSql + Sync); 4] =
-                [topic, number, &batch.span.start, &batch.span.end];
+                [topic, number, &batch.span.from(), &batch.span.next()];
             client.answer(client.query(UNPROCESSED, &span)).await
         };
         let asked = tokio::time::timeout(LOOK, asked).await;

@@ -39,10 +39,6 @@ pub mod sqlstate {
     pub const STALE: &str = "55000";
     /// Staged rows differ from what was promised: send the batch again.
     pub const STAGING_MISMATCH: &str = "XX001";
-    /// Another partition opened the same account at the same time: send the batch again at once.
-    pub const SERIALIZATION_FAILURE: &str = "40001";
-    /// Somebody else holds the row for now.
-    pub const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// A record of the batch is to be buried by hand; DETAIL is its offset: send it apart, as a dead record.
     pub const BURIAL_ORDERED: &str = "39000";
     /// A handler of domain events, or the apply of balances, breaks on too much, or is paused.
@@ -51,8 +47,6 @@ pub mod sqlstate {
     pub const PARTITION_PAUSED: &str = "55006";
     /// A setting or an argument that cannot be worked with.
     pub const INVALID_PARAMETER: &str = "22023";
-    /// The balance table has something that the apply cannot honour.
-    pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
 }
 
 /// Recognises a record: if the record at an offset has another fingerprint than the one

@@ -13,7 +13,7 @@ use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern};
 
 use crate::answer::{self, Answer};
-use crate::arguments::{all_given, bytes, given, span, texts};
+use crate::arguments::{all_given, given, span};
 use crate::balances::{apply, correct};
 use crate::domain::events;
 use crate::domain::records::Records;
@@ -201,12 +201,14 @@ fn apply_event_batch(
     let carried =
         carried(keys.as_ref()) + carried(payloads.as_ref()) + told.map(str::len).sum::<usize>();
     memory::ensure(records * memory::BYTES_PER_ROW + carried * memory::COPIES);
+    let (keys, payloads) = (given("keys", keys), given("payloads", payloads));
+    let headers = given("headers", headers);
     let records = Records {
         offsets: all_given("kafka_offsets", kafka_offsets),
         times_ms: all_given("record_times_ms", record_times_ms),
-        keys: bytes("keys", keys),
-        payloads: bytes("payloads", payloads),
-        headers: texts("headers", headers),
+        keys: keys.iter().collect(),
+        payloads: payloads.iter().collect(),
+        headers: headers.iter().collect(),
     };
     row(&events::event_batch(&head, &records), &head)
 }

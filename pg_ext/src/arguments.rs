@@ -2,10 +2,9 @@
 
 use ledger::span::Span;
 use pgrx::PgSqlErrorCode as Code;
-use pgrx::datum::{Array, Interval};
+use pgrx::datum::Interval;
 
 use crate::error::raise;
-use crate::memory;
 
 const LEASE_MIN_US: i128 = 100_000;
 const LEASE_MAX_US: i128 = 86_400_000_000;
@@ -27,18 +26,6 @@ pub fn all_given<T>(argument: &str, values: Option<Vec<Option<T>>>) -> Vec<T> {
         .into_iter()
         .map(|value| given(argument, value))
         .collect()
-}
-
-/// A copy of the byte strings of an array.
-pub fn bytes(argument: &str, values: Option<Array<'_, &[u8]>>) -> Vec<Option<Vec<u8>>> {
-    let values = given(argument, values);
-    values.iter().map(|value| value.map(memory::copy)).collect()
-}
-
-/// A copy of the texts of an array.
-pub fn texts(argument: &str, values: Option<Array<'_, &str>>) -> Vec<Option<String>> {
-    let values = given(argument, values);
-    values.iter().map(|value| value.map(memory::text)).collect()
 }
 
 /// Refuses an empty text, and one of more than `max_bytes`.

@@ -1,5 +1,4 @@
-//! Who owns an event's identity: the first record that carries it, decided by the
-//! database and remembered for good.
+//! Who owns an event's identity: the first record that carries it. The database decides, and keeps the answer for good.
 
 use ledger::fold::{self, Claim};
 use ledger::identity::{Identity, PayloadHash};
@@ -9,7 +8,7 @@ use pgrx::spi::SpiClient;
 use crate::pg::identities::{self, RecordPlace};
 use crate::spi::{query_planned, run_planned};
 
-// Until the migration runs, instances go on with this version of the extension.
+// This library may already be installed while the migration that creates the table has not run yet.
 const IS_MIGRATED: &str = "SELECT FROM pg_catalog.pg_class c
     WHERE c.oid = pg_catalog.to_regclass('ledger.event_conflicts')";
 
@@ -62,7 +61,7 @@ impl Ownership {
     }
 }
 
-/// An identity leads to its owner alone, so each record that is refused for its sake is written down, to be found as well.
+/// Records the records that were refused because another record owns their identity, so that they can be found by it, too.
 fn keep_conflicts(
     client: &mut SpiClient<'_>,
     carried: &[Option<(Identity, PayloadHash)>],

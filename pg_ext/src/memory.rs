@@ -36,19 +36,6 @@ pub fn filled<T: Clone>(element: T, times: usize) -> Vec<T> {
     filled
 }
 
-pub fn copy(bytes: &[u8]) -> Vec<u8> {
-    let mut copy = vec(bytes.len());
-    copy.extend_from_slice(bytes);
-    copy
-}
-
-pub fn text(text: &str) -> String {
-    let mut copy = String::new();
-    or_refuse(copy.try_reserve_exact(text.len()));
-    copy.push_str(text);
-    copy
-}
-
 /// Asks once for the sum of what will be needed in small pieces, and gives it back: a backend has one thread, so what
 /// its allocator has had it gets again.
 pub fn ensure(bytes: usize) {

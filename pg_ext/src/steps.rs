@@ -28,7 +28,7 @@ impl Steps {
         self.since = now;
     }
 
-    /// The batch is done.
+    /// Keeps them as those of the last batch.
     pub fn keep(self) {
         LAST.set(self.done);
     }

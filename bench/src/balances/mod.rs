@@ -3,7 +3,7 @@
 //! Kafka against the apply alone; and transfers from Kafka against the floor.
 
 mod accounts;
-pub mod contender;
+pub mod contenders;
 mod copy;
 pub mod steps;
 mod tables;
@@ -13,10 +13,10 @@ pub mod workload;
 
 use crate::Measured;
 use crate::kafka::Kafka;
-use crate::sample::Sample;
+use crate::measure::sample::Sample;
 use crate::stack::{Result, Stack};
 
-use self::contender::{Apply, Baseline, Floor};
+use self::contenders::{Apply, Floor, SingleStatement};
 use self::tables::{Cell, Drained, Report, Unlike, best};
 use self::transfer::Transfers;
 use self::workload::{Event, Skew, Stream, with_duplicates, with_rejects};
@@ -45,7 +45,7 @@ pub async fn run(stack: &Stack, rounds: usize) -> Result<Measured> {
         kafka: Kafka::connect(stack)?,
         apply: Apply::connect(stack).await?,
         floor: Floor::connect(stack).await?,
-        plain: Baseline::connect(stack).await?,
+        plain: SingleStatement::connect(stack).await?,
     };
     bench.touch_pages().await?;
     let cells = bench.cells().await?;
@@ -69,7 +69,7 @@ struct Bench<'a> {
     kafka: Kafka,
     apply: Apply,
     floor: Floor,
-    plain: Baseline,
+    plain: SingleStatement,
 }
 
 impl Bench<'_> {

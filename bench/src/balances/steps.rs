@@ -3,19 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use ledger::contract::record_fingerprint;
-use ledger::decode::decode_balance_event;
-use ledger::identity::PayloadHash;
-use ledger::staging;
+use sluice::batch::Batch;
+use sluice::batch::record::{Kind, Record};
+use sluice::batch::sealed::Sealed;
+use sluice::batch::slice::Content;
 
 use crate::Measured;
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
-use crate::processors::{TICKS, busy, processor_time};
-use crate::report::{grouped, right_aligned, table};
+use crate::measure::processors::{TICKS, busy, processor_time};
+use crate::measure::report::{grouped, right_aligned, table};
 use crate::stack::{Result, Stack};
 
-use super::contender::Apply;
+use super::contenders::Apply;
 use super::transfer::{self, Transfers};
 use super::whole_way;
 use super::workload::{Event, PARTITIONS, Skew, Stream, payload};
@@ -25,7 +25,7 @@ const EVENTS: usize = 200_000;
 const MOST_BATCHES: usize = 1_000;
 /// Events of the same kind before the first that counts.
 const WARM_UP: usize = 100_000;
-/// What document 1 gathers.
+/// What the single-statement baseline gathers.
 const SMALL_BATCH: usize = 200;
 /// What the steps may differ from the whole by.
 const TOLERANCE: f64 = 0.1;
@@ -91,7 +91,7 @@ async fn one_session(
     let events = EVENTS.min(MOST_BATCHES * batch_size);
     let payloads = take(events);
     let (mut times, mut whole) = (Times::new(), Duration::ZERO);
-    let mut changes = Vec::new();
+    let mut spare: Option<Sealed> = None;
     let batches = warm_up
         .chunks(batch_size)
         .chain(payloads.chunks(batch_size));
@@ -100,29 +100,37 @@ async fn one_session(
             (times, whole) = (Times::new(), Duration::ZERO);
         }
         let clock = Instant::now();
-        let mut staged = Vec::new();
-        let (mut last, mut staged_changes) = (None, 0);
+        // As a lane of the ingester does, with its code.
+        let mut gathered = match spare.take() {
+            Some(spare) => spare.reopen(apply.offset()),
+            None => Batch::new(Kind::Balance, apply.offset()),
+        };
         for (offset, payload) in (apply.offset()..).zip(payloads) {
-            let head = decode_balance_event(Some(payload), &mut changes)?;
-            let event = staging::Event {
-                event_id: &head.event_id,
-                source: head.source.as_deref(),
-                identity: head.identity(),
-                payload_hash: PayloadHash::of(payload),
-                time_us: head.timestamp_us,
-            };
-            staging::put_event(&mut staged, offset, &event, &changes);
-            staged_changes += changes.len();
-            last = Some(record_fingerprint(offset, 0, None, Some(payload)));
+            gathered.push(Record {
+                offset,
+                timestamp_ms: 0,
+                key: None,
+                payload: Some(payload),
+                headers: None,
+            });
         }
+        let sealed = gathered.seal();
+        let slice = sealed.slice(0..sealed.records());
+        let Content::Balance(staged) = &slice.content else {
+            return Err("a batch of balance events holds others".into());
+        };
         add(
             &mut times,
             "decode, hash and stage (ingester)",
             clock.elapsed(),
         );
-        let counts = [payloads.len(), staged_changes];
-        let steps = apply.in_steps(&staged, counts, last).await?;
+        let counts = [payloads.len(), staged.promise.rows as usize];
+        let steps = apply
+            .in_steps(&staged.bytes, counts, slice.last_record)
+            .await?;
         whole += clock.elapsed();
+        drop(slice);
+        spare = Some(sealed);
         // Asked for when the clock stands still.
         let inside = apply.last_steps().await?;
         let [stage, call, commit] = steps;

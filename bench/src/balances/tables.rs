@@ -3,8 +3,8 @@
 use comfy_table::Table;
 
 use crate::Measured;
-use crate::report::{grouped, ratio, right_aligned, table};
-use crate::sample::{Sample, Spread};
+use crate::measure::report::{grouped, ratio, right_aligned, table};
+use crate::measure::sample::{Sample, Spread};
 use crate::stack::Machine;
 
 use super::workload::Skew;

@@ -1,6 +1,6 @@
 //! Transfers between any two of some accounts: one event, two changes.
 
-use crate::random::Random;
+use crate::measure::random::Random;
 
 use super::workload::{FEW_ACCOUNTS, PARTITIONS, Waiting, amount, envelope, event_id};
 

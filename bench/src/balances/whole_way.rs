@@ -2,7 +2,7 @@
 
 use crate::ingester::Ingester;
 use crate::kafka::{Kafka, Record};
-use crate::sample::Sample;
+use crate::measure::sample::Sample;
 use crate::stack::{Result, Stack};
 
 use super::accounts;

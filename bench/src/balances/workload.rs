@@ -9,7 +9,7 @@ use ledger::fold::Balance;
 use ledger::identity::{Identity, PayloadHash};
 use ledger::verdict::Verdict;
 
-use crate::random::Random;
+use crate::measure::random::Random;
 
 /// Of each topic.
 pub const PARTITIONS: usize = 8;

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::random::Random;
+use crate::measure::random::Random;
 use crate::stack::{Result, Stack};
 
 /// Entities of each kind that events refer to.

@@ -1,9 +1,9 @@
 //! Domain events: the whole way from Kafka into the tables of `domain`, for each type and
-//! for all at once, against document 2's own way; and what poison records and Redis cost.
+//! for all at once, against a plain consumer; and what poison records and Redis cost.
 
 mod backlog;
-mod document2;
 pub mod event;
+mod plain_consumer;
 mod redis_server;
 mod sluice;
 mod tables;
@@ -11,23 +11,23 @@ mod tables;
 use std::ops::Range;
 
 use crate::kafka::Kafka;
-use crate::sample::{Sample, Spread};
+use crate::measure::sample::{Sample, Spread};
 use crate::stack::{Result, Stack};
 use crate::{Form, Measured};
 
 use self::backlog::Backlog;
-use self::document2::{Document2, Steps};
 use self::event::{Poison, Stream, TYPES};
+use self::plain_consumer::{PlainConsumer, Steps};
 use self::sluice::{Drained, Marks, drain};
 use self::tables::{ByType, PoisonCost, Rates, RedisCost, Report};
 
 pub const DEFAULT_ROUNDS: usize = 3;
-/// Events of one type that wait for Sluice. Document 2's way is slower and gets the first of them.
+/// Events of one type that wait for Sluice. The plain consumer is slower and gets the first of them.
 const EVENTS: usize = 30_000;
-const EVENTS_DOCUMENT2: usize = 1_500;
-/// Of all types at once: of each type, and of all together for document 2's way.
+const EVENTS_PLAIN: usize = 1_500;
+/// Of all types at once: of each type, and of all together for the plain consumer.
 const MIXED_EVENTS_EACH: usize = 4_000;
-const MIXED_EVENTS_DOCUMENT2: usize = 3_000;
+const MIXED_EVENTS_PLAIN: usize = 3_000;
 
 /// Types that the short form measures alone.
 const SHORT_TYPES: [&str; 3] = ["user.updated", "payment.tip.created", "message.created"];
@@ -62,7 +62,7 @@ struct Bench<'a> {
     stack: &'a Stack,
     rounds: usize,
     kafka: Kafka,
-    document2: Document2,
+    plain: PlainConsumer,
     streams: Vec<Stream>,
 }
 
@@ -83,51 +83,51 @@ impl<'a> Bench<'a> {
         Ok(Self {
             stack,
             rounds,
-            document2: Document2::connect(stack).await?,
+            plain: PlainConsumer::connect(stack).await?,
             streams: Stream::all(stack)?,
             kafka,
         })
     }
 
-    /// One type, against document 2's way on the same records.
+    /// One type, against the plain consumer on the same records.
     async fn by_type(&mut self, place: usize, steps: &mut Steps) -> Result<ByType> {
         let name = TYPES[place].name;
-        let (mut sluice, mut document2) = (Vec::new(), Vec::new());
+        let (mut sluice, mut plain) = (Vec::new(), Vec::new());
         for round in 0..=self.rounds {
             // To warm up, a part of them will do; more than one batch, or there is nothing to measure.
             let part = if round == 0 { 2 } else { 1 };
             let backlog = self.fill(place..place + 1, EVENTS / part, None)?;
             let (ours, (theirs, went_to)) =
-                self.turns(round, &backlog, EVENTS_DOCUMENT2 / part).await?;
+                self.turns(round, &backlog, EVENTS_PLAIN / part).await?;
             say(round, name, &ours.sample);
-            say(round, "document 2's way", &theirs);
+            say(round, "the plain consumer", &theirs);
             if round > 0 {
                 sluice.push(ours.sample);
-                document2.push(theirs);
+                plain.push(theirs);
                 *steps += went_to;
             }
         }
         Ok(ByType {
             name,
-            rates: Rates::of(&sluice, &document2),
+            rates: Rates::of(&sluice, &plain),
         })
     }
 
-    /// All types at once, against document 2's way on the same records, and against Sluice
+    /// All types at once, against the plain consumer on the same records, and against Sluice
     /// without Redis and with one that hangs.
     async fn mixed(&mut self) -> Result<(Rates, RedisCost)> {
         let (mut with, mut without, mut hangs) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut document2, mut marked) = (Vec::new(), Vec::new());
+        let (mut plain, mut marked) = (Vec::new(), Vec::new());
         for round in 0..=self.rounds {
             for marks in rotated([Marks::Set, Marks::NoRedis, Marks::RedisHangs], round) {
                 let backlog = self.fill(0..TYPES.len(), MIXED_EVENTS_EACH, None)?;
                 let (drained, side) = match marks {
                     Marks::Set => {
                         let (drained, (theirs, _)) =
-                            self.turns(round, &backlog, MIXED_EVENTS_DOCUMENT2).await?;
-                        say(round, "mixed, document 2's way", &theirs);
+                            self.turns(round, &backlog, MIXED_EVENTS_PLAIN).await?;
+                        say(round, "mixed, the plain consumer", &theirs);
                         if round > 0 {
-                            document2.push(theirs);
+                            plain.push(theirs);
                             marked.push(drained.marked);
                         }
                         (drained, &mut with)
@@ -149,7 +149,7 @@ impl<'a> Bench<'a> {
             without: Spread::of_rates(&without),
             hangs: Spread::of_rates(&hangs),
         };
-        Ok((Rates::of(&with, &document2), redis))
+        Ok((Rates::of(&with, &plain), redis))
     }
 
     /// One type with poison among its records, against the same without.
@@ -198,14 +198,14 @@ impl<'a> Bench<'a> {
         &self,
         round: usize,
         backlog: &Backlog,
-        events_document2: usize,
+        events_plain: usize,
     ) -> Result<(Drained, (Sample, Steps))> {
         let (drained, theirs);
         if round.is_multiple_of(2) {
             drained = drain(self.stack, backlog, Marks::Set).await?;
-            theirs = self.document2.measure(backlog, events_document2).await?;
+            theirs = self.plain.measure(backlog, events_plain).await?;
         } else {
-            theirs = self.document2.measure(backlog, events_document2).await?;
+            theirs = self.plain.measure(backlog, events_plain).await?;
             drained = drain(self.stack, backlog, Marks::Set).await?;
         }
         Ok((drained, theirs))

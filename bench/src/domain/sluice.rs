@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::ingester::Ingester;
-use crate::sample::Sample;
+use crate::measure::sample::Sample;
 use crate::stack::{Result, Stack};
 
 use super::backlog::Backlog;

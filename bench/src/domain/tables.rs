@@ -2,35 +2,35 @@
 
 use comfy_table::Table;
 
-use crate::report::{grouped, ratio, right_aligned, table};
-use crate::sample::{Sample, Spread};
+use crate::measure::report::{grouped, ratio, right_aligned, table};
+use crate::measure::sample::{Sample, Spread};
 use crate::stack::Machine;
 
-use super::document2::Steps;
+use super::plain_consumer::Steps;
 
 /// The type that is poisoned: its handler checks an amount.
 pub const POISONED: &str = "payment.completed";
 
-/// Sluice against document 2's way.
+/// Sluice against the plain consumer.
 pub struct Rates {
     sluice: Spread,
-    document2: Spread,
+    plain: Spread,
     pub ratio: Spread,
 }
 
 impl Rates {
-    pub fn of(sluice: &[Sample], document2: &[Sample]) -> Self {
+    pub fn of(sluice: &[Sample], plain: &[Sample]) -> Self {
         Self {
             sluice: Spread::of_rates(sluice),
-            document2: Spread::of_rates(document2),
-            ratio: Spread::of_ratios(sluice, document2),
+            plain: Spread::of_rates(plain),
+            ratio: Spread::of_ratios(sluice, plain),
         }
     }
 
     fn columns(&self) -> [String; 3] {
         [
             self.sluice.show(grouped),
-            self.document2.show(grouped),
+            self.plain.show(grouped),
             self.ratio.show(ratio),
         ]
     }
@@ -65,7 +65,7 @@ pub struct Report {
     pub machine: Machine,
     pub rounds: usize,
     pub by_type: Vec<ByType>,
-    /// Of document 2's way, type by type.
+    /// Of the plain consumer, type by type.
     pub steps: Steps,
     pub mixed: Rates,
     pub poison: PoisonCost,
@@ -76,7 +76,7 @@ impl Report {
     pub fn text(&self) -> String {
         format!(
             "Measured on {}; minimum / median / maximum of {} rounds after one to warm up.\n\n{}\n\n\
-             The whole way against document 2's way, type by type\n\n{}\n\n{}\n\n\
+             The whole way against the plain consumer, type by type\n\n{}\n\n{}\n\n\
              Every tenth record a poison one, `{}`\n\n{}\n\n\
              What Redis costs, all types at once\n\n{}",
             self.machine.date,
@@ -94,14 +94,14 @@ impl Report {
         let mut table = table(&[
             "event type",
             "Sluice (events/s)",
-            "document 2's way (events/s)",
-            "Sluice ÷ document 2's way",
+            "the plain consumer (events/s)",
+            "Sluice ÷ the plain consumer",
         ]);
         let mixed = ("all types at once", &self.mixed);
         let types = self.by_type.iter().map(|row| (row.name, &row.rates));
         for (name, rates) in types.chain([mixed]) {
-            let [sluice, document2, ratio] = rates.columns();
-            table.add_row([name.to_owned(), sluice, document2, ratio]);
+            let [sluice, plain, ratio] = rates.columns();
+            table.add_row([name.to_owned(), sluice, plain, ratio]);
         }
         right_aligned(table)
     }
@@ -120,7 +120,7 @@ impl Report {
             let percent = 100.0 * time.as_secs_f64() / total;
             format!("{percent:.0} % {what}")
         });
-        format!("Document 2's way spent {}.", shares.join(", "))
+        format!("The plain consumer spent {}.", shares.join(", "))
     }
 
     fn poison(&self) -> Table {

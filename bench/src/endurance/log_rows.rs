@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::balances::contender::Apply;
+use crate::balances::contenders::Apply;
 use crate::balances::workload::{ACCOUNTS, Skew, Stream};
-use crate::report::{grouped, ratio, right_aligned, table};
-use crate::sample::{Sample, Spread};
+use crate::measure::report::{grouped, ratio, right_aligned, table};
+use crate::measure::sample::{Sample, Spread};
 use crate::stack::{Result, Stack};
 use crate::{Measured, fill, number};
 

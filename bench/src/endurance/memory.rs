@@ -4,8 +4,8 @@ use crate::balances::whole_way;
 use crate::balances::workload::{ACCOUNTS, Event, PARTITIONS, Skew, Stream};
 use crate::ingester::Ingester;
 use crate::kafka::Kafka;
-use crate::report::{grouped, right_aligned, table};
-use crate::sample::Spread;
+use crate::measure::report::{grouped, right_aligned, table};
+use crate::measure::sample::Spread;
 use crate::stack::{Result, Stack};
 use crate::{Form, Measured, fill};
 

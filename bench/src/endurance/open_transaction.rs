@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
-use crate::balances::contender::Apply;
+use crate::balances::contenders::Apply;
 use crate::balances::workload::{Skew, Stream};
-use crate::report::{grouped, ratio, right_aligned, table};
-use crate::sample::{Sample, Spread};
+use crate::measure::report::{grouped, ratio, right_aligned, table};
+use crate::measure::sample::{Sample, Spread};
 use crate::stack::{Result, Stack};
 use crate::{Measured, fill, number};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::config::Host;
 
-use crate::sample::{Clock, Sample};
+use crate::measure::sample::{Clock, Sample};
 use crate::stack::{Result, Stack};
 
 use super::update::{PARTITIONS, Update};

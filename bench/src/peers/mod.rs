@@ -11,8 +11,8 @@ use crate::Measured;
 use crate::domain::event::sample;
 use crate::ingester::Ingester;
 use crate::kafka::{Kafka, Record};
-use crate::report::{grouped, ratio, right_aligned, table};
-use crate::sample::{Sample, Spread};
+use crate::measure::report::{grouped, ratio, right_aligned, table};
+use crate::measure::sample::{Sample, Spread};
 use crate::stack::{Result, Stack};
 
 use self::connect::{Connect, Setup};

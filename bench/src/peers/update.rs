@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::domain::event::time;
-use crate::random::Random;
+use crate::measure::random::Random;
 
 /// Of each topic.
 pub const PARTITIONS: u64 = 8;

@@ -15,6 +15,7 @@ pub struct Record<'a> {
     pub timestamp_ms: i64,
     pub key: Option<&'a [u8]>,
     pub payload: Option<&'a [u8]>,
+    /// As JSON.
     pub headers: Option<String>,
 }
 

@@ -1,77 +1,63 @@
 //! A contiguous part of a batch, as it is sent.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use ledger::staging;
+use ledger::span::Span;
+use ledger::staging::Promise;
 
 const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const COPY_TRAILER: &[u8] = b"\xff\xff";
 
-/// Bytes in one row of the COPY: the backend takes in one such piece at a time.
+/// Bytes in one row of a COPY: the backend takes in one such piece at a time.
 const PIECE: usize = 32 << 10;
 
 /// A contiguous part of a batch, ready to be sent.
 #[derive(Debug)]
 pub struct Slice<'b> {
-    pub from_offset: i64,
-    pub next_offset: i64,
+    pub span: Span,
     pub content: Content<'b>,
+    /// The fingerprint of its last record.
     pub last_record: Option<[u8; 16]>,
 }
 
 #[derive(Debug)]
 pub enum Content<'b> {
-    Balance(Rows),
+    Balance(Staged),
     Domain(Records<'b>),
 }
 
-/// What is staged, and what is promised of it.
-#[derive(Debug)]
-pub struct Rows {
-    pub staged: Staged,
-    pub count: i64,
-    pub checksum: i64,
-}
-
-impl Rows {
-    pub(super) fn new(staged: &[u8], count: usize) -> Self {
-        Self {
-            staged: Staged::of(staged),
-            count: count as i64,
-            checksum: staging::checksum(staged),
-        }
-    }
-}
-
-/// How it is sent.
-#[derive(Debug)]
-pub enum Staged {
-    /// Little: one row, by an INSERT that needs no answer in between as a COPY does.
-    Piece(Vec<u8>),
-    /// A binary COPY.
-    Copy(Bytes),
+/// Balance events as they are staged, and what is promised of them. The bytes are shared with the batch.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    pub bytes: Bytes,
+    pub promise: Promise,
 }
 
 impl Staged {
-    fn of(staged: &[u8]) -> Self {
-        if staged.len() <= PIECE {
-            Self::Piece(staged.to_vec())
-        } else {
-            Self::Copy(copy_of(staged))
-        }
+    pub(super) fn of(bytes: Bytes, rows: usize) -> Self {
+        let promise = Promise::of(&bytes, rows);
+        Self { bytes, promise }
     }
-}
 
-/// A binary COPY of one column, each piece a row.
-fn copy_of(staged: &[u8]) -> Bytes {
-    let pieces = staged.len().div_ceil(PIECE);
-    let mut copy = BytesMut::with_capacity(COPY_HEADER.len() + staged.len() + 6 * pieces + 2);
-    copy.extend_from_slice(COPY_HEADER);
-    for piece in staged.chunks(PIECE) {
-        copy.put_i16(1);
-        copy.put_i32(piece.len() as i32);
-        copy.extend_from_slice(piece);
+    /// Whether one row takes it: an INSERT, which needs no answer in between as a COPY does, and which may share its
+    /// transaction with those of other partitions.
+    pub fn is_small(&self) -> bool {
+        self.promise.rows > 0 && self.bytes.len() <= PIECE
     }
-    copy.put_i16(-1);
-    copy.freeze()
+
+    /// The messages of a binary COPY of one column, each piece a row.
+    pub fn copy(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let pieces = (0..self.bytes.len()).step_by(PIECE).flat_map(|start| {
+            let piece = self.bytes.slice(start..self.bytes.len().min(start + PIECE));
+            let mut head = BytesMut::with_capacity(6);
+            head.put_i16(1);
+            head.put_i32(piece.len() as i32);
+            [head.freeze(), piece]
+        });
+        let header = std::iter::once(Bytes::from_static(COPY_HEADER));
+        header
+            .chain(pieces)
+            .chain(std::iter::once(Bytes::from_static(COPY_TRAILER)))
+    }
 }
 
 /// Raw records, column by column.
@@ -88,7 +74,7 @@ impl Slice<'_> {
     /// How much is sent, for people.
     pub fn rows(&self) -> i64 {
         match &self.content {
-            Content::Balance(rows) => rows.count,
+            Content::Balance(staged) => staged.promise.rows,
             Content::Domain(records) => records.offsets.len() as i64,
         }
     }
@@ -96,10 +82,7 @@ impl Slice<'_> {
     /// Bytes that are sent.
     pub fn bytes(&self) -> usize {
         match &self.content {
-            Content::Balance(rows) => match &rows.staged {
-                Staged::Piece(piece) => piece.len(),
-                Staged::Copy(copy) => copy.len(),
-            },
+            Content::Balance(staged) => staged.bytes.len(),
             Content::Domain(records) => {
                 let raw = records.payloads.iter().chain(&records.keys).flatten();
                 let headers = records.headers.iter().flatten();
@@ -117,10 +100,10 @@ mod tests {
 
     #[test]
     fn a_copy_has_the_staged_bytes_in_pieces() {
-        let staged: Vec<u8> = (0..2 * PIECE + 7).map(|byte| byte as u8).collect();
-        let Staged::Copy(copy) = Staged::of(&staged) else {
-            panic!("more than one piece");
-        };
+        let bytes: Vec<u8> = (0..2 * PIECE + 7).map(|byte| byte as u8).collect();
+        let staged = Staged::of(bytes.clone().into(), 3);
+        assert!(!staged.is_small(), "more than one piece");
+        let copy = staged.copy().collect::<Vec<_>>().concat();
         let mut rest = copy.strip_prefix(COPY_HEADER).expect("a header");
         let mut copied = Vec::new();
         while let Some(row) = rest.strip_prefix(&[0, 1]) {
@@ -130,7 +113,19 @@ mod tests {
             copied.extend_from_slice(piece);
             rest = next;
         }
-        assert_eq!(rest, [0xff, 0xff], "the end");
-        assert_eq!(copied, staged);
+        assert_eq!(rest, COPY_TRAILER, "the end");
+        assert_eq!(copied, bytes);
+    }
+
+    #[test]
+    fn what_is_sent_is_shared_with_the_batch() {
+        let bytes = Bytes::from(vec![1; 2 * PIECE]);
+        let staged = Staged::of(bytes.clone(), 3);
+        let pieces: Vec<Bytes> = staged.copy().filter(|piece| piece.len() == PIECE).collect();
+        let at = |bytes: &Bytes| bytes.as_ptr() as usize;
+        assert_eq!(
+            pieces.iter().map(at).collect::<Vec<_>>(),
+            [at(&bytes), at(&bytes) + PIECE]
+        );
     }
 }

@@ -6,26 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ledger::verdict::DeadReason;
-use tokio::sync::{Notify, Semaphore};
-use tokio_postgres::types::ToSql;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::back_off::back_off;
-use crate::batch::Batch;
 use crate::batch::record::Kind;
+use crate::batch::sealed::Sealed;
 use crate::batch::slice::{Content, Slice};
-use crate::commit::group::Group;
+use crate::commit::edge::Edge;
 use crate::commit::parts::Parts;
 use crate::config::run::RetrySettings;
-use crate::leases::lease::Leadership;
 use crate::observe::counts::Counts;
 use crate::observe::metrics::Metrics;
 use crate::observe::snapshot::State;
 use crate::observe::status::Status;
 use crate::partition::Partition;
-use crate::postgres::error::{Consequence, is_ours, ordered_offset};
-use crate::postgres::pool::{AskError, Pool};
-use crate::postgres::session::Disposable;
+use crate::postgres::error::Consequence;
 use crate::throttle::Throttle;
 
 /// A batch that takes longer than this in the database is worth a line.
@@ -38,10 +34,6 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// How often it is tried to keep headers for results; the records come first.
 const HEADER_TRIES: usize = 3;
 
-const KEEP_HEADERS: &str = "SELECT sluice.keep_result_headers($1, $2, $3, $4, $5, $6)";
-
-const PAUSE_HANDLER: &str = "SELECT sluice.pause_handler($1, $2)";
-const TRIP_BREAKER: &str = "SELECT sluice.trip_breaker($1, $2)";
 /// How long a topic may take to be paused; the next try of a batch does it again.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 /// Tries that may end in an error that nobody has classified, before its record is searched.
@@ -67,49 +59,20 @@ impl From<crate::fault::Raised> for Failure {
 
 /// Applies batches of one partition for one leadership.
 #[derive(Clone)]
-pub struct Applier {
-    pub pool: Pool,
+pub struct Applier<E> {
+    /// Where they are committed.
+    pub edge: E,
     pub partition: Partition,
-    pub leadership: Arc<Leadership>,
-    /// As many as large batches may be in the database at once. More of them only get into each other's way: they wait
-    /// for the same balances, and each one's snapshot keeps PostgreSQL from reusing the room of all rows replaced meanwhile.
-    pub turns: Arc<Semaphore>,
-    /// Where small batches go first.
-    pub group: Arc<Group>,
     pub retry: RetrySettings,
-    /// Told of dead letters.
-    pub aftercare: Arc<Notify>,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
     /// Results are told, and headers travel along.
     pub keeps_headers: bool,
 }
 
-/// A try that did not commit.
-pub(super) struct Refusal {
-    consequence: Consequence,
-    text: String,
-    /// One of the records may be what the database stumbles over, whatever it calls it.
-    may_be_one: bool,
-    /// The record that is to be buried.
-    ordered: Option<i64>,
-}
-
-impl From<AskError> for Refusal {
-    fn from(failed: AskError) -> Self {
-        let answer = failed.answer();
-        Self {
-            consequence: failed.consequence(),
-            text: failed.describe(),
-            may_be_one: answer.is_some_and(|error| !is_ours(error)),
-            ordered: answer.and_then(ordered_offset),
-        }
-    }
-}
-
-impl Applier {
+impl<E: Edge> Applier<E> {
     /// Commits the whole batch, in as few transactions as its records allow; answers what it came to.
-    pub async fn commit(&self, batch: &Batch) -> Result<Counts, Failure> {
+    pub async fn commit(&self, batch: &Sealed) -> Result<Counts, Failure> {
         fault_point!("batch.taken");
         if self.keeps_headers {
             self.keep_headers(batch).await?;
@@ -147,27 +110,17 @@ impl Applier {
     }
 
     /// Keeps the headers of a batch for its results, before it is committed. A batch does not wait for ever for that.
-    async fn keep_headers(&self, batch: &Batch) -> Result<(), Failure> {
+    async fn keep_headers(&self, batch: &Sealed) -> Result<(), Failure> {
         let (offsets, headers) = batch.headers();
         if offsets.is_empty() {
             return Ok(());
         }
-        let Partition { topic, number } = &self.partition;
-        let (token, lease_id) = (&self.leadership.fencing_token, &self.leadership.lease_id);
         for wait in back_off().take(HEADER_TRIES) {
-            let kept = async {
-                let client = self.pool.get().await.map_err(AskError::of_pool)?;
-                let arguments: [&(dyn ToSql + Sync); 6] =
-                    [topic, number, token, lease_id, &offsets, &headers];
-                client
-                    .answer(client.execute(KEEP_HEADERS, &arguments))
-                    .await
-            };
-            let kept = self.while_leading(tokio::time::timeout(SLOW, kept)).await?;
-            match kept.unwrap_or_else(|_| Err(AskError::Silent("none in time".to_owned()))) {
-                Ok(_) => return Ok(()),
+            let keeping = self.edge.keep_headers(&offsets, &headers);
+            let kept = self.while_leading(timeout(SLOW, keeping)).await?;
+            match kept.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                Ok(()) => return Ok(()),
                 Err(error) => {
-                    let error = error.describe();
                     warn!(partition = %self.partition, "headers for the results topic are not stored yet, trying again: {error}");
                     self.while_leading(tokio::time::sleep(wait)).await?;
                 }
@@ -179,7 +132,7 @@ impl Applier {
     /// The one record that an operator gives up: a dead letter, untried. `text` is what the database said of it before.
     async fn bury_by_order(
         &self,
-        batch: &Batch,
+        batch: &Sealed,
         index: usize,
         text: &str,
     ) -> Result<Counts, Failure> {
@@ -197,7 +150,7 @@ impl Applier {
     /// The one record that the database refuses: tried again some times, then a dead letter.
     async fn bury(
         &self,
-        batch: &Batch,
+        batch: &Sealed,
         index: usize,
         slice: &Slice<'_>,
         mut text: String,
@@ -230,7 +183,7 @@ impl Applier {
         let mut before = String::new();
         let (mut at_once, mut unclassified) = (0, 0);
         loop {
-            let refusal = match self.while_leading(self.attempt(slice)).await? {
+            let refusal = match self.while_leading(self.edge.attempt(slice)).await? {
                 Ok(counts) => return Ok(Persisted::Committed(counts)),
                 Err(refusal) => refusal,
             };
@@ -239,7 +192,7 @@ impl Applier {
             match refusal.consequence {
                 Consequence::Reject => return Ok(Persisted::Refused(refusal.text)),
                 Consequence::Bury => {
-                    let offset = refusal.ordered.unwrap_or(slice.from_offset);
+                    let offset = refusal.ordered.unwrap_or(slice.span.from());
                     return Ok(Persisted::Ordered(offset, before));
                 }
                 Consequence::Reacquire => {
@@ -307,29 +260,18 @@ impl Applier {
     async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            () = self.leadership.ended() => Err(Failure::Lost("the lease ran out".into())),
+            () = self.edge.ended() => Err(Failure::Lost("the lease ran out".into())),
             done = work => Ok(done),
         }
     }
 
-    /// Stops the topic on all instances; what is paused already stays as it is.
     async fn pause_topic(&self, slice: &Slice<'_>, reason: &str) {
-        let statement = match slice.content {
-            Content::Balance(_) => TRIP_BREAKER,
-            Content::Domain(_) => PAUSE_HANDLER,
+        let kind = match slice.content {
+            Content::Balance(_) => Kind::Balance,
+            Content::Domain(_) => Kind::Domain,
         };
-        let paused = async {
-            let mut connection = Disposable::of(&self.pool).await?;
-            let arguments: [&(dyn ToSql + Sync); 2] = [&self.partition.topic, &reason];
-            let client = connection.client();
-            client.answer(client.execute(statement, &arguments)).await?;
-            connection.keep();
-            Ok::<_, AskError>(())
-        };
-        let paused = tokio::time::timeout(PAUSE_LIMIT, paused).await;
-        let paused = paused.unwrap_or_else(|_| Err(AskError::Silent("none in time".to_owned())));
-        if let Err(failed) = paused {
-            let error = failed.describe();
+        let paused = timeout(PAUSE_LIMIT, self.edge.pause_topic(kind, reason)).await;
+        if let Err(error) = paused.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             warn!(partition = %self.partition, "the topic is not paused yet, trying again: {error}");
         }
     }
@@ -354,7 +296,7 @@ enum Place {
 }
 
 impl Place {
-    fn of(batch: &Batch, part: &Range<usize>) -> Self {
+    fn of(batch: &Sealed, part: &Range<usize>) -> Self {
         match part.len() {
             0 => Self::Nothing,
             1 => Self::One(batch.offset_of(part.start)),
@@ -362,3 +304,6 @@ impl Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,23 +3,24 @@
 use std::time::Instant;
 
 use futures_util::future::{try_join, try_join_all};
+use ledger::span::Span;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
+use crate::batch::slice::Staged;
 use crate::commit::statements::{Statements, timed};
 use crate::leases::token::{FencingToken, LeaseId};
+use crate::partition::Partition;
 use crate::postgres::pool::Connection;
 
 /// What the fence checks, and how far the batch goes.
 #[derive(Clone)]
 pub struct Fence {
-    pub topic: String,
-    pub partition: i32,
+    pub partition: Partition,
     pub fencing_token: FencingToken,
     pub lease_id: LeaseId,
-    pub from_offset: i64,
-    pub next_offset: i64,
+    pub span: Span,
     pub last_record: Option<Uuid>,
 }
 
@@ -27,47 +28,38 @@ pub struct Fence {
 #[derive(Clone)]
 pub struct Call {
     pub fence: Fence,
-    pub rows: i64,
-    pub checksum: i64,
+    pub staged: Staged,
 }
 
 impl Call {
     /// Applies what is staged, in whatever transaction there is; without one it is a transaction of its own.
     pub async fn apply(&self, client: &Connection, statements: &Statements) -> Result<Row, Error> {
-        let fence = &self.fence;
+        let (fence, promise) = (&self.fence, &self.staged.promise);
         let arguments: [&(dyn ToSql + Sync); 9] = [
-            &fence.topic,
-            &fence.partition,
+            &fence.partition.topic,
+            &fence.partition.number,
             &fence.fencing_token,
             &fence.lease_id,
-            &fence.from_offset,
-            &fence.next_offset,
-            &self.rows,
-            &self.checksum,
+            &fence.span.from(),
+            &fence.span.next(),
+            &promise.rows,
+            &promise.checksum,
             &fence.last_record,
         ];
         client
             .query_one(&statements.apply_balances, &arguments)
             .await
     }
-}
 
-/// A batch that is small enough to be staged by one row, and so to travel with others.
-#[derive(Clone)]
-pub struct Parcel {
-    pub call: Call,
-    pub piece: Vec<u8>,
-}
-
-impl Parcel {
-    async fn apply(&self, client: &Connection, statements: &Statements) -> Result<Row, Error> {
+    /// Stages by one row, and applies.
+    async fn insert(&self, client: &Connection, statements: &Statements) -> Result<Row, Error> {
+        let piece = &self.staged.bytes[..];
+        let arguments: [&(dyn ToSql + Sync); 1] = [&piece];
         let insert = async {
-            client
-                .execute(&statements.insert, &[&self.piece])
-                .await
-                .map(drop)
+            let inserted = client.execute(&statements.insert, &arguments).await;
+            inserted.map(drop)
         };
-        let ((), row) = try_join(insert, self.call.apply(client, statements)).await?;
+        let ((), row) = try_join(insert, self.apply(client, statements)).await?;
         Ok(row)
     }
 }
@@ -78,18 +70,18 @@ pub struct Together {
     pub committed: Instant,
 }
 
-/// All parcels in one transaction, which `begin` opens and `commit` commits. All is sent before the first answer: behind
+/// Small batches in one transaction, which `begin` opens and `commit` commits. All is sent before the first answer: behind
 /// an error, PostgreSQL refuses what follows and rolls back at COMMIT.
 pub async fn in_one_transaction(
     client: &Connection,
     statements: &Statements,
     begin: &str,
-    parcels: &[&Parcel],
+    calls: &[&Call],
     commit: impl Future<Output = Result<(), Error>>,
 ) -> Result<Together, Error> {
-    let applied = parcels
+    let applied = calls
         .iter()
-        .map(|parcel| timed(parcel.apply(client, statements)));
+        .map(|call| timed(call.insert(client, statements)));
     let ((), applied, (committed, ())) = tokio::try_join!(
         client.batch_execute(begin),
         try_join_all(applied),

@@ -12,7 +12,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_postgres::{Error, Row};
 use tracing::debug;
 
-use crate::commit::call::{Parcel, Together, in_one_transaction};
+use crate::commit::call::{Call, Together, in_one_transaction};
 use crate::commit::statements::Statements;
 use crate::postgres::pool::{AskError, Pool};
 use crate::postgres::session::Disposable;
@@ -44,7 +44,7 @@ pub struct Done {
 }
 
 struct Member {
-    parcel: Parcel,
+    call: Call,
     since: Instant,
     done: oneshot::Sender<Done>,
 }
@@ -66,14 +66,10 @@ impl Group {
 
     /// Commits with whoever else waits; `None` if that failed, for whatever reason and whosever batch,
     /// or takes too long to begin.
-    pub async fn commit(&self, parcel: Parcel) -> Option<Done> {
+    pub async fn commit(&self, call: Call) -> Option<Done> {
         let (done, mut mine) = oneshot::channel();
         let since = Instant::now();
-        self.waiting().push(Member {
-            parcel,
-            since,
-            done,
-        });
+        self.waiting().push(Member { call, since, done });
         let _turn = tokio::select! {
             biased;
             done = &mut mine => return done.ok(),
@@ -99,8 +95,8 @@ impl Group {
     async fn commit_waiting(&self) {
         let members = self.take_waiting();
         let began = Instant::now();
-        let parcels: Vec<&Parcel> = members.iter().map(|member| &member.parcel).collect();
-        match self.run(&parcels).await {
+        let calls: Vec<&Call> = members.iter().map(|member| &member.call).collect();
+        match self.run(&calls).await {
             Ok(Together {
                 applied: rows,
                 committed,
@@ -132,7 +128,7 @@ impl Group {
         waiting.retain(|member| !member.done.is_closed());
         let mut bytes = 0;
         let fits = |member: &&Member| {
-            bytes += member.parcel.piece.len();
+            bytes += member.call.staged.bytes.len();
             bytes <= BYTES
         };
         // The first goes in any case.
@@ -141,7 +137,7 @@ impl Group {
         waiting.drain(..count).collect()
     }
 
-    async fn run(&self, parcels: &[&Parcel]) -> Result<Together, AskError> {
+    async fn run(&self, calls: &[&Call]) -> Result<Together, AskError> {
         let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
         let work = async {
@@ -150,7 +146,7 @@ impl Group {
                 fault_point!("group.commit");
                 fault_sent!("group.sent", client.batch_execute("COMMIT")).await
             };
-            let done = in_one_transaction(client, &statements, &BEGIN, parcels, commit).await?;
+            let done = in_one_transaction(client, &statements, &BEGIN, calls, commit).await?;
             fault_point!("group.answered");
             Ok::<_, Error>(done)
         };

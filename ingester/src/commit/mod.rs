@@ -3,7 +3,8 @@
 
 pub mod applier;
 pub mod call;
+pub mod edge;
 pub mod group;
 mod parts;
 pub mod statements;
-mod transaction;
+pub mod transaction;

@@ -1,31 +1,41 @@
 //! One batch, one transaction: BEGIN, staging, apply, COMMIT.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::SinkExt;
 use futures_util::future::try_join;
+use tokio::sync::{Notify, Semaphore};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use crate::batch::record::Kind;
 use crate::batch::slice::{Content, Records, Slice, Staged};
-use crate::commit::applier::{Applier, Refusal, SLOW};
-use crate::commit::call::{Call, Fence, Parcel, in_one_transaction};
+use crate::commit::applier::SLOW;
+use crate::commit::call::{Call, Fence, in_one_transaction};
+use crate::commit::edge::{Edge, Refusal};
+use crate::commit::group::Group;
 use crate::commit::statements::{Statements, timed};
+use crate::leases::lease::Leadership;
 use crate::observe::counts::Counts;
+use crate::observe::metrics::Metrics;
 use crate::observe::snapshot::LastBatch;
-use crate::postgres::pool::Connection;
+use crate::observe::status::Status;
+use crate::partition::Partition;
+use crate::postgres::pool::{AskError, Connection, Pool};
 use crate::postgres::session::Disposable;
 
 /// A batch of so many records is work for a processor; smaller ones are round trips and waits for the disk.
 const LARGE: i64 = 1_000;
 /// A large batch that takes longer waits for something: its turn goes to the next.
 const TURN: Duration = Duration::from_secs(1);
-/// Bytes in one message of the COPY: what the backend takes in at once, and keeps room for.
-const MESSAGE: usize = 64 << 10;
+
+const KEEP_HEADERS: &str = "SELECT sluice.keep_result_headers($1, $2, $3, $4, $5, $6)";
+const PAUSE_HANDLER: &str = "SELECT sluice.pause_handler($1, $2)";
+const TRIP_BREAKER: &str = "SELECT sluice.trip_breaker($1, $2)";
 
 /// How long the parts of a transaction took; what it does without is `None`.
 #[derive(Clone, Copy, Default)]
@@ -35,11 +45,32 @@ struct Took {
     commit: Option<Duration>,
 }
 
-impl Applier {
-    /// One try.
-    pub(super) async fn attempt(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
-        if let Some(parcel) = self.parcel(slice)
-            && let Some(done) = self.group.commit(parcel).await
+/// Commits batches of one partition for one leadership, each try in a transaction.
+#[derive(Clone)]
+pub struct Writer {
+    pub pool: Pool,
+    pub partition: Partition,
+    pub leadership: Arc<Leadership>,
+    /// As many as large batches may be in the database at once. More of them only get into each other's way: they wait
+    /// for the same balances, and each one's snapshot keeps PostgreSQL from reusing the room of all rows replaced meanwhile.
+    pub turns: Arc<Semaphore>,
+    /// Where small batches go first.
+    pub group: Arc<Group>,
+    /// Told of dead letters.
+    pub aftercare: Arc<Notify>,
+    pub status: Arc<Status>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Edge for Writer {
+    async fn ended(&self) {
+        self.leadership.ended().await;
+    }
+
+    async fn attempt(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
+        if let Content::Balance(staged) = &slice.content
+            && staged.is_small()
+            && let Some(done) = self.group.commit(self.call(slice, staged)).await
         {
             self.metrics.phase("turn", done.waited);
             let took = Took {
@@ -64,35 +95,52 @@ impl Applier {
         transaction.await
     }
 
+    async fn keep_headers(&self, offsets: &[i64], headers: &[&str]) -> Result<(), String> {
+        let Partition { topic, number } = &self.partition;
+        let (token, lease_id) = (&self.leadership.fencing_token, &self.leadership.lease_id);
+        let kept = async {
+            let client = self.pool.get().await.map_err(AskError::of_pool)?;
+            let arguments: [&(dyn ToSql + Sync); 6] =
+                [topic, number, token, lease_id, &offsets, &headers];
+            let kept = client.execute(KEEP_HEADERS, &arguments);
+            client.answer(kept).await
+        };
+        kept.await.map(drop).map_err(|failed| failed.describe())
+    }
+
+    async fn pause_topic(&self, kind: Kind, reason: &str) -> Result<(), String> {
+        let statement = match kind {
+            Kind::Balance => TRIP_BREAKER,
+            Kind::Domain => PAUSE_HANDLER,
+        };
+        let paused = async {
+            let mut connection = Disposable::of(&self.pool).await?;
+            let arguments: [&(dyn ToSql + Sync); 2] = [&self.partition.topic, &reason];
+            let client = connection.client();
+            client.answer(client.execute(statement, &arguments)).await?;
+            connection.keep();
+            Ok::<_, AskError>(())
+        };
+        paused.await.map_err(|failed| failed.describe())
+    }
+}
+
+impl Writer {
     fn fence(&self, slice: &Slice<'_>) -> Fence {
         Fence {
-            topic: self.partition.topic.clone(),
-            partition: self.partition.number,
+            partition: self.partition.clone(),
             fencing_token: self.leadership.fencing_token,
             lease_id: self.leadership.lease_id,
-            from_offset: slice.from_offset,
-            next_offset: slice.next_offset,
+            span: slice.span,
             last_record: slice.last_record.map(Uuid::from_bytes),
         }
     }
 
-    /// What of a slice is small enough to go with others.
-    fn parcel(&self, slice: &Slice<'_>) -> Option<Parcel> {
-        let Content::Balance(rows) = &slice.content else {
-            return None;
-        };
-        let Staged::Piece(piece) = &rows.staged else {
-            return None;
-        };
-        let call = Call {
+    fn call(&self, slice: &Slice<'_>, staged: &Staged) -> Call {
+        Call {
             fence: self.fence(slice),
-            rows: rows.count,
-            checksum: rows.checksum,
-        };
-        (rows.count > 0).then(|| Parcel {
-            call,
-            piece: piece.clone(),
-        })
+            staged: staged.clone(),
+        }
     }
 
     async fn transaction(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
@@ -117,7 +165,7 @@ impl Applier {
             format!("it waits for a lock of {holder}")
         });
         warn!(
-            partition = %self.partition, from_offset = slice.from_offset, rows = slice.rows(),
+            partition = %self.partition, from_offset = slice.span.from(), rows = slice.rows(),
             "batch is still in the database; {behind}"
         );
     }
@@ -152,34 +200,28 @@ impl Applier {
             self.aftercare.notify_one();
         }
         let outcome: &str = row.get("outcome");
-        debug!(partition = %self.partition, from_offset = slice.from_offset, next_offset = slice.next_offset,
+        debug!(partition = %self.partition, from_offset = slice.span.from(), next_offset = slice.span.next(),
             rows = slice.rows(), outcome, "batch committed");
         counts
     }
 
     async fn run(&self, client: &Connection, slice: &Slice<'_>) -> Result<(Row, Took), Error> {
         let statements = Statements::prepare(client).await?;
-        if let Some(parcel) = self.parcel(slice) {
-            return alone(client, &statements, &parcel).await;
-        }
-        let fence = self.fence(slice);
-        let rows = match &slice.content {
-            Content::Balance(rows) => rows,
-            Content::Domain(records) => return events(client, &statements, &fence, records).await,
-        };
-        let call = Call {
-            fence,
-            rows: rows.count,
-            checksum: rows.checksum,
-        };
-        match &rows.staged {
-            Staged::Copy(copy) if rows.count > 0 => copied(client, &statements, &call, copy).await,
-            // Nothing is staged: one statement, and so one transaction.
-            _ => {
-                let began = Instant::now();
-                let row = call.apply(client, &statements).await?;
-                Ok((row, Took::one(began)))
+        let call = match &slice.content {
+            Content::Balance(staged) => self.call(slice, staged),
+            Content::Domain(records) => {
+                return events(client, &statements, &self.fence(slice), records).await;
             }
+        };
+        if call.staged.is_small() {
+            alone(client, &statements, &call).await
+        } else if call.staged.promise.rows > 0 {
+            copied(client, &statements, &call).await
+        } else {
+            // Nothing is staged: one statement, and so one transaction.
+            let began = Instant::now();
+            let row = call.apply(client, &statements).await?;
+            Ok((row, Took::one(began)))
         }
     }
 }
@@ -198,17 +240,17 @@ impl Took {
 async fn alone(
     client: &Connection,
     statements: &Statements,
-    parcel: &Parcel,
+    call: &Call,
 ) -> Result<(Row, Took), Error> {
     let began = Instant::now();
     let commit = async {
         fault_point!("alone.commit");
         fault_sent!("alone.sent", client.batch_execute("COMMIT")).await
     };
-    let done = in_one_transaction(client, statements, "BEGIN", &[parcel], commit).await?;
+    let done = in_one_transaction(client, statements, "BEGIN", &[call], commit).await?;
     fault_point!("alone.answered");
     let applied = done.applied.into_iter().next();
-    let (applied, row) = applied.expect("an answer for each parcel");
+    let (applied, row) = applied.expect("an answer for each call");
     let took = Took {
         copy: None,
         apply: applied - began,
@@ -227,12 +269,12 @@ async fn events(
     fault_point!("events.send");
     let began = Instant::now();
     let arguments: [&(dyn ToSql + Sync); 12] = [
-        &fence.topic,
-        &fence.partition,
+        &fence.partition.topic,
+        &fence.partition.number,
         &fence.fencing_token,
         &fence.lease_id,
-        &fence.from_offset,
-        &fence.next_offset,
+        &fence.span.from(),
+        &fence.span.next(),
         &fence.last_record,
         &records.offsets,
         &records.times_ms,
@@ -251,7 +293,6 @@ async fn copied(
     client: &Connection,
     statements: &Statements,
     call: &Call,
-    copy: &Bytes,
 ) -> Result<(Row, Took), Error> {
     let began = Instant::now();
     let (begin, copying) = (
@@ -261,9 +302,8 @@ async fn copied(
     let ((), sink) = try_join(begin, copying).await?;
     fault_point!("copy.begun");
     let mut sink = pin!(sink);
-    for start in (0..copy.len()).step_by(MESSAGE) {
-        let end = copy.len().min(start + MESSAGE);
-        sink.feed(copy.slice(start..end)).await?;
+    for message in call.staged.copy() {
+        sink.feed(message).await?;
         fault_point!("copy.mid");
     }
     // All is sent before the first answer: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.

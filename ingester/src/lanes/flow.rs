@@ -9,6 +9,7 @@ use tracing::debug;
 
 use crate::batch::Batch;
 use crate::batch::record::{Known, Record};
+use crate::batch::sealed::Sealed;
 use crate::commit::applier::Failure;
 use crate::lanes::gate::Gate;
 use crate::lanes::lane::{ADVICE, Pause};
@@ -17,7 +18,7 @@ use crate::observe::counts::Staging;
 use crate::partition::Partition;
 
 /// A batch that is being committed.
-pub(super) type Flight = JoinHandle<(Batch, Result<(), Failure>)>;
+pub(super) type Flight = JoinHandle<(Sealed, Result<(), Failure>)>;
 
 /// What is on its way through a lane.
 pub(super) struct Flow {
@@ -27,7 +28,7 @@ pub(super) struct Flow {
     /// What reading and encoding the batch that is gathered has taken so far.
     pub(super) decoding: Duration,
     pub(super) staging: Staging,
-    pub(super) spare: Option<Batch>,
+    pub(super) spare: Option<Sealed>,
     /// What was committed when reading began; no record lies between the known one and this offset.
     pub(super) begun_at: i64,
     pub(super) seen: Sight,
@@ -70,21 +71,21 @@ impl Flow {
     /// aborted records are none.
     pub(super) fn end(&mut self, position: i64, partition: &Partition) -> Option<Pause> {
         self.first_arrival(position);
-        if position < self.gathering.next_offset {
-            let reason = ends_before(partition, position, self.gathering.next_offset);
+        if position < self.gathering.next_offset() {
+            let reason = ends_before(partition, position, self.gathering.next_offset());
             return Some(Pause::Unrecognised(reason));
         }
-        if position > self.gathering.next_offset && self.gathering.is_empty() {
+        if position > self.gathering.next_offset() && self.gathering.is_empty() {
             self.gate.first_arrived(Instant::now());
         }
         self.gathering.extend_to(position);
         None
     }
 
-    pub(super) fn take(&mut self, record: &Record<'_>, partition: &Partition) -> Option<Pause> {
-        let next = self.gathering.next_offset;
+    pub(super) fn take(&mut self, record: Record<'_>, partition: &Partition) -> Option<Pause> {
+        let next = self.gathering.next_offset();
         if record.offset < next {
-            return self.take_again(record, partition);
+            return self.take_again(&record, partition);
         }
         self.first_arrival(record.offset);
         if self.gathering.records() == 0 {
@@ -130,4 +131,117 @@ pub(super) fn ends_before(partition: &Partition, end: i64, next_offset: i64) -> 
         "{partition} ends at offset {end}, before the committed offset {next_offset}: the topic was created anew \
          or cut off; {ADVICE}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::record::Kind;
+    use crate::config::run::GateSettings;
+    use crate::observe::metrics::Metrics;
+
+    const BEGUN_AT: i64 = 8;
+
+    fn record(offset: i64, payload: &'static str) -> Record<'static> {
+        Record {
+            offset,
+            timestamp_ms: 1,
+            key: None,
+            payload: Some(payload.as_bytes()),
+            headers: None,
+        }
+    }
+
+    fn partition() -> Partition {
+        Partition {
+            topic: "t".to_owned(),
+            number: 0,
+        }
+    }
+
+    /// A lane that begins at offset 8; the record at `known` was committed last, as `"as committed"`.
+    fn flow(known: Option<i64>) -> Flow {
+        let settings = GateSettings {
+            batch_size: 100,
+            batch_bytes: 1 << 20,
+            max_event_bytes: usize::MAX,
+            batching_delay: Duration::from_millis(30),
+        };
+        let known = known.map(|offset| Known {
+            offset,
+            fingerprint: record_fingerprint(offset, 1, None, Some(b"as committed")),
+        });
+        Flow {
+            gathering: Batch::new(Kind::Domain, BEGUN_AT),
+            gate: Gate::new(&settings),
+            in_flight: None,
+            decoding: Duration::ZERO,
+            staging: Metrics::default().staging(),
+            spare: None,
+            begun_at: BEGUN_AT,
+            seen: known.map_or(Sight::Unasked, Sight::Awaited),
+            is_recognised: false,
+        }
+    }
+
+    #[test]
+    fn the_record_that_was_committed_last_is_recognised_and_not_gathered_again() {
+        let mut flow = flow(Some(6));
+        assert!(flow.take(record(6, "as committed"), &partition()).is_none());
+        assert_eq!(flow.unrecognised(), Some(Seen::Known));
+        assert!(flow.gathering.is_empty());
+        assert!(flow.take(record(8, "next"), &partition()).is_none());
+        assert_eq!(flow.gathering.records(), 1);
+    }
+
+    #[test]
+    fn another_record_in_its_place_is_another_topic() {
+        let mut flow = flow(Some(6));
+        let pause = flow.take(record(6, "another"), &partition());
+        assert!(matches!(pause, Some(Pause::Unrecognised(_))));
+    }
+
+    #[test]
+    fn where_it_does_not_come_first_it_is_missing() {
+        for first in [8, 11] {
+            let mut flow = flow(Some(6));
+            assert!(flow.take(record(first, "next"), &partition()).is_none());
+            assert_eq!(flow.unrecognised(), Some(Seen::Missing(6)));
+        }
+        let mut at_end = flow(Some(6));
+        assert!(at_end.end(BEGUN_AT, &partition()).is_none());
+        assert_eq!(at_end.unrecognised(), Some(Seen::Missing(6)));
+        let mut without = flow(None);
+        assert!(without.end(BEGUN_AT, &partition()).is_none());
+        assert_eq!(without.unrecognised(), Some(Seen::Nothing));
+    }
+
+    #[test]
+    fn a_record_below_the_position_is_never_gathered() {
+        let mut flow = flow(None);
+        let pause = flow.take(record(7, "held none before"), &partition());
+        assert!(matches!(pause, Some(Pause::Unrecognised(_))));
+        assert!(flow.take(record(9, "next"), &partition()).is_none());
+        let pause = flow.take(record(9, "again"), &partition());
+        assert!(matches!(pause, Some(Pause::Revalidate)));
+        assert_eq!(flow.gathering.records(), 1);
+    }
+
+    #[test]
+    fn a_topic_that_ends_before_what_was_committed_was_cut_off() {
+        let mut flow = flow(None);
+        let pause = flow.end(BEGUN_AT - 1, &partition());
+        assert!(matches!(pause, Some(Pause::Unrecognised(_))));
+    }
+
+    #[test]
+    fn offsets_at_the_end_that_hold_no_record_are_committed_too() {
+        let mut flow = flow(None);
+        assert!(flow.end(BEGUN_AT + 3, &partition()).is_none());
+        assert_eq!(
+            (flow.gathering.next_offset(), flow.gathering.records()),
+            (11, 0)
+        );
+        assert!(!flow.gathering.is_empty() && flow.gate.opens_at().is_some());
+    }
 }

@@ -98,7 +98,7 @@ mod tests {
     }
 
     fn push(batch: &mut Batch, offset: i64) {
-        batch.push(&Record {
+        batch.push(Record {
             offset,
             timestamp_ms: 0,
             key: None,

@@ -10,7 +10,9 @@ use tracing::{error, info, warn};
 
 use crate::batch::Batch;
 use crate::batch::record::Kind;
+use crate::batch::sealed::Sealed;
 use crate::commit::applier::{Applier, Failure};
+use crate::commit::transaction::Writer;
 use crate::config::run::{GateSettings, StartOffset};
 use crate::kafka::client::Kafka;
 use crate::leases::lease::{Leadership, Position};
@@ -38,7 +40,7 @@ pub struct Lane {
     pub leadership: Arc<Leadership>,
     pub position: Position,
     pub kafka: Arc<Kafka>,
-    pub applier: Applier,
+    pub applier: Applier<Writer>,
     pub gate: GateSettings,
     pub start: StartOffset,
     pub status: Arc<Status>,
@@ -85,6 +87,15 @@ pub(super) enum Pause {
     Told,
 }
 
+/// What ends a lane, whatever it does or waits for.
+pub(super) async fn ending(leadership: &Leadership, stop: &CancellationToken) -> End {
+    tokio::select! {
+        biased;
+        () = leadership.ended() => End::not_renewed(),
+        () = stop.cancelled() => End::Drained,
+    }
+}
+
 impl Lane {
     /// Keeps the state for `/health`, and logs it: as an error once, the same fault of another partition and what still goes
     /// on as warnings.
@@ -122,8 +133,7 @@ impl Lane {
             }
             tokio::select! {
                 biased;
-                () = self.leadership.ended() => return Some(End::not_renewed()),
-                () = self.stop.cancelled() => return Some(End::Drained),
+                end = ending(&self.leadership, &self.stop) => return Some(end),
                 _ = self.barrier.changed() => {}
                 () = sleep(RECHECK * LOOKS_PER_LINE) => {}
             }
@@ -134,17 +144,20 @@ impl Lane {
     pub(super) async fn wait(&self, time: Duration) -> Option<End> {
         tokio::select! {
             biased;
-            () = self.leadership.ended() => Some(End::not_renewed()),
-            () = self.stop.cancelled() => Some(End::Drained),
+            end = ending(&self.leadership, &self.stop) => Some(end),
             () = sleep(time) => None,
         }
     }
 
     pub(super) fn batch(&self, from_offset: i64) -> Batch {
-        Batch::new(self.kind, from_offset).limited_to(self.gate.max_event_bytes)
+        let batch = Batch::new(self.kind, from_offset).limited_to(self.gate.max_event_bytes);
+        match self.hint {
+            Some(_) => batch.telling(&self.partition.topic),
+            None => batch,
+        }
     }
 
-    pub(super) async fn commit(&self, batch: &Batch) -> Result<(), Pause> {
+    pub(super) async fn commit(&self, batch: &Sealed) -> Result<(), Pause> {
         let committed = self.applier.commit(batch).await;
         committed.map(drop).map_err(|failure| self.pause(failure))
     }

@@ -7,12 +7,12 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::batch::Batch;
+use crate::batch::sealed::Sealed;
 use crate::commit::applier::Failure;
 use crate::kafka::reader::{Arrival, PartitionReader};
 use crate::lanes::flow::{Flight, Flow, Sight};
 use crate::lanes::gate::Gate;
-use crate::lanes::lane::{CONTRADICTION, End, LOOKS_PER_LINE, Lane, Pause, RECHECK};
+use crate::lanes::lane::{CONTRADICTION, End, LOOKS_PER_LINE, Lane, Pause, RECHECK, ending};
 use crate::lanes::start::Start;
 use crate::observe::snapshot::{State, now_ms};
 use crate::redis_marks::Committed;
@@ -28,12 +28,12 @@ const PANICKED: &str =
     "internal error: a task panicked; the log line `internal error: panicked` says where";
 
 /// A batch that was in flight, and what became of it; an error is a task that panicked.
-type Landed = Result<(Batch, Result<(), Failure>), JoinError>;
+type Landed = Result<(Sealed, Result<(), Failure>), JoinError>;
 
 /// Everything that can happen to a lane while it reads.
 enum Happening {
-    LeaseEnded,
-    Stop,
+    /// The lease has ended, or the lane is asked to stop.
+    End(End),
     Landed(Landed),
     /// Something may have arrived, or the gate opens.
     Look,
@@ -118,7 +118,7 @@ impl Lane {
             in_flight: None,
             decoding: Duration::ZERO,
             staging: self.applier.metrics.staging(),
-            spare: Some(self.batch(0)),
+            spare: None,
             begun_at: start.next_offset,
             seen: match start.known {
                 Some(known) => Sight::Awaited(known),
@@ -143,7 +143,7 @@ impl Lane {
 
     /// `None` where the process is to end sooner: the batch is abandoned and its session ended, and the
     /// release that follows waits for that.
-    async fn finish(&self, mut in_flight: Flight) -> Option<(Batch, Result<(), Failure>)> {
+    async fn finish(&self, mut in_flight: Flight) -> Option<(Sealed, Result<(), Failure>)> {
         let too_late = async {
             self.quit.cancelled().await;
             sleep(FINISH).await;
@@ -162,13 +162,13 @@ impl Lane {
         None
     }
 
-    fn note(&mut self, batch: &Batch, next_offset: &mut i64) {
-        *next_offset = batch.next_offset;
+    fn note(&mut self, batch: &Sealed, next_offset: &mut i64) {
+        *next_offset = batch.span().next();
         if let Some(known) = batch.last_record() {
-            self.position.last_record = Some(known);
+            self.position.last_record = Some(known.clone());
         }
         self.status
-            .committed(&self.partition, batch.next_offset, batch.records());
+            .committed(&self.partition, *next_offset, batch.records());
     }
 
     async fn pump(
@@ -202,8 +202,7 @@ impl Lane {
                 continue;
             }
             match self.next(reader, flow).await {
-                Happening::LeaseEnded => return Pause::End(End::not_renewed()),
-                Happening::Stop => return Pause::End(End::Drained),
+                Happening::End(end) => return Pause::End(end),
                 Happening::Landed(Ok((batch, Ok(())))) => {
                     self.note(&batch, next_offset);
                     flow.spare = Some(batch);
@@ -225,8 +224,7 @@ impl Lane {
         let opens_at = flow.gate.opens_at().filter(|_| flow.in_flight.is_none());
         tokio::select! {
             biased;
-            () = self.leadership.ended() => Happening::LeaseEnded,
-            () = self.stop.cancelled() => Happening::Stop,
+            end = ending(&self.leadership, &self.stop) => Happening::End(end),
             landed = join(&mut flow.in_flight), if flow.in_flight.is_some() => {
                 flow.in_flight = None;
                 flow.staging.done();
@@ -243,7 +241,7 @@ impl Lane {
     fn gather(&self, reader: &PartitionReader, flow: &mut Flow) -> Option<Pause> {
         while !flow.gate.is_full(&flow.gathering) {
             let taken = reader.poll(|arrival| match arrival {
-                Arrival::Record(record) => flow.take(&record, &self.partition),
+                Arrival::Record(record) => flow.take(record, &self.partition),
                 Arrival::End(offset) => flow.end(offset, &self.partition),
                 Arrival::OutOfRange | Arrival::Gone => Some(Pause::Revalidate),
                 Arrival::Trouble(text) => {
@@ -261,9 +259,12 @@ impl Lane {
     }
 
     fn send(&self, flow: &mut Flow) {
-        let mut next = flow.spare.take().unwrap_or_else(|| self.batch(0));
-        next.restart(flow.gathering.next_offset);
-        let batch = std::mem::replace(&mut flow.gathering, next);
+        let from_offset = flow.gathering.next_offset();
+        let next = match flow.spare.take() {
+            Some(spare) => spare.reopen(from_offset),
+            None => self.batch(from_offset),
+        };
+        let mut batch = std::mem::replace(&mut flow.gathering, next).seal();
         let metrics = &self.applier.metrics;
         if let Some(waited) = flow.gate.waited() {
             metrics.phase("wait", waited);
@@ -286,8 +287,8 @@ impl Lane {
                 if let Some(hint) = hint {
                     hint.committed(Committed {
                         partition: applier.partition.clone(),
-                        span: batch.from_offset..batch.next_offset,
-                        keys: batch.hint_keys(topic),
+                        span: batch.span(),
+                        keys: batch.take_told(),
                         all_processed: counts.rejected + counts.duplicates + counts.dead == 0,
                     });
                 }

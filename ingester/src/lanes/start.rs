@@ -10,7 +10,7 @@ use crate::batch::record::Known;
 use crate::config::run::StartOffset;
 use crate::kafka::client::{Kafka, TopicId, Watermarks};
 use crate::lanes::flow::ends_before;
-use crate::lanes::lane::{ADVICE, CONTRADICTION, End, Lane, Pause, RECHECK};
+use crate::lanes::lane::{ADVICE, CONTRADICTION, End, Lane, Pause, RECHECK, ending};
 use crate::lanes::recognise::{self, Doubt, Evidence, Seen};
 use crate::observe::snapshot::State;
 use crate::partition::Partition;
@@ -47,7 +47,7 @@ impl Lane {
         loop {
             self.stops(State::Halted, reason, false);
             match recognise::halt(
-                &self.applier.pool,
+                &self.applier.edge.pool,
                 &self.partition,
                 &self.leadership,
                 reason,
@@ -70,8 +70,7 @@ impl Lane {
         // What the database holds reaches us with the next look at all partitions.
         tokio::select! {
             biased;
-            () = self.leadership.ended() => Some(End::not_renewed()),
-            () = self.stop.cancelled() => Some(End::Drained),
+            end = ending(&self.leadership, &self.stop) => Some(end),
             _ = self.barrier.changed() => None,
             // It may have been decided about before we looked: whoever leads next reads it anew.
             () = sleep(RECHECK) => Some(End::Drained),
@@ -140,7 +139,7 @@ impl Lane {
         self.keep(found).await?;
         let mut empty = self.batch(next_offset);
         empty.extend_to(begin);
-        self.commit(&empty).await?;
+        self.commit(&empty.seal()).await?;
         self.position.started = true;
         // Here it was chosen, and not recognised.
         self.position.is_accepted = true;
@@ -173,8 +172,7 @@ impl Lane {
         loop {
             let asked = tokio::select! {
                 biased;
-                () = self.leadership.ended() => return Err(Pause::End(End::not_renewed())),
-                () = self.stop.cancelled() => return Err(Pause::End(End::Drained)),
+                end = ending(&self.leadership, &self.stop) => return Err(Pause::End(end)),
                 asked = ask(self.kafka.clone(), self.partition.clone()) => asked,
             };
             let trouble = match asked {
@@ -241,7 +239,7 @@ impl Lane {
             return Ok(());
         };
         loop {
-            let pool = &self.applier.pool;
+            let pool = &self.applier.edge.pool;
             match recognise::keep(pool, &self.partition, &self.leadership, id).await {
                 Ok(true) => {
                     self.position.topic_id = found;

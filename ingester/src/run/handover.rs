@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::batch::record::Kind;
 use crate::commit::applier::Applier;
+use crate::commit::transaction::Writer;
 use crate::config::run::StartOffset;
 use crate::lanes::lane::{End, Lane};
 use crate::leases::lease::{Acquired, Held, Leadership, Position};
@@ -85,13 +86,18 @@ impl Conductor {
             position,
             kafka: self.service.kafka.clone(),
             applier: Applier {
-                pool: self.service.pool.clone(),
+                edge: Writer {
+                    pool: self.service.pool.clone(),
+                    partition: partition.clone(),
+                    leadership: leadership.clone(),
+                    turns: self.turns.clone(),
+                    group: self.group.clone(),
+                    aftercare: self.aftercare.clone(),
+                    status: self.service.status.clone(),
+                    metrics: self.service.metrics.clone(),
+                },
                 partition: partition.clone(),
-                leadership: leadership.clone(),
-                turns: self.turns.clone(),
-                group: self.group.clone(),
                 retry: self.settings.retry.clone(),
-                aftercare: self.aftercare.clone(),
                 status: self.service.status.clone(),
                 metrics: self.service.metrics.clone(),
                 keeps_headers: self.settings.kafka.results_topic.is_some(),

@@ -1,5 +1,6 @@
-//! The circuit breakers: where most records of a window break, the fault is not theirs. Balance topics and handlers of
-//! domain events count by the same rule, in records: of the offsets some hold none (compacted, or a transaction's marker).
+//! The circuit breakers. Where most records of a window fail, a trigger, a handler or a migration is at fault and not the
+//! records. Balance topics and handlers count by the same rule. They count records and not offsets, because some offsets
+//! hold no record (compacted ones, and transaction markers).
 
 use ledger::verdict::DeadReason;
 use pgrx::PgSqlErrorCode as Code;
@@ -12,7 +13,7 @@ use crate::partition::PartitionName;
 use crate::partition::fence::{BatchHead, Fenced};
 use crate::spi::{internal, query};
 
-/// More than `max` broken ones of `records` neighbours are too much.
+/// More than `max` failed records among `records` neighbours are too many.
 #[derive(Clone, Copy)]
 pub struct Limit {
     pub max: usize,
@@ -33,7 +34,7 @@ impl Limit {
             .any(|run| run[self.max] >= 0 && run[self.max] - run[0] < self.records)
     }
 
-    /// How many are too much, of how many: for messages.
+    /// How many are too many, of how many: for messages.
     pub fn words(self) -> String {
         format!("{} of the last {}", self.max + 1, self.records)
     }

@@ -1,5 +1,5 @@
-//! Records that an operator gives up by hand: the order stands in the database, and is carried out where the
-//! partition comes to the record, in the transaction that moves the offset over it.
+//! Records that an operator has ordered to bury. The order is a row in the database; it is carried out when the partition
+//! reaches the record, in the transaction that moves the offset past it.
 
 use ledger::span::Span;
 use ledger::verdict::DeadReason;
@@ -17,7 +17,7 @@ const ORDERED: &str = "
     WHERE b.partition_id = $1 AND b.kafka_offset >= $2 AND b.kafka_offset < $3 AND b.outcome IS NULL
     ORDER BY b.kafka_offset";
 
-// Who gave the order is on record with the letter, too.
+// The letter's own history names who gave the order, too.
 const SETTLE: &str = "
     WITH settled AS (
         UPDATE ledger.burials b
@@ -79,13 +79,14 @@ impl Burials {
         }
     }
 
-    /// The words of the letter, where the record at this offset is to be buried.
+    /// The message of the letter, where the record at this offset is to be buried.
     pub fn words(&self, offset: i64) -> Option<String> {
         let burial = self.orders.iter().find(|burial| burial.offset == offset)?;
         Some(format!("buried by {}: {}", burial.by_user, burial.why))
     }
 
-    /// Of balance events the bytes are not at hand: those to be buried must come as dead records, and no others may.
+    /// Checks that the ingester sends exactly those balance records as buried ones that are to be buried: only it has their
+    /// bytes.
     pub fn demand<'r>(
         &self,
         name: PartitionName<'_>,
@@ -112,7 +113,7 @@ impl Burials {
         }
     }
 
-    /// Says in the letters who buried them, and why.
+    /// Adds to the letters' messages who buried them, and why.
     pub fn sign(&self, letters: &mut DeadLetters) {
         for (offset, message) in letters.offsets.iter().zip(&mut letters.messages) {
             if let Some(words) = self.words(*offset) {

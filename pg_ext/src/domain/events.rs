@@ -1,8 +1,7 @@
-//! The batched apply of domain events: the same fence, identities and verdicts as for
-//! balances, with the topic's handler in the place of the fold.
+//! One batch of domain events: fence, identities and verdicts are the same as for balance events, and the topic's handler
+//! takes the place of the fold.
 //!
-//! The records come as parameters, raw: there is nothing to stage, and the bytes that a
-//! dead letter needs are at hand.
+//! The records are raw parameters. Nothing is staged, and the bytes for a dead letter are at hand.
 
 use ledger::decode::decode_domain_event;
 use ledger::event::{Defect, check_size};
@@ -25,7 +24,7 @@ use crate::pg::identities::RecordPlace;
 use crate::settings;
 use crate::verdicts::{EventName, Verdicts};
 
-/// The words of a record that is parked behind another one.
+/// The message of a record that is parked behind another one.
 pub const WAITS: &str = "An earlier record with this key is parked; this one waits behind it.";
 
 /// 4714 BC, where PostgreSQL's time begins, in microseconds since 1970.
@@ -62,7 +61,7 @@ pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<
     })
 }
 
-/// What a record calls itself, dead or not.
+/// The name that a record gives its event, dead or not.
 pub fn name_of(decoded: &Result<Event, Defect>) -> EventName {
     let (event_id, source, time_us) = match decoded {
         Ok(event) => (Some(&event.event_id), &event.source, event.own_time_us),
@@ -79,7 +78,7 @@ pub fn name_of(decoded: &Result<Event, Defect>) -> EventName {
     }
 }
 
-/// A record that an operator gives up: whatever it holds, it is not tried.
+/// A record that an operator has ordered to bury: it is not tried, whatever it contains.
 fn buried(name: EventName, words: String) -> Defect {
     Defect {
         reason: DeadReason::Buried,
@@ -91,7 +90,7 @@ fn buried(name: EventName, words: String) -> Defect {
 }
 
 /// Applies a batch of the topic `head.name`.
-pub fn event_batch(head: &BatchHead<'_>, records: &Records) -> Answer {
+pub fn event_batch(head: &BatchHead<'_>, records: &Records<'_>) -> Answer {
     records.check(head.span);
     Spi::connect_mut(|client| match fence::advance(client, head) {
         Fence::AlreadyCommitted { partition_id } => {
@@ -112,7 +111,7 @@ fn apply_behind_fence(
     head: &BatchHead<'_>,
     fenced: &Fenced,
     burials: &Burials,
-    records: &Records,
+    records: &Records<'_>,
 ) -> Counts {
     holes::record(client, fenced, head.span, records.offsets.iter().copied());
     if records.offsets.is_empty() {
@@ -178,19 +177,18 @@ fn apply_behind_fence(
     counts
 }
 
-/// Each record, decoded or dead; what an operator has given up is dead whatever it holds.
+/// Decodes each record, or says why it is dead. A record that an operator has ordered to bury is dead in any case.
 fn decode_all(
     head: &BatchHead<'_>,
     burials: &Burials,
-    records: &Records,
+    records: &Records<'_>,
 ) -> Vec<Result<Event, Defect>> {
     let max_bytes = settings::max_event_bytes();
     let raw = records.payloads.iter().zip(&records.times_ms);
     raw.zip(&records.offsets)
         .map(|((payload, time_ms), offset)| {
-            let payload = payload.as_deref();
-            let decoded = check_size(payload, max_bytes)
-                .and_then(|()| decode(payload, *time_ms, head.name.topic));
+            let decoded = check_size(*payload, max_bytes)
+                .and_then(|()| decode(*payload, *time_ms, head.name.topic));
             match burials.words(*offset) {
                 Some(words) => Err(buried(name_of(&decoded), words)),
                 None => decoded,
@@ -200,7 +198,7 @@ fn decode_all(
 }
 
 struct Writer<'r> {
-    records: &'r Records,
+    records: &'r Records<'r>,
     counts: Counts,
     verdicts: Verdicts,
     letters: DeadLetters,
@@ -243,9 +241,13 @@ impl Writer<'_> {
         letters.codes.push(code);
         letters.messages.push(message.to_owned());
         letters.attempts.push(1);
-        letters.keys.push(self.records.keys[record].clone());
-        letters.payloads.push(self.records.payloads[record].clone());
-        letters.headers.push(self.records.headers[record].clone());
+        letters
+            .keys
+            .push(self.records.keys[record].map(<[u8]>::to_vec));
+        let payload = self.records.payloads[record];
+        letters.payloads.push(payload.map(<[u8]>::to_vec));
+        let headers = self.records.headers[record];
+        letters.headers.push(headers.map(str::to_owned));
         letters
             .record_times_ms
             .push(Some(self.records.times_ms[record]));

@@ -1,5 +1,4 @@
-//! Handlers: SQL functions that a type of domain events is bound to, and the search for
-//! the events that break them.
+//! Handlers: the SQL function that is registered for a type of domain events, and the search for the event that breaks it.
 
 use std::collections::HashMap;
 
@@ -16,7 +15,7 @@ use crate::partition::PartitionName;
 use crate::pg::confine;
 use crate::spi::{internal, query, query_planned};
 
-// A paused handler that was replaced since is not paused any more.
+// A handler that was replaced after it was paused is not paused any more.
 const FIND: &str = "
     SELECT h.handler, f.oid IS NOT NULL, h.parks_key, h.max_failures, h.failure_window,
         CASE WHEN h.paused_version IS DISTINCT FROM f.xmin::text THEN greatest(h.resumed_at, h.paused_at) ELSE h.resumed_at END,
@@ -36,15 +35,15 @@ const PARKED_KEYS: &str = "
     WHERE d.topic = $1 AND d.partition = $2 AND d.status = 'PARKED' AND d.key = ANY ($3) AND d.id <> ALL ($4)
     GROUP BY d.key";
 
-/// What one event came to that was not simply handled.
+/// Why one event was not handled.
 pub enum Outcome {
-    /// The handler broke on it, with these words.
+    /// The handler failed on it, with this message.
     Failed(String),
     /// An earlier record with the same key is parked.
     ParkedBehind,
 }
 
-/// What the events are handed over for.
+/// Why the handler is called.
 pub enum Task<'a> {
     /// A batch from this offset on.
     Batch { from_offset: i64 },
@@ -119,7 +118,7 @@ impl Handler {
         client: &mut SpiClient<'_>,
         name: PartitionName<'_>,
         task: &Task<'_>,
-        records: &Records,
+        records: &Records<'_>,
         decoded: &[Result<Event, Defect>],
         news: &[usize],
     ) -> HashMap<usize, Outcome> {
@@ -163,7 +162,7 @@ impl Handler {
             if at <= culprit {
                 queue.remove(culprit);
             }
-            if let (true, Some(key)) = (self.parks_key, records.keys[record].as_deref()) {
+            if let (true, Some(key)) = (self.parks_key, records.keys[record]) {
                 let later = culprit.max(at);
                 park(&mut queue, later, records, &mut outcomes, |other, _| {
                     other == key
@@ -181,7 +180,7 @@ impl Handler {
     fn call(
         &self,
         client: &mut SpiClient<'_>,
-        records: &Records,
+        records: &Records<'_>,
         decoded: &[Result<Event, Defect>],
         part: &[usize],
     ) -> Result<(), String> {
@@ -194,13 +193,14 @@ impl Handler {
             .zip(&offsets)
             .map(|(event, offset)| event.version(*offset))
             .collect();
-        // Of the payload only what the handler gets, so that no more than that is made a jsonb.
+        // Of the payload only what the handler gets, so that no more than that is made a jsonb. It is wrapped because
+        // sluice.call_handler takes it out of an envelope, in every version: a new library meets the functions of before
+        // until the extension is updated.
         let payloads: Vec<Vec<u8>> = part
             .iter()
             .filter_map(|record| {
-                let (event, payload) =
-                    (decoded[*record].as_ref().ok()?, &records.payloads[*record]);
-                let data = payload.as_ref()?.get(event.data.clone())?;
+                let (event, payload) = (decoded[*record].as_ref().ok()?, records.payloads[*record]);
+                let data = payload?.get(event.data.clone())?;
                 Some([br#"{"data":"#, data, b"}"].concat())
             })
             .collect();
@@ -208,11 +208,11 @@ impl Handler {
             self.name.as_str().into(),
             offsets.into(),
             events()
-                .map(|event| event.event_id.clone())
+                .map(|event| event.event_id.as_str())
                 .collect::<Vec<_>>()
                 .into(),
             events()
-                .map(|event| event.source.clone())
+                .map(|event| event.source.as_deref())
                 .collect::<Vec<_>>()
                 .into(),
             events()
@@ -248,7 +248,8 @@ fn open_cursors(client: &SpiClient<'_>, task: &Task<'_>) -> Option<Vec<String>> 
     })
 }
 
-/// Whoever replays must not be left with cursors that a handler has opened: fetching from one would run its query as them.
+/// Closes the cursors that a handler has opened: to fetch from one would run its query with the rights of the role that
+/// replays.
 fn close_new_cursors(client: &SpiClient<'_>, before: &Option<Vec<String>>) {
     let Some(before) = before else { return };
     let rows = client.select(CURSORS, None, &[]).unwrap_or_else(internal);
@@ -306,14 +307,14 @@ fn first_culprit(
 fn park(
     queue: &mut Vec<usize>,
     from: usize,
-    records: &Records,
+    records: &Records<'_>,
     outcomes: &mut HashMap<usize, Outcome>,
     is_parked: impl Fn(&[u8], i64) -> bool,
 ) {
     let mut index = 0;
     queue.retain(|record| {
         index += 1;
-        let key = records.keys[*record].as_deref();
+        let key = records.keys[*record];
         let parked =
             index > from && key.is_some_and(|key| is_parked(key, records.offsets[*record]));
         if parked {
@@ -329,7 +330,7 @@ fn parked_keys(
     client: &mut SpiClient<'_>,
     name: PartitionName<'_>,
     task: &Task<'_>,
-    records: &Records,
+    records: &Records<'_>,
     decoded: &[Result<Event, Defect>],
     news: &[usize],
 ) -> HashMap<Vec<u8>, i64> {
@@ -337,11 +338,8 @@ fn parked_keys(
         Task::Batch { .. } => Vec::new(),
         Task::Replay { ids } => ids.to_vec(),
     };
-    let keys: Vec<Option<Vec<u8>>> = news
-        .iter()
-        .map(|record| records.keys[*record].clone())
-        .filter(Option::is_some)
-        .collect();
+    let keys = news.iter().filter_map(|record| records.keys[*record]);
+    let keys: Vec<&[u8]> = keys.collect();
     let args = [
         name.topic.into(),
         name.partition.into(),
@@ -358,9 +356,9 @@ fn parked_keys(
         .collect();
     let dead = decoded.iter().enumerate();
     for (record, _) in dead.filter(|(_, decoded)| decoded.is_err()) {
-        if let Some(key) = &records.keys[record] {
+        if let Some(key) = records.keys[record] {
             let offset = records.offsets[record];
-            let earliest = first.entry(key.clone()).or_insert(offset);
+            let earliest = first.entry(key.to_vec()).or_insert(offset);
             *earliest = offset.min(*earliest);
         }
     }

@@ -8,16 +8,16 @@ use pgrx::PgSqlErrorCode as Code;
 
 use crate::error::raise;
 
-/// Raw Kafka records, column by column.
-pub struct Records {
+/// Raw Kafka records, column by column, borrowed from the arguments or letters that they came in.
+pub struct Records<'r> {
     pub offsets: Vec<i64>,
     pub times_ms: Vec<i64>,
-    pub keys: Vec<Option<Vec<u8>>>,
-    pub payloads: Vec<Option<Vec<u8>>>,
-    pub headers: Vec<Option<String>>,
+    pub keys: Vec<Option<&'r [u8]>>,
+    pub payloads: Vec<Option<&'r [u8]>>,
+    pub headers: Vec<Option<&'r str>>,
 }
 
-impl Records {
+impl Records<'_> {
     /// Refuses columns that are not of one batch.
     pub fn check(&self, span: Span) {
         let count = self.offsets.len();

@@ -1,4 +1,4 @@
-//! Who else runs: each ingester says so, and all compute the same even share from it.
+//! Which instances are alive: each ingester registers itself, and all compute the same even share from the list.
 
 use pgrx::Spi;
 use pgrx::datum::Interval;
@@ -6,7 +6,7 @@ use pgrx::datum::Interval;
 use crate::arguments::{check_text, lease_us};
 use crate::spi::run;
 
-// A name is taken over only from a session that is gone, or silent and of the same login.
+// A service id is taken over only from a session that has ended, or from one that is silent and of the same login.
 const HEARTBEAT: &str = "
     INSERT INTO ledger.ingester_instances AS i (service_id, session_pid, topics, expires_at)
     VALUES ($1, pg_catalog.pg_backend_pid(), $2, pg_catalog.clock_timestamp() + $3 * interval '1 microsecond')
@@ -18,12 +18,12 @@ const HEARTBEAT: &str = "
             WHERE pg_catalog.pg_get_userbyid(a.usesysid) = SESSION_USER))
         OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(i.session_pid))";
 
-// A session counts once: nobody makes up a crowd that all shares are divided by.
+// A session counts once, so that one login cannot register many instances and shrink the share of all others.
 const FORGET_OTHERS: &str = "
     DELETE FROM ledger.ingester_instances
     WHERE session_pid = pg_catalog.pg_backend_pid() AND service_id <> $1";
 
-// Names are often made up at start: those long gone would pile up.
+// Service ids are often generated at start, so those of ended instances would accumulate.
 const FORGET_OLD: &str = "
     DELETE FROM ledger.ingester_instances
     WHERE expires_at < pg_catalog.clock_timestamp() - interval '1 hour'";

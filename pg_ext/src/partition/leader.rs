@@ -1,10 +1,9 @@
 //! Leadership of a partition: a lease that ends by the database's clock, and a fencing
 //! token that grows with every acquisition.
 //!
-//! A leader whose database session is gone has lost the lease at once: PostgreSQL notices
-//! a killed process sooner than any time-out. A predecessor's transaction in flight is
-//! waited out for a moment and then terminated, so that a frozen process cannot hold its
-//! successor up; only after that is `commit_offset` read.
+//! A leader whose database session has ended loses its lease at once, because PostgreSQL notices a killed process sooner
+//! than any time-out. Acquiring waits a moment for a predecessor's transaction in flight and then terminates it, so that a
+//! frozen process cannot delay its successor. Only then is `commit_offset` read.
 
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
@@ -17,9 +16,9 @@ use crate::partition::{Leadership, PartitionName};
 use crate::pg::{holders, session};
 use crate::spi::{internal, query, run};
 
-/// How long a transaction that holds a row may go on before it is looked at.
+/// How long another transaction may hold a row before its session may be ended.
 const GRACE_MS: u32 = 100;
-/// How long acquiring waits for a row in all.
+/// How long acquiring waits for a row altogether.
 const PATIENCE_MS: u32 = 1_000;
 const POLL_MS: u32 = 5;
 
@@ -34,7 +33,7 @@ pub struct Lock {
     pub lease_expires_at: Option<TimestampWithTimeZone>,
 }
 
-// A name alone takes nothing from another login's session.
+// The same service id takes over only a lease of the same login: a name alone proves nothing.
 const FIND: &str = "
     SELECT l.partition_id,
         l.leader_svc_id IS NULL
@@ -71,16 +70,16 @@ const LOCK_LEASE: &str =
 const LOCK_PROGRESS: &str =
     "SELECT 1 FROM ledger.partition_progress WHERE partition_id = $1 FOR UPDATE SKIP LOCKED";
 
-// A lease row is held for milliseconds, or for PATIENCE_MS by another acquirer: whoever
-// idles in that transaction, or has held it for longer, does not move any more.
+// A lease row is locked for milliseconds, or for PATIENCE_MS by another instance that acquires. A session that idles in
+// that transaction, or has held the lock for longer, is taken for frozen.
 const LEASE_HOLDERS: &str = "
     SELECT h.pid FROM pg_catalog.pg_locks h
     JOIN pg_catalog.pg_stat_get_activity(NULL) a ON a.pid = h.pid
     WHERE h.locktype = 'transactionid' AND h.transactionid::text = ANY ($1) AND h.granted AND h.pid <> pg_catalog.pg_backend_pid()
         AND (a.state LIKE 'idle in transaction%'
             OR a.xact_start < pg_catalog.clock_timestamp() - 3 * interval '1 second')";
-// An operator's replay that is at work is no leader's: it is waited for (see sluice.replay_dead_letters), unless its
-// session idles in the transaction for long. Nobody else can pass for one: the mark counts for members of sluice_admin.
+// An operator's replay that is at work is not ended but waited for (see sluice.replay_dead_letters), unless its session
+// idles in the transaction for long. Its mark is an advisory lock, which counts only for members of sluice_admin.
 const PROGRESS_HOLDERS: &str = "
     SELECT h.pid FROM pg_catalog.pg_locks h
     WHERE h.locktype = 'transactionid' AND h.transactionid::text = ANY ($1) AND h.granted AND h.pid <> pg_catalog.pg_backend_pid()
@@ -101,15 +100,16 @@ const PROGRESS: Row = Row {
     holders: PROGRESS_HOLDERS,
 };
 
-// By words and kind; a process ends when it is told to, a prepared transaction is for people to end.
+// What to tell people of the transaction that holds a row. A session can be terminated; a prepared transaction must be
+// ended by an operator, so it is reported at once.
 const HOLDER: &str = "
     SELECT pg_catalog.format('its %s is held by %s', f.what, h.words), h.gid IS NOT NULL
     FROM sluice.partition_row_holders($1) f, sluice.transaction_holder(f.id::xid) h
     WHERE h.gid IS NOT NULL OR (h.pid <> pg_catalog.pg_backend_pid() AND h.age > interval '2 s')
     ORDER BY h.gid IS NULL, f.what LIMIT 1";
 
-// The token follows the clock so that it also grows over a restore of an older backup. Where the clock is behind, an
-// original and its restored copy would count alike: each goes on by chance.
+// The token follows the clock, so that it also grows after an older backup was restored. Where the clock is behind the
+// token, an original database and its restored copy must not count alike: each adds a random number.
 const GRANT: &str = "
     WITH lease AS MATERIALIZED (
         SELECT pg_catalog.gen_random_uuid() AS id, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint AS now_us
@@ -131,7 +131,7 @@ const GRANT: &str = "
     WHERE l.partition_id = $1
     RETURNING progress.fencing_token, progress.lease_id, progress.commit_offset, l.leader_svc_id, l.lease_expires_at";
 
-// An instance renews all its leases in one statement: none of them may wait for a row that somebody holds.
+// An instance renews all its leases in one statement, so none of them may wait for a row that another transaction locks.
 const RENEW: &str = "
     UPDATE ledger.partition_leases l
     SET lease_expires_at = pg_catalog.clock_timestamp() + $5 * interval '1 microsecond',
@@ -184,7 +184,7 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
             return seen.refused();
         }
         if !lock_row(client, &LEASE, seen.partition_id) {
-            // Another one who acquires is no trouble.
+            // Another instance that acquires at the same time is no error.
             if let Some(holder) = holder(client, seen.partition_id) {
                 held(name, &holder.words);
             }
@@ -294,7 +294,7 @@ struct Row {
     holders: &'static str,
 }
 
-/// Locks one row; whoever holds it for longer than a moment and is named by `holders` is ended.
+/// Locks one row. A session that holds it for longer than GRACE_MS and is named by `holders` is terminated.
 fn lock_row(client: &mut SpiClient<'_>, row: &Row, partition_id: i32) -> bool {
     let args = [partition_id.into()];
     let mut ended = false;
@@ -335,7 +335,7 @@ struct Holder {
     is_prepared: bool,
 }
 
-/// Names it once it has lasted for longer than anybody holds these rows who leads or acquires.
+/// Names it once it has lasted for longer than a leader or an acquiring instance ever holds these rows.
 fn holder(client: &mut SpiClient<'_>, partition_id: i32) -> Option<Holder> {
     let rows = query(client, HOLDER, &[partition_id.into()]);
     if rows.is_empty() {

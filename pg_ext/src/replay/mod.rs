@@ -282,10 +282,10 @@ impl Tried<'_> {
         let records = Records {
             offsets: self.part.offsets(),
             times_ms: letters.iter().map(|letter| letter.time_ms).collect(),
-            keys: letters.iter().map(|letter| letter.key.clone()).collect(),
+            keys: letters.iter().map(|letter| letter.key.as_deref()).collect(),
             payloads: letters
                 .iter()
-                .map(|letter| letter.payload.clone())
+                .map(|letter| letter.payload.as_deref())
                 .collect(),
             headers: vec![None; letters.len()],
         };

@@ -32,6 +32,10 @@ impl Database {
         self.0.session().await
     }
 
+    pub fn superuser_url(&self) -> &str {
+        &self.0.admin_url
+    }
+
     /// A new session as the ingester's login.
     pub async fn writer(&self) -> Client {
         self.0.writer().await

@@ -4,6 +4,10 @@
 //! Each partition has its own stream, its own event ids and, unless `shared`, its own accounts:
 //! then every verdict is determined by the order of its records alone.
 
+pub mod garbage;
+pub mod load;
+pub mod rng;
+
 use std::fmt::Write;
 
 use crate::garbage;

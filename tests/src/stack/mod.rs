@@ -1,5 +1,13 @@
 //! The private PostgreSQL and Kafka that `scripts/with-stack.sh` has started for us.
 
+pub mod browser;
+pub mod database;
+pub mod fault_points;
+pub mod ingester;
+pub mod kafka;
+pub mod proxy;
+pub mod wait;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;

@@ -1,5 +1,8 @@
 //! The reference ledger: one record after the other, no batches, no locks, nothing clever.
 
+pub mod event;
+pub mod json;
+
 use std::collections::HashMap;
 
 use crate::event::{self, Account, Change, Dead, Event, UNIT};

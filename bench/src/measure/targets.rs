@@ -9,8 +9,8 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 
 use crate::Measured;
-use crate::report::{grouped, ratio, right_aligned, table};
-use crate::sample::Spread;
+use crate::measure::report::{grouped, ratio, right_aligned, table};
+use crate::measure::sample::Spread;
 use crate::stack::Result;
 
 const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/figures.json");
@@ -171,7 +171,7 @@ const TARGETS: [Target; 22] = {
         ),
         target(
             "domain",
-            "domain events, mixed types ÷ document 2's way",
+            "domain events, mixed types ÷ the plain consumer",
             Ratio,
             10.0,
             25.0,

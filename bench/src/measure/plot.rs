@@ -5,9 +5,9 @@ use std::ops::Range;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::report::grouped;
+use crate::measure::report::grouped;
+use crate::measure::targets::curve;
 use crate::stack::Result;
-use crate::targets::curve;
 
 const SVG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/throughput.svg");
 const HEIGHT: u32 = 420;

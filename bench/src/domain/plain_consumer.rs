@@ -1,4 +1,4 @@
-//! Document 2's own way: a consumer as a plain service would have it, every step awaited.
+//! The plain consumer: what a service would write without Sluice, every step awaited.
 //!
 //! Ten events, or what a second brings, are a batch. For each event Redis is asked whether
 //! it was processed; one transaction upserts each in a statement of its own; then each is
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio_postgres::{Client, Statement};
 
 use crate::kafka::{Found, Reader};
-use crate::sample::Sample;
+use crate::measure::sample::Sample;
 use crate::stack::{Result, Stack};
 
 use super::backlog::Backlog;
@@ -28,7 +28,7 @@ const MARK_S: u64 = 86_400;
 const STALL: Duration = Duration::from_secs(30);
 
 /// All that a service would keep at hand.
-pub struct Document2 {
+pub struct PlainConsumer {
     stack: Stack,
     reader: Arc<Reader>,
 }
@@ -61,17 +61,17 @@ struct News {
     data: Value,
 }
 
-impl Document2 {
+impl PlainConsumer {
     pub async fn connect(stack: &Stack) -> Result<Self> {
         stack
             .admin()
             .await?
             .batch_execute(
-                "CREATE SCHEMA document2;
-                 CREATE TABLE document2.entities (id text PRIMARY KEY, event_id text NOT NULL, data jsonb NOT NULL)",
+                "CREATE SCHEMA plain;
+                 CREATE TABLE plain.entities (id text PRIMARY KEY, event_id text NOT NULL, data jsonb NOT NULL)",
             )
             .await?;
-        let reader = Arc::new(Reader::connect(stack, "document-2")?);
+        let reader = Arc::new(Reader::connect(stack, "plain-consumer")?);
         let stack = stack.clone();
         Ok(Self { stack, reader })
     }
@@ -102,7 +102,7 @@ async fn consume(stack: &Stack, reader: &Reader, count: usize) -> Result<(Sample
     let mut database = stack.admin().await?;
     let upsert = database
         .prepare(
-            "INSERT INTO document2.entities (id, event_id, data) VALUES ($1, $2, $3)
+            "INSERT INTO plain.entities (id, event_id, data) VALUES ($1, $2, $3)
              ON CONFLICT (id) DO UPDATE SET event_id = excluded.event_id, data = excluded.data",
         )
         .await?;
@@ -154,7 +154,7 @@ async fn consume(stack: &Stack, reader: &Reader, count: usize) -> Result<(Sample
 /// Waits for a first record, and at most a second for the rest of the batch.
 fn read(reader: &Reader, timeout: Duration, most: usize) -> Result<Vec<Found>> {
     let first = reader.next(timeout)?;
-    let mut batch = vec![first.ok_or("document 2's consumer gets no records")?];
+    let mut batch = vec![first.ok_or("the plain consumer gets no records")?];
     let deadline = Instant::now() + BATCH_TIMEOUT;
     while batch.len() < BATCH.min(most) {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -193,10 +193,10 @@ async fn write(database: &mut Client, upsert: &Statement, news: &[News]) -> Resu
 
 /// That each entity has a row, left by an event of this round.
 async fn check(database: &Client, event_ids: &[String], entities: i64) -> Result<()> {
-    let query = "SELECT count(*) FROM document2.entities WHERE event_id = ANY ($1)";
+    let query = "SELECT count(*) FROM plain.entities WHERE event_id = ANY ($1)";
     let found: i64 = database.query_one(query, &[&event_ids]).await?.get(0);
     if found == entities {
         return Ok(());
     }
-    Err(format!("document 2's table has {found} rows of {entities} entities").into())
+    Err(format!("the plain consumer's table has {found} rows of {entities} entities").into())
 }
