@@ -237,8 +237,8 @@ fn replay_letters_by_id(
         name!(topic, String),
         name!(partition, i32),
         name!(kafka_offset, i64),
-        name!(verdict, String),
-        name!(reason, Option<String>),
+        name!(verdict, &'static str),
+        name!(reason, Option<&'static str>),
         name!(message, Option<String>),
     ),
 > {
@@ -250,7 +250,7 @@ fn replay_letters_by_id(
             record.topic,
             record.partition,
             record.offset,
-            record.verdict,
+            record.verdict.as_str(),
             record.reason,
             record.message,
         )

@@ -40,6 +40,8 @@ const TRIP_BREAKER: &str = "SELECT sluice.trip_breaker($1, $2)";
 /// How long the parts of a transaction took; what it does without is `None`.
 #[derive(Clone, Copy, Default)]
 struct Took {
+    /// Waiting until it was this batch's turn.
+    turn: Option<Duration>,
     copy: Option<Duration>,
     apply: Duration,
     commit: Option<Duration>,
@@ -72,21 +74,21 @@ impl Edge for Writer {
             && staged.is_small()
             && let Some(done) = self.group.commit(self.call(slice, staged)).await
         {
-            self.metrics.phase("turn", done.waited);
             let took = Took {
+                turn: Some(done.waited),
                 copy: None,
                 apply: done.apply,
                 commit: Some(done.commit),
             };
             return Ok(self.committed(slice, &done.row, took));
         }
-        let mut turn = None;
-        if slice.rows() >= LARGE {
-            let asked = Instant::now();
-            turn = self.turns.acquire().await.ok();
-            self.metrics.phase("turn", asked.elapsed());
-        }
-        let transaction = self.transaction(slice);
+        let asked = Instant::now();
+        let turn = match slice.rows() >= LARGE {
+            true => self.turns.acquire().await.ok(),
+            false => None,
+        };
+        let waited = turn.is_some().then(|| asked.elapsed());
+        let transaction = self.transaction(slice, waited);
         tokio::pin!(transaction);
         tokio::select! {
             done = &mut transaction => return done,
@@ -143,7 +145,11 @@ impl Writer {
         }
     }
 
-    async fn transaction(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
+    async fn transaction(
+        &self,
+        slice: &Slice<'_>,
+        waited: Option<Duration>,
+    ) -> Result<Counts, Refusal> {
         let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
         let (row, took) = {
@@ -156,6 +162,10 @@ impl Writer {
             }
         };
         connection.keep();
+        let took = Took {
+            turn: waited,
+            ..took
+        };
         Ok(self.committed(slice, &row, took))
     }
 
@@ -172,6 +182,7 @@ impl Writer {
 
     fn committed(&self, slice: &Slice<'_>, row: &Row, took: Took) -> Counts {
         for (phase, took) in [
+            ("turn", took.turn),
             ("copy", took.copy),
             ("apply", Some(took.apply)),
             ("commit", took.commit),
@@ -252,6 +263,7 @@ async fn alone(
     let applied = done.applied.into_iter().next();
     let (applied, row) = applied.expect("an answer for each call");
     let took = Took {
+        turn: None,
         copy: None,
         apply: applied - began,
         commit: Some(done.committed - applied),
@@ -318,6 +330,7 @@ async fn copied(
     )?;
     fault_point!("copy.answered");
     let took = Took {
+        turn: None,
         copy: Some(copied - began),
         apply: applied - copied,
         commit: Some(committed - applied),

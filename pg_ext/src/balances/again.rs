@@ -4,8 +4,10 @@ use ledger::decode::decode_balance_event;
 use ledger::event::{Change, Defect, EventHead};
 use ledger::identity::{Identity, PayloadHash};
 use ledger::staging::{Content, Event, Record, Staged};
+use ledger::verdict::{RejectReason, Verdict};
 use pgrx::spi::SpiClient;
 
+use crate::answer::Counts;
 use crate::balances::accounts::Accounts;
 use crate::balances::fold::Fold;
 use crate::error::assert_count;
@@ -65,9 +67,12 @@ pub struct Part<'e> {
     pub events: Vec<(i64, &'e BalanceEvent<'e>)>,
 }
 
-/// Applies events of several partitions by what `ownership` says of each, one after the other. All balances are
-/// locked in key order before the first of them, as every batch locks.
-pub fn apply(client: &mut SpiClient<'_>, parts: &[Part<'_>], mut ownership: Ownership) {
+/// The verdict of an event, and why it was rejected.
+pub type Judged = (Verdict, Option<RejectReason>);
+
+/// Applies events of several partitions by what `ownership` says of each, one after the other; answers their verdicts.
+/// All balances are locked in key order before the first of them, as every batch locks.
+pub fn apply(client: &mut SpiClient<'_>, parts: &[Part<'_>], ownership: Ownership) -> Vec<Judged> {
     fence::check_isolation();
     let mut staged = Staged::default();
     for (offset, event) in parts.iter().flat_map(|part| &part.events) {
@@ -80,15 +85,32 @@ pub fn apply(client: &mut SpiClient<'_>, parts: &[Part<'_>], mut ownership: Owne
     }
     let mut accounts = Accounts::lock(&staged, &ownership);
     let created_at = session::now();
-    let mut records = std::mem::take(&mut staged.records).into_iter();
+    let records = std::mem::take(&mut staged.records).into_iter();
+    let mut claimed = records.zip(ownership.into_claims());
+    let mut judged = Vec::new();
     for part in parts {
-        staged.records = records.by_ref().take(part.events.len()).collect();
-        let mut fold = Fold::default();
         let mut log = Log::open(part.fenced.partition_id(), created_at);
-        let mine = ownership.split(part.events.len());
-        let logged = fold.run(&staged, &mine, &mut accounts, &mut log);
+        let mut logged = 0;
+        for (record, claim) in claimed.by_ref().take(part.events.len()) {
+            staged.records = vec![record];
+            let mut fold = Fold::default();
+            let mine = Ownership::known(vec![claim]);
+            logged += fold.run(&staged, &mine, &mut accounts, &mut log);
+            judged.push(judged_of(&fold.counts));
+        }
         assert_count("log rows", log.close() as i64, logged);
-        assert_count("events", fold.counts.events(), part.events.len() as i64);
     }
     accounts.write(client, session::unix_millis(created_at));
+    judged
+}
+
+/// The verdict of the only event that was counted.
+fn judged_of(counts: &Counts) -> Judged {
+    assert_count("events", counts.events(), 1);
+    let mut reasons = RejectReason::ALL.iter().copied();
+    match reasons.find(|reason| counts.rejections[*reason as usize] > 0) {
+        Some(reason) => (Verdict::Rejected, Some(reason)),
+        None if counts.duplicates > 0 => (Verdict::Duplicate, None),
+        None => (Verdict::Applied, None),
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use ledger::verdict::Verdict;
 use pgrx::spi::SpiClient;
 
 use crate::error::assert_count;
@@ -37,14 +38,6 @@ const SETTLE: &str = "
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[]) AS u (id, code, message, owns_identity)
     WHERE d.id = u.id AND d.status = 'PARKED'";
 
-const RESULTS: &str = r#"
-    SELECT d.id, d.topic, d.partition, d.kafka_offset, v.verdict, v.reason,
-        CASE WHEN d.status = 'PARKED' THEN d.error_message END
-    FROM ledger.dead_letters d
-    JOIN ledger.event_verdicts v USING (topic, partition, kafka_offset)
-    WHERE d.id = ANY ($1)
-    ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset"#;
-
 /// A parked letter under its lock.
 pub struct Letter {
     pub id: i64,
@@ -79,28 +72,17 @@ impl Part {
     }
 }
 
-/// Why a letter stays one.
-pub struct Fault {
-    pub code: &'static str,
-    pub message: String,
-}
-
-/// What a tried letter came to.
+/// What a letter that was tried came to.
 pub struct Settled {
-    pub id: i64,
-    pub fault: Option<Fault>,
-    pub owns_identity: bool,
-}
-
-/// What a replayed record came to, as it stands in the database.
-pub struct Replayed {
     pub id: i64,
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
-    pub verdict: String,
-    pub reason: Option<String>,
+    pub verdict: Verdict,
+    pub reason: Option<&'static str>,
+    /// Why it stays a dead letter.
     pub message: Option<String>,
+    pub owns_identity: bool,
 }
 
 /// Locks those of `ids` that are parked, then the progress rows of their partitions.
@@ -147,18 +129,15 @@ pub fn lock(client: &mut SpiClient<'_>, ids: &[i64]) -> Vec<Part> {
 }
 
 /// Writes what became of the letters; a correction belongs to the only one.
-pub fn settle(client: &mut SpiClient<'_>, settled: Vec<Settled>, correction: Option<&[u8]>) {
-    let letters = settled.len();
+pub fn settle(client: &mut SpiClient<'_>, settled: &[Settled], correction: Option<&[u8]>) {
     let ids: Vec<i64> = settled.iter().map(|letter| letter.id).collect();
     let own: Vec<bool> = settled.iter().map(|letter| letter.owns_identity).collect();
-    let (codes, messages): (Vec<Option<String>>, Vec<Option<String>>) = settled
-        .into_iter()
-        .map(|letter| match letter.fault {
-            Some(fault) => (Some(fault.code.to_owned()), Some(fault.message)),
-            None => (None, None),
-        })
-        .unzip();
-    let correction = correction.map(<[u8]>::to_vec);
+    let codes = settled
+        .iter()
+        .map(|letter| letter.reason.filter(|_| letter.verdict == Verdict::Dead));
+    let codes: Vec<Option<&str>> = codes.collect();
+    let messages = settled.iter().map(|letter| letter.message.as_deref());
+    let messages: Vec<Option<&str>> = messages.collect();
     let args = [
         ids.into(),
         codes.into(),
@@ -167,20 +146,5 @@ pub fn settle(client: &mut SpiClient<'_>, settled: Vec<Settled>, correction: Opt
         correction.into(),
     ];
     let written = run(client, SETTLE, &args);
-    assert_count("dead letters settled", written as i64, letters as i64);
-}
-
-/// What stands in the database of these letters now.
-pub fn results(client: &mut SpiClient<'_>, ids: Vec<i64>) -> Vec<Replayed> {
-    let rows = query(client, RESULTS, &[ids.into()]);
-    rows.map(|row| Replayed {
-        id: row.get(1).unwrap_or_else(internal).unwrap_or_default(),
-        topic: row.get(2).unwrap_or_else(internal).unwrap_or_default(),
-        partition: row.get(3).unwrap_or_else(internal).unwrap_or_default(),
-        offset: row.get(4).unwrap_or_else(internal).unwrap_or_default(),
-        verdict: row.get(5).unwrap_or_else(internal).unwrap_or_default(),
-        reason: row.get(6).unwrap_or_else(internal),
-        message: row.get(7).unwrap_or_else(internal),
-    })
-    .collect()
+    assert_count("dead letters settled", written as i64, settled.len() as i64);
 }

@@ -15,14 +15,14 @@ use pgrx::Spi;
 use pgrx::datum::Uuid;
 use pgrx::spi::SpiClient;
 
-use crate::balances::again::{self, BalanceEvent};
+use crate::balances::again::{self, BalanceEvent, Judged};
 use crate::domain::events;
 use crate::domain::handlers::{Handler, Outcome, Task};
 use crate::domain::records::{Event, Records};
 use crate::error::raise;
 use crate::identities::Ownership;
 use crate::pg::identities::RecordPlace;
-use crate::replay::letters::{Fault, Letter, Part, Replayed, Settled};
+use crate::replay::letters::{Letter, Part, Settled};
 use crate::spi::run;
 use crate::verdicts::{EventName, Verdicts};
 
@@ -99,8 +99,9 @@ impl<'p> Decoded<'p> {
     }
 }
 
-/// Replays those of the letters `ids` that are parked, and answers for them alone; `correction` is for a single one.
-pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Replayed> {
+/// Replays those of the letters `ids` that are parked, and answers what they came to, in the order of their partitions and
+/// offsets; `correction` is for a single one.
+pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Settled> {
     if correction.is_some() && ids.len() > 1 {
         raise(
             Code::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -138,7 +139,7 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Replayed> {
             run(client, FORGET_VERDICTS, &args);
         }
         fault_point!("replay.forgotten");
-        apply_balances(client, &parts, &decoded, &claims);
+        let judged = apply_balances(client, &parts, &decoded, &claims);
         fault_point!("replay.decided");
         let mut settled = Vec::new();
         for (index, part) in parts.iter().enumerate() {
@@ -146,14 +147,19 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Replayed> {
                 part,
                 decoded: &decoded[index],
                 claims: &claims[index],
+                judged: &judged[index],
             };
             let faults = tried.faults(client, handlers[index].as_ref());
             settled.extend(tried.settle(client, faults));
         }
-        let ids = settled.iter().map(|letter| letter.id).collect();
-        letters::settle(client, settled, correction);
+        letters::settle(client, &settled, correction);
         fault_point!("replay.settled");
-        letters::results(client, ids)
+        // Letters of one partition are in two parts where their kinds differ.
+        settled.sort_by(|a, b| {
+            let place = |letter: &Settled| (letter.partition, letter.offset);
+            a.topic.cmp(&b.topic).then(place(a).cmp(&place(b)))
+        });
+        settled
     })
 }
 
@@ -228,14 +234,14 @@ fn claim(
     Ownership::known(claims.collect())
 }
 
-/// Balance events of all parts, by the fold.
+/// Applies the balance events of all parts; answers the verdict of each letter of each part, where the fold gave one.
 fn apply_balances(
     client: &mut SpiClient<'_>,
     parts: &[Part],
     decoded: &[Decoded<'_>],
     claims: &[Vec<Option<Claim>>],
-) {
-    let (mut anew, mut known) = (Vec::new(), Vec::new());
+) -> Vec<Vec<Option<Judged>>> {
+    let (mut again, mut known) = (Vec::new(), Vec::new());
     for ((part, decoded), claims) in parts.iter().zip(decoded).zip(claims) {
         if let Decoded::Balances(events) = decoded {
             let decodable = events.iter().zip(claims).filter(|(event, _)| event.is_ok());
@@ -244,15 +250,25 @@ fn apply_balances(
             let events = offsets
                 .zip(events)
                 .filter_map(|(offset, event)| Some((offset, event.as_ref().ok()?)));
-            anew.push(again::Part {
+            again.push(again::Part {
                 fenced: &part.fenced,
                 events: events.collect(),
             });
         }
     }
-    if !known.is_empty() {
-        again::apply(client, &anew, Ownership::known(known));
+    let mut judged = match known.is_empty() {
+        true => Vec::new(),
+        false => again::apply(client, &again, Ownership::known(known)),
     }
+    .into_iter();
+    let decoded = decoded.iter().map(|decoded| match decoded {
+        Decoded::Balances(events) => events
+            .iter()
+            .map(|event| event.as_ref().ok().and_then(|_| judged.next()))
+            .collect(),
+        Decoded::Events(events) => vec![None; events.len()],
+    });
+    decoded.collect()
 }
 
 /// A part, what it says, and what its letters are to their identities.
@@ -260,6 +276,8 @@ struct Tried<'p> {
     part: &'p Part,
     decoded: &'p Decoded<'p>,
     claims: &'p [Option<Claim>],
+    /// What the fold said of them.
+    judged: &'p [Option<Judged>],
 }
 
 impl Tried<'_> {
@@ -315,18 +333,19 @@ impl Tried<'_> {
         let mut settled = Vec::new();
         for (index, (letter, fault)) in self.part.letters.iter().zip(faults).enumerate() {
             let claim = self.claims[index];
-            let verdict = match (&fault, claim, self.part.is_domain) {
-                (Some((reason, _)), _, _) => Some((Verdict::Dead, Some(reason.as_str()))),
-                (None, Some(Claim::Duplicate), _) => Some((Verdict::Duplicate, None)),
-                (None, Some(Claim::Conflict), true) => {
+            let (verdict, reason) = match (&fault, claim, self.judged[index]) {
+                (Some((reason, _)), _, _) => (Verdict::Dead, Some(reason.as_str())),
+                (None, _, Some((verdict, reason))) => (verdict, reason.map(RejectReason::as_str)),
+                (None, Some(Claim::Duplicate), None) => (Verdict::Duplicate, None),
+                (None, Some(Claim::Conflict), None) => {
                     let reason = RejectReason::EventIdConflict.as_str();
-                    Some((Verdict::Rejected, Some(reason)))
+                    (Verdict::Rejected, Some(reason))
                 }
-                (None, _, true) => Some((Verdict::Applied, None)),
-                // It follows from the log.
-                (None, _, false) => None,
+                (None, _, None) => (Verdict::Applied, None),
             };
-            if let Some((verdict, reason)) = verdict {
+            // The verdict of a balance event that was applied or rejected follows from the log.
+            let has_log = self.judged[index].is_some() && verdict != Verdict::Duplicate;
+            if !has_log {
                 let (name, reason) = (self.decoded.name(index), reason.map(str::to_owned));
                 verdicts.push(letter.offset, name, verdict, reason);
             }
@@ -335,13 +354,15 @@ impl Tried<'_> {
             }
             settled.push(Settled {
                 id: letter.id,
+                topic: self.part.topic.clone(),
+                partition: self.part.partition,
+                offset: letter.offset,
+                verdict,
+                reason,
                 // What cannot be decoded owns what it owned.
                 owns_identity: fault.is_some()
                     && claim.map_or(letter.owns_identity, |claim| claim == Claim::New),
-                fault: fault.map(|(reason, message)| Fault {
-                    code: reason.as_str(),
-                    message,
-                }),
+                message: fault.map(|(_, message)| message),
             });
         }
         verdicts.write(&self.part.fenced);
