@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::Database;
-use proofs::stack::Stack;
 
 /// Where PostgreSQL's own tools are.
 fn isolationtester() -> String {

@@ -5,7 +5,7 @@ pub mod json;
 
 use std::collections::HashMap;
 
-use crate::event::{self, Account, Change, Dead, Event, UNIT};
+use crate::event::{Account, Change, Dead, Event, UNIT};
 use crate::kafka::Record;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

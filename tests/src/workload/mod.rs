@@ -10,7 +10,6 @@ pub mod rng;
 
 use std::fmt::Write;
 
-use crate::garbage;
 use crate::rng::{Rng, Zipf};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
