@@ -34,7 +34,7 @@ type Landed = Result<(Sealed, Result<(), Failure>), JoinError>;
 enum Happening {
     /// The lease has ended, or the lane is asked to stop.
     End(End),
-    Landed(Landed),
+    Landed(Box<Landed>),
     /// Something may have arrived, or the gate opens.
     Look,
     /// Kafka may have another topic of this name.
@@ -203,14 +203,14 @@ impl Lane {
             }
             match self.next(reader, flow).await {
                 Happening::End(end) => return Pause::End(end),
-                Happening::Landed(Ok((batch, Ok(())))) => {
-                    self.note(&batch, next_offset);
-                    flow.spare = Some(batch);
-                }
-                Happening::Landed(Ok((_, Err(failure)))) => return self.pause(failure),
-                Happening::Landed(Err(_)) => {
-                    return Pause::Halt(PANICKED.to_owned());
-                }
+                Happening::Landed(landed) => match *landed {
+                    Ok((batch, Ok(()))) => {
+                        self.note(&batch, next_offset);
+                        flow.spare = Some(batch);
+                    }
+                    Ok((_, Err(failure))) => return self.pause(failure),
+                    Err(_) => return Pause::Halt(PANICKED.to_owned()),
+                },
                 Happening::Look => {}
                 Happening::Doubt => return Pause::Revalidate,
                 Happening::Barrier => return Pause::Told,
@@ -228,7 +228,7 @@ impl Lane {
             landed = join(&mut flow.in_flight), if flow.in_flight.is_some() => {
                 flow.in_flight = None;
                 flow.staging.done();
-                Happening::Landed(landed)
+                Happening::Landed(Box::new(landed))
             }
             () = reader.arrived(), if !full => Happening::Look,
             () = at(opens_at), if opens_at.is_some() => Happening::Look,
