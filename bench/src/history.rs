@@ -35,7 +35,7 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
         // Every tenth number is the busy account's.
         FIRST_ACCOUNT + account + usize::from(account.is_multiple_of(10))
     };
-    let mut table = table(&["question", "account", "time (ms)"]);
+    let mut table = table(&["query", "account", "time (ms)"]);
     let mut figures = Vec::new();
     for (question, whose, statement) in [
         (
@@ -93,14 +93,14 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
     }
     let spread = find_events(&admin, &mut random).await?;
     let time = spread.show(|ms| format!("{ms:.2}"));
-    table.add_row(["what became of an event", "any", &time]);
+    table.add_row(["an event by its id", "any", &time]);
     figures.push(("find-event", spread));
     admin
         .batch_execute("TRUNCATE ledger.balance_log, ledger.event_identities, ledger.verdicts")
         .await?;
     fill::identities(&admin, KNOWN_IDENTITIES).await?;
     let text = format!(
-        "Measured on {}; minimum / median / maximum of {QUESTIONS} questions ({LONG_QUESTIONS} where more than a second is to be read), the first of them cold.\n\n{}\n\n{}",
+        "Measured on {}; minimum / median / maximum of {QUESTIONS} queries ({LONG_QUESTIONS} if a query takes more than a second), the first of them cold.\n\n{}\n\n{}",
         machine.date,
         machine.list(),
         right_aligned(table)

@@ -92,7 +92,7 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
         "p99.9 (ms)",
         "longest (ms)",
         "checkpoints",
-        "runs of autovacuum",
+        "autovacuum runs",
     ]);
     let mut shares: Option<Table> = None;
     let mut figures = Vec::new();
@@ -133,7 +133,7 @@ pub async fn run(stack: &Stack, form: Form) -> Result<Measured> {
     }
     let text = format!(
         "Measured on {}.\n\n{}\n\n{}\n\n\
-         Who used the processors meanwhile, in % of all of them\n\n{}",
+         Processor time meanwhile, in % of all processors\n\n{}",
         machine.date,
         machine.list(),
         right_aligned(times_table),
@@ -161,7 +161,7 @@ fn short(rate: u32, reader: Reader, figure: Option<&'static str>) -> Load {
     }
 }
 
-/// Across checkpoints and runs of autovacuum.
+/// Across checkpoints and autovacuum runs.
 fn long() -> Result<Load> {
     let minutes = crate::number("BENCH_MINUTES", 60)?.unwrap_or(LONG_MINUTES);
     Ok(Load {

@@ -69,12 +69,7 @@ pub async fn run(stack: &Stack) -> Result<Measured> {
         machine.date,
         machine.list(),
         side_by_side(&columns)?,
-        alone(
-            "process",
-            &by_process,
-            whole,
-            "both cores, less what was idle"
-        )?,
+        alone("process", &by_process, whole, "both cores, less idle time")?,
     );
     accounts::empty_logs(stack).await?;
     Ok(Measured::of(text, Vec::new()))
@@ -136,11 +131,7 @@ async fn one_session(
         let [stage, call, commit] = steps;
         let called: Duration = inside.iter().map(|(_, took)| *took).sum();
         add(&mut times, "BEGIN and staging", stage);
-        add(
-            &mut times,
-            "call: way there and back",
-            call - called.min(call),
-        );
+        add(&mut times, "call: round trip", call - called.min(call));
         for (step, took) in inside {
             add(&mut times, &format!("call: {step}"), took);
         }
@@ -197,7 +188,7 @@ fn side_by_side(columns: &[(String, (Times, f64))]) -> Result<String> {
         });
         shown.add_row(std::iter::once(step.clone()).chain(times));
     }
-    let mut last = vec!["the whole, measured apart".to_owned()];
+    let mut last = vec!["the total, measured separately".to_owned()];
     for (_, (times, whole)) in columns {
         last.push(share(times, *whole)?);
     }
@@ -210,7 +201,7 @@ fn alone(what: &str, times: &Times, whole: f64, measured: &str) -> Result<String
     for (name, us) in times {
         shown.add_row([name.clone(), format!("{us:.2}")]);
     }
-    let measured = format!("the whole, measured apart: {measured}");
+    let measured = format!("the total, measured separately: {measured}");
     shown.add_row([measured, share(times, whole)?]);
     Ok(right_aligned(shown).to_string())
 }

@@ -152,11 +152,11 @@ impl Report {
 
     fn text(&self) -> String {
         format!(
-            "Measured on {}; minimum / median / maximum of {} rounds after one to warm up (what comes from Kafka: {}).\n\n{}\n\n\
-             Ratios of events per second, each of one and the same round\n\n{}\n\n\
-             Events per second behind them\n\n{}\n\n\
-             What is unlike ordinary events, in batches of {}\n\n{}\n\n\
-             The whole way, from a backlog in Kafka to COMMIT, against the apply alone\n\n{}\n\n\
+            "Measured on {}; minimum / median / maximum of {} rounds after one to warm up (from Kafka: {}).\n\n{}\n\n\
+             Ratios of events per second, each within one round\n\n{}\n\n\
+             The events per second of these ratios\n\n{}\n\n\
+             Special events, in batches of {}\n\n{}\n\n\
+             From a backlog in Kafka to COMMIT, against the apply by itself\n\n{}\n\n\
              Transfers between any two of 10,000 accounts, from a backlog in Kafka to COMMIT, against the floor\n\n{}",
             self.machine.date,
             self.unlike.ordinary.len(),
@@ -167,9 +167,9 @@ impl Report {
             grouped(self.unlike.batch_size as f64),
             self.unlike(),
             self.whole_way.table(
-                "whole way, 8 partitions (events/s)",
-                "apply alone (events/s), 1 connection",
-                "whole way ÷ apply"
+                "Kafka to COMMIT, 8 partitions (events/s)",
+                "apply by itself (events/s), 1 connection",
+                "Kafka to COMMIT ÷ apply"
             ),
             self.transfers.table(
                 "transfers, 8 partitions (events/s)",

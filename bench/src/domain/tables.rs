@@ -76,9 +76,9 @@ impl Report {
     pub fn text(&self) -> String {
         format!(
             "Measured on {}; minimum / median / maximum of {} rounds after one to warm up.\n\n{}\n\n\
-             The whole way against the plain consumer, type by type\n\n{}\n\n{}\n\n\
-             Every tenth record a poison one, `{}`\n\n{}\n\n\
-             What Redis costs, all types at once\n\n{}",
+             Kafka to COMMIT against the plain consumer, by event type\n\n{}\n\n{}\n\n\
+             Every tenth record is a poison record, `{}`\n\n{}\n\n\
+             Cost of Redis, all types at once\n\n{}",
             self.machine.date,
             self.rounds,
             self.machine.list(),
@@ -132,12 +132,12 @@ impl Report {
         };
         table.add_row(row("clean", poison.clean, None));
         table.add_row(row(
-            "10 % break the handler",
+            "10 % make the handler fail",
             poison.breaks,
             Some(poison.breaks_to_clean),
         ));
         table.add_row(row(
-            "10 % are no JSON",
+            "10 % are not JSON",
             poison.malformed,
             Some(poison.malformed_to_clean),
         ));

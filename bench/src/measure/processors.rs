@@ -11,7 +11,7 @@ const SESSIONS: &str = "PostgreSQL, sessions";
 const SERVERS: &str = "PostgreSQL, WAL writer, checkpointer and the like";
 const KAFKA: &str = "Kafka";
 const SLUICE: &str = "sluice run";
-const THIS: &str = "this program, which watches";
+const THIS: &str = "this program (measuring)";
 const OTHERS: &str = "Linux and everything else";
 const PROCESSES: [&str; 6] = [SESSIONS, SERVERS, KAFKA, SLUICE, THIS, OTHERS];
 

@@ -115,7 +115,7 @@ const TARGETS: [Target; 22] = {
         ),
         target(
             "whole-way",
-            "Kafka to COMMIT, 8 partitions with backlog ÷ apply alone",
+            "Kafka to COMMIT, 8 partitions with backlog ÷ apply by itself",
             Ratio,
             0.5,
             0.8,
