@@ -9,3 +9,4 @@ kafka_version=$(pom_version "$kafka_pom" kafka)
 kafka_home=$java_cache/kafka-$kafka_version
 kafka_tools_home=$java_cache/kafka-tools-$kafka_version
 connect_home=$java_cache/connect-$(pom_version "$connect_pom" connect)-debezium-$(pom_version "$connect_pom" debezium)
+axe_home=$java_cache/axe-core-$(sed -n 's/.*"axe-core": "\(.*\)".*/\1/p' "$(dirname "${BASH_SOURCE[0]}")/axe/package.json")

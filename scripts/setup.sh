@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what this machine lacks for Sluice's build, tests and demo: Debian packages, Apache Kafka's jars from Maven, promtool.
+# Installs what this machine lacks for Sluice's build, tests and demo: Debian packages, Apache Kafka's jars from Maven, promtool,
+# axe-core from npm.
 # Starts no service and creates no database cluster. If nothing is missing it prints nothing and takes a moment.
 #
 #   scripts/setup.sh [--package|--peers]
@@ -22,6 +23,7 @@ kafka_is_here() { have_file "$kafka_home/kafka_*.jar"; }
 kafka_tools_are_here() { have_file "$kafka_tools_home/kafka-tools-*.jar"; }
 connect_is_here() { have_file "$connect_home/connect-runtime-*.jar"; }
 jars_are_here() { kafka_is_here && kafka_tools_are_here && { [ $peers = no ] || connect_is_here; }; }
+axe_is_here() { [ -e "$axe_home/axe.min.js" ]; }
 # Kafka 4 needs Java 17; the version is in quotes on the first line: openjdk version "17.0.15"
 java_fits() {
   local version
@@ -57,6 +59,7 @@ missing_packages() {
   have kcat || echo kcat
   java_fits || echo openjdk-17-jre-headless
   jars_are_here || have mvn || echo maven
+  axe_is_here || have npm || echo npm
 }
 
 check_rust() {
@@ -168,6 +171,25 @@ fetch_promtool() {
   trap - EXIT
 }
 
+# --- axe-core ---
+
+# The one file that the tests of the page run in the browser; its lock file says which, to the byte.
+fetch_axe() {
+  local folder log
+  mkdir -p "$java_cache"
+  folder=$(mktemp -d "$java_cache/fetching-XXXXXX")
+  log=$(mktemp)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$folder'" EXIT
+  say "fetching axe-core into $axe_home"
+  cp "$here"/axe/package.json "$here"/axe/package-lock.json "$folder"
+  (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund) >"$log" 2>&1 \
+    || die "npm could not fetch axe-core: $(grep -m 1 ERR "$log") (whole log: $log)"
+  mv -T "$folder/node_modules/axe-core" "$axe_home" 2>/dev/null || axe_is_here || die "cannot move axe-core to $axe_home"
+  rm -rf "$folder" "$log"
+  trap - EXIT
+}
+
 package=no peers=no
 case ${1:-} in
   "") ;;
@@ -188,5 +210,6 @@ fi
 # Only one test needs the console producer, so a machine that cannot get it is no reason to stop.
 [ $package = yes ] || kafka_tools_are_here || (fetch "Kafka's console producer" "$kafka_tools_pom" "$kafka_tools_home") \
   || say "Kafka's console producer could not be fetched, its test will fail"
+[ $package = yes ] || axe_is_here || fetch_axe
 [ $peers = no ] || connect_is_here || fetch "Kafka Connect and Debezium's JDBC sink" "$connect_pom" "$connect_home"
 [ $package = yes ] || "$here/promtool.sh" --version >/dev/null 2>&1 || fetch_promtool

@@ -7,7 +7,8 @@
 #   scripts/stack.sh DIR kafka-stop | kafka-kill | kafka-start
 #   scripts/stack.sh DIR redis-stop | redis-start
 #
-# `up` writes FILE (default DIR/env), one NAME=value a line: DATABASE_URL, ADMIN_DATABASE_URL, KAFKA_BROKERS, REDIS_URL.
+# `up` writes FILE (default DIR/env), one NAME=value a line: DATABASE_URL, ADMIN_DATABASE_URL, KAFKA_BROKERS, REDIS_URL;
+# of a migrated stack also OPERATOR_DATABASE_URL and ADMIN_TOKEN, which the page needs.
 # With --tls all three use TLS, and FILE has everything that a client needs. Only PostgreSQL's superuser and one port of
 # Kafka, KAFKA_PORT in DIR/settings, also work without TLS, so that tests can prepare data. DIR/tls has the certificates:
 # ca.crt signed those of the servers, which are for localhost, and client.crt; stranger.crt is another CA, which signed none.
@@ -455,6 +456,13 @@ ADMIN_DATABASE_URL=postgres://postgres:$ADMIN_PASSWORD@127.0.0.1:$PG_PORT/sluice
 KAFKA_BROKERS=127.0.0.1:$KAFKA_PORT
 REDIS_URL=redis://127.0.0.1:$REDIS_PORT
 ENV
+    if [ "$MIGRATE" = yes ]; then
+      # With an operator's login and a token the page works at once.
+      cat >>"$1.new" <<ENV
+OPERATOR_DATABASE_URL=postgres://sluice_operator:$OPERATOR_PASSWORD@127.0.0.1:$PG_PORT/sluice
+ADMIN_TOKEN=$ADMIN_TOKEN
+ENV
+    fi
   )
   mv "$1.new" "$1"
 }
@@ -462,7 +470,11 @@ ENV
 migrate() {
   ADMIN_DATABASE_URL=postgres://postgres:$ADMIN_PASSWORD@127.0.0.1:$PG_PORT/sluice \
     "$here/../target/release/sluice" migrate >&2 || die "sluice migrate failed, see above"
-  echo 'GRANT sluice_writer TO sluice_ingester;' | sql
+  sql <<SQL
+GRANT sluice_writer TO sluice_ingester;
+CREATE ROLE sluice_operator LOGIN PASSWORD '$OPERATOR_PASSWORD';
+GRANT sluice_admin TO sluice_operator;
+SQL
 }
 
 up() {
@@ -484,6 +496,8 @@ up() {
   remember USER_OF_POSTGRES "$(if [ "$(id -u)" = 0 ]; then echo postgres; else id -un; fi)"
   remember ADMIN_PASSWORD "$(random_password)"
   remember INGESTER_PASSWORD "$(random_password)"
+  remember OPERATOR_PASSWORD "$(random_password)"
+  remember ADMIN_TOKEN "$(random_password)"
   remember KAFKA_PASSWORD "$(random_password)"
   remember REDIS_PASSWORD "$(random_password)"
   remember TLS "$with_tls"

@@ -166,6 +166,7 @@ impl Which {
             key: self.key.clone(),
             since: self.since.clone(),
             until: self.until.clone(),
+            ..Filter::default()
         }
     }
 }

@@ -33,7 +33,7 @@ pub enum Output {
 
 /// A connection for a command that people give.
 pub async fn connect(database: &DatabaseArgs, command: &str) -> Result<Asking, String> {
-    let target = database.admin(command).map_err(|bad| bad.0)?;
+    let target = database.admin(command).map_err(|bad| bad.0)?.in_utc();
     let limit = 2 * database.connection_timeout();
     open(&target, database.admin_setting(), limit).await
 }

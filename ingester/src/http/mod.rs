@@ -4,10 +4,15 @@
 //! and again for a moment, so that they cost little however often they are asked.
 
 mod api;
+mod asked;
+mod events;
 mod guard;
+mod jobs;
+mod letters;
 mod page;
 mod places;
 pub mod refusal;
+mod state;
 pub mod token;
 pub mod told;
 

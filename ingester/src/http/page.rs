@@ -17,7 +17,7 @@ macro_rules! file {
     };
 }
 
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 17] = [
     ("/", "text/html; charset=utf-8", file!("index.html")),
     (
         "/page/style.css",
@@ -27,10 +27,18 @@ const FILES: [(&str, &str, &str); 9] = [
     ("/page/icon.svg", "image/svg+xml", file!("icon.svg")),
     ("/page/main.js", JAVASCRIPT, file!("main.js")),
     ("/page/api.js", JAVASCRIPT, file!("api.js")),
-    ("/page/dom.js", JAVASCRIPT, file!("dom.js")),
     ("/page/charts.js", JAVASCRIPT, file!("charts.js")),
-    ("/page/partitions.js", JAVASCRIPT, file!("partitions.js")),
+    ("/page/deeds.js", JAVASCRIPT, file!("deeds.js")),
+    ("/page/dom.js", JAVASCRIPT, file!("dom.js")),
+    ("/page/events.js", JAVASCRIPT, file!("events.js")),
+    ("/page/instances.js", JAVASCRIPT, file!("instances.js")),
+    ("/page/jobs.js", JAVASCRIPT, file!("jobs.js")),
+    ("/page/letter.js", JAVASCRIPT, file!("letter.js")),
     ("/page/letters.js", JAVASCRIPT, file!("letters.js")),
+    ("/page/partitions.js", JAVASCRIPT, file!("partitions.js")),
+    ("/page/payload.js", JAVASCRIPT, file!("payload.js")),
+    ("/page/route.js", JAVASCRIPT, file!("route.js")),
+    ("/page/troubles.js", JAVASCRIPT, file!("troubles.js")),
 ];
 
 pub fn routes() -> Router<Arc<Told>> {

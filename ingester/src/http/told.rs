@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use crate::http::token::Token;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
+use crate::operator::jobs::Jobs;
 use crate::operator::overview::Overview;
 use crate::postgres::pool::Pool;
 
@@ -44,6 +45,7 @@ pub struct Told {
     /// Of an operator: for what the page shows and does.
     pub operator: Pool,
     pub overview: Arc<Overview>,
+    pub jobs: Jobs,
     pub admin_token: Option<Token>,
     pub health: LastAnswer,
     pub scrape: LastAnswer,

@@ -182,9 +182,14 @@ impl Session {
         };
         let client = database.connect(on_message).await?;
         if listen {
-            client
-                .batch_execute(&format!("LISTEN {RELEASED_CHANNEL}"))
-                .await?;
+            // The session that sends the heartbeats says its version, for those who look at all instances.
+            let version = env!("CARGO_PKG_VERSION");
+            let introduction = format!(
+                "LISTEN {RELEASED_CHANNEL};
+                 SELECT set_config('application_name',
+                    regexp_replace(current_setting('application_name'), '^sluice/', 'sluice/{version} '), false)"
+            );
+            client.batch_execute(&introduction).await?;
         }
         Ok(Self { client, lease })
     }

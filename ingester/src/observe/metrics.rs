@@ -22,6 +22,7 @@ use crate::observe::labels::{
 use crate::observe::matters::{Matters, other_writers};
 use crate::observe::scrape::{self, gauges};
 use crate::observe::snapshot::Snapshot;
+use crate::observe::trend::{Trend, standing};
 use crate::postgres::error::Consequence;
 use crate::postgres::pool::Pool;
 
@@ -60,6 +61,7 @@ pub struct Metrics {
     /// Something new waits for a person.
     more_matters: Notify,
     pub history: History,
+    pub trend: Trend,
 }
 
 /// From 0.5 ms to about a minute.
@@ -95,6 +97,7 @@ impl Default for Metrics {
             other_writers: RwLock::default(),
             more_matters: Notify::new(),
             history: History::default(),
+            trend: Trend::default(),
         };
         for change in ["acquired", "released", "stepped_down", "lost"] {
             drop(metrics.leadership.get_or_create(&Change { change }));
@@ -309,6 +312,9 @@ impl Metrics {
                 debug!("nothing known of dead letters: {}", failed.describe());
             });
             *self.matters.write().expect("no panic while held") = matters.ok();
+            if let Ok(standing) = standing(&pool).await {
+                self.trend.sample(&standing, self.parked());
+            }
             if writers_seen.is_none_or(|seen| seen.elapsed() > WRITERS_LOOK)
                 && let Ok(writers) = other_writers(&pool).await
             {

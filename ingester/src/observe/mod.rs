@@ -9,3 +9,4 @@ pub mod metrics;
 mod scrape;
 pub mod snapshot;
 pub mod status;
+pub mod trend;

@@ -1,7 +1,9 @@
 //! Dead letters: which there are, what each holds, and what is done with them.
 
+use std::collections::HashMap;
+
 use futures_util::{Stream, TryStreamExt};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio_postgres::{Client, Error};
 
 use crate::operator::rows::{self, Parameter};
@@ -23,6 +25,9 @@ pub struct Filter {
     /// First failed at or after this time, as PostgreSQL reads it.
     pub since: Option<String>,
     pub until: Option<String>,
+    pub event_id: Option<String>,
+    /// A part of its event id, its key or the message that says why it failed, in upper or lower case.
+    pub text: Option<String>,
 }
 
 impl Filter {
@@ -35,6 +40,8 @@ impl Filter {
             &self.key,
             &self.since,
             &self.until,
+            &self.event_id,
+            &self.text,
         ];
         self.id.is_some() || texts.iter().any(|text| text.is_some())
     }
@@ -49,7 +56,14 @@ const WHERE: &str = "
     AND ($5::text IS NULL OR d.key = CASE left($5, 2) WHEN '\\x' THEN $5::text::bytea ELSE convert_to($5, 'UTF8') END)
     AND ($6::text IS NULL OR d.status = $6)
     AND ($7::text IS NULL OR d.first_failed_at >= $7::text::timestamptz)
-    AND ($8::text IS NULL OR d.first_failed_at < $8::text::timestamptz)";
+    AND ($8::text IS NULL OR d.first_failed_at < $8::text::timestamptz)
+    AND ($10::text IS NULL OR d.event_id = $10)
+    AND ($11::text IS NULL OR position(lower($11) IN lower(d.event_id)) > 0
+        OR position(convert_to($11, 'UTF8') IN d.key) > 0 OR position(lower($11) IN lower(d.error_message)) > 0)";
+
+const LISTED: &str = "
+    d.id, d.topic, d.partition, d.kafka_offset AS offset, d.key, d.event_id,
+    d.error_code AS code, d.attempts, d.status, d.first_failed_at, d.error_message AS message";
 
 // Of two columns with one name the later one stands. encode() breaks lines.
 const EVERYTHING: &str = "
@@ -63,6 +77,21 @@ const DISCARD: &str = "
 const RESTORE: &str = "
     SELECT * FROM sluice.restore_dead_letters(ids => $1, why => $2, dry_run => $3, max_rows => 2147483647)";
 
+// Amounts as text: no reader of JSON is to round them.
+const CHANGES: &str = "
+    SELECT o.id, c.changes
+    FROM json_to_recordset($1::text::json) AS o (id bigint, topic text, partition integer, kafka_offset bigint, verdict text)
+    CROSS JOIN LATERAL (
+        SELECT json_agg(json_build_object(
+            'account_id', l.account_id::text, 'shard_id', l.shard_id, 'currency_code', l.currency_code,
+            'available_delta', trim_scale(l.available_delta)::text, 'frozen_delta', trim_scale(l.frozen_delta)::text,
+            'available_after', trim_scale(l.available_after)::text, 'frozen_after', trim_scale(l.frozen_after)::text)
+            ORDER BY l.change_no) AS changes
+        FROM ledger.balance_change_logs l
+        WHERE l.topic = o.topic AND l.partition = o.partition AND l.kafka_offset = o.kafka_offset
+    ) c
+    WHERE o.verdict IN ('APPLIED', 'REJECTED') AND c.changes IS NOT NULL";
+
 /// What a statement with `WHERE` and a `LIMIT $9` is given.
 pub struct Query<'f> {
     pub filter: &'f Filter,
@@ -71,7 +100,7 @@ pub struct Query<'f> {
 }
 
 impl Query<'_> {
-    fn parameters(&self) -> [Parameter<'_>; 9] {
+    fn parameters(&self) -> [Parameter<'_>; 11] {
         let filter = self.filter;
         [
             &filter.id,
@@ -83,6 +112,8 @@ impl Query<'_> {
             &filter.since,
             &filter.until,
             &self.limit,
+            &filter.event_id,
+            &filter.text,
         ]
     }
 
@@ -93,11 +124,44 @@ impl Query<'_> {
     /// The latest first, without their payloads.
     pub async fn letters(&self, client: &Client) -> Result<Vec<Value>, Error> {
         let statement = format!(
-            "SELECT d.id, d.topic, d.partition, d.kafka_offset AS offset, d.key, d.event_id,
-                d.error_code AS code, d.attempts, d.status, d.first_failed_at, d.error_message AS message
-             FROM ledger.dead_letters d WHERE {WHERE} ORDER BY d.id DESC LIMIT $9"
+            "SELECT {LISTED} FROM ledger.dead_letters d WHERE {WHERE} ORDER BY d.id DESC LIMIT $9"
         );
         self.rows(client, &statement).await
+    }
+
+    /// A page of them, the latest first, without their payloads.
+    pub async fn page(&self, client: &Client, from: Start) -> Result<Page, Error> {
+        let (beyond, order) = match from {
+            Start::Latest => ("$12::bigint IS NULL", "DESC"),
+            Start::Before(_) => ("d.id < $12::bigint", "DESC"),
+            Start::After(_) => ("d.id > $12::bigint", "ASC"),
+        };
+        let id = match from {
+            Start::Latest => None,
+            Start::Before(id) | Start::After(id) => Some(id),
+        };
+        let [a, b, c, d, e, f, g, h, i, j, k] = self.parameters();
+        let statement = format!(
+            "SELECT {LISTED} FROM ledger.dead_letters d WHERE {WHERE} AND {beyond} ORDER BY d.id {order} LIMIT $9"
+        );
+        let all: [Parameter<'_>; 12] = [a, b, c, d, e, f, g, h, i, j, k, &id];
+        let mut letters = rows(client, &statement, &all).await?;
+        if matches!(from, Start::After(_)) {
+            letters.reverse();
+        }
+        let first = letters.first().and_then(|letter| letter["id"].as_i64());
+        let statement = format!(
+            "SELECT count(*) AS matching, count(*) FILTER (WHERE d.id > $12::bigint) AS newer
+             FROM ledger.dead_letters d WHERE {WHERE} LIMIT $9"
+        );
+        let all: [Parameter<'_>; 12] = [a, b, c, d, e, f, g, h, i, j, k, &first];
+        let counts = rows(client, &statement, &all).await?;
+        let count = |name: &str| counts.first().and_then(|row| row[name].as_i64());
+        Ok(Page {
+            letters,
+            matching: count("matching").unwrap_or_default(),
+            newer: count("newer").unwrap_or_default(),
+        })
     }
 
     /// How many match, whatever the limit.
@@ -137,6 +201,22 @@ impl Query<'_> {
     }
 }
 
+/// Where a page of letters begins: those with a lower id are older.
+#[derive(Clone, Copy)]
+pub enum Start {
+    Latest,
+    Before(i64),
+    After(i64),
+}
+
+pub struct Page {
+    pub letters: Vec<Value>,
+    /// On all pages.
+    pub matching: i64,
+    /// On the pages before this one.
+    pub newer: i64,
+}
+
 /// What is to be done with letters.
 pub enum Deed<'p> {
     /// With a corrected payload, if there is one: then for one letter.
@@ -155,6 +235,34 @@ impl Deed<'_> {
         }
     }
 
+    /// The same, with the changes of balances of each letter. A dry run is the deed itself, undone: what it says of
+    /// balances is what PostgreSQL has written.
+    pub async fn act_and_tell(
+        &self,
+        client: &Client,
+        ids: &[i64],
+        why: Option<&str>,
+        dry_run: bool,
+    ) -> Result<Vec<Value>, Error> {
+        if !matches!(self, Self::Replay(_)) {
+            return self.act(client, ids, why, dry_run).await;
+        }
+        client.batch_execute("BEGIN").await?;
+        let told = async {
+            let mut outcomes = self.act(client, ids, why, false).await?;
+            tell_changes(client, &mut outcomes).await?;
+            Ok(outcomes)
+        };
+        let told = told.await;
+        let end = match (&told, dry_run) {
+            (Ok(_), false) => "COMMIT",
+            _ => "ROLLBACK",
+        };
+        let ended = client.batch_execute(end).await;
+        let outcomes = told?;
+        ended.map(|()| outcomes)
+    }
+
     /// In one transaction; answers what became of each letter, or would become of it. One that is left out has no
     /// verdict, and the reason.
     pub async fn act(
@@ -170,6 +278,24 @@ impl Deed<'_> {
             Self::Restore => rows(client, RESTORE, &[&ids, &why, &dry_run]).await,
         }
     }
+}
+
+/// Adds to each outcome what its event did to balances, or met.
+async fn tell_changes(client: &Client, outcomes: &mut [Value]) -> Result<(), Error> {
+    let places = Value::Array(outcomes.to_vec()).to_string();
+    let changes = rows::rows(client, CHANGES, &[&places]).await?;
+    let mut by_letter: HashMap<i64, Value> = HashMap::new();
+    for mut row in changes {
+        by_letter.insert(
+            row["id"].as_i64().unwrap_or_default(),
+            row["changes"].take(),
+        );
+    }
+    for outcome in outcomes {
+        let id = outcome["id"].as_i64().unwrap_or_default();
+        outcome["changes"] = by_letter.remove(&id).unwrap_or_else(|| json!([]));
+    }
+    Ok(())
 }
 
 /// A deed, and the letters that it is meant for.

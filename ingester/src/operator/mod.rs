@@ -3,6 +3,7 @@
 
 pub mod dead_letters;
 pub mod events;
+pub mod jobs;
 pub mod overview;
 pub mod partitions;
 pub mod plan;

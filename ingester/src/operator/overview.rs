@@ -22,6 +22,16 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 const PARKED: &str = "SELECT topic, error_code AS code, letters FROM sluice.parked_dead_letters() ORDER BY letters DESC, 1, 2";
 
+// A reader also sees those whose heartbeat has ended, which the table keeps for an hour.
+const MAY_SEE_ALL: &str =
+    "SELECT pg_catalog.has_table_privilege('ledger.ingester_instances', 'SELECT')";
+const ALL_INSTANCES: &str = "
+    SELECT i.service_id, i.topics, l.service_id IS NOT NULL AS is_live,
+        extract(epoch FROM greatest(clock_timestamp() - i.expires_at, interval '0'))::float8 AS overdue_s,
+        (SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = i.session_pid) AS session
+    FROM ledger.ingester_instances i LEFT JOIN ledger.live_instances l USING (service_id) ORDER BY 1";
+const LIVE_INSTANCES: &str = "SELECT service_id, topics, true AS is_live, 0 AS overdue_s FROM ledger.live_instances ORDER BY 1";
+
 /// What was seen last.
 #[derive(Clone, Default)]
 pub struct Seen {
@@ -29,6 +39,8 @@ pub struct Seen {
     pub partitions: Vec<Value>,
     /// Parked dead letters by topic and code.
     pub parked: Vec<Value>,
+    /// Instances, those that were there within the last hour included where the login may see them.
+    pub instances: Vec<Value>,
     /// When; `None` before the first time.
     pub at: Option<Instant>,
     /// Why not later.
@@ -97,9 +109,15 @@ impl Overview {
 }
 
 async fn look(client: &Client) -> Result<Seen, tokio_postgres::Error> {
+    let may_see_all: bool = client.query_one(MAY_SEE_ALL, &[]).await?.get(0);
+    let instances = match may_see_all {
+        true => ALL_INSTANCES,
+        false => LIVE_INSTANCES,
+    };
     Ok(Seen {
         partitions: partitions::all(client, None).await?,
         parked: rows(client, PARKED, &[]).await?,
+        instances: rows(client, instances, &[]).await?,
         at: Some(Instant::now()),
         trouble: None,
     })

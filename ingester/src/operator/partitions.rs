@@ -16,7 +16,8 @@ const FOR_PEOPLE: &str = "
         round(records_per_second::numeric) AS per_s, state, reason";
 const FOR_PROGRAMS: &str = "
     SELECT topic, partition, leader_svc_id, extract(epoch FROM lease_left)::float8 AS lease_left_s, commit_offset, lag,
-        records_per_second, state, reason, reported_at, last_batch_records, last_copy_us, last_apply_us, last_commit_us";
+        records_per_second, state, reason, reported_at,
+        extract(epoch FROM clock_timestamp() - reported_at)::float8 AS reported_s_ago, last_batch_records, last_copy_us, last_apply_us, last_commit_us";
 const FROM: &str = " FROM ledger.partition_status s WHERE $1::text IS NULL OR topic = $1 ORDER BY s.topic, s.partition";
 
 const OFFSETS: &str = "

@@ -9,6 +9,8 @@ use crate::postgres::pool::{AskError, Object, Pool};
 
 /// How long PostgreSQL may take for what an operator asks for, before it undoes it.
 pub const ACTION_LIMIT: Duration = Duration::from_secs(8);
+/// Longer than PostgreSQL's own limit, so that it can say that nothing is changed.
+pub const ANSWER_LIMIT: Duration = ACTION_LIMIT.saturating_add(Duration::from_secs(1));
 /// How long it may take to get a connection.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(2);
 
@@ -31,6 +33,28 @@ impl Trouble {
     }
 }
 
+/// A connection that is lent. What was begun on it and not brought to an end, because whoever asked has gone or
+/// PostgreSQL is late, must not reach the next who gets it: it is closed then, which undoes its transaction.
+struct Lent(Option<Object>);
+
+impl Lent {
+    fn client(&self) -> &Client {
+        self.0.as_ref().expect("lent until it is given back")
+    }
+
+    fn give_back(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
+}
+
 /// Work on a connection, for so long and no longer.
 pub async fn within<T>(
     pool: &Pool,
@@ -43,11 +67,19 @@ pub async fn within<T>(
         AskError::Refused(error) => Trouble::Away(describe(&error)),
         AskError::Silent(why) | AskError::Away(why) => Trouble::Away(why),
     })?;
-    let done = tokio::time::timeout(limit, work(&client)).await;
-    if done.is_err() {
-        // Nobody is to wait behind what it still works on, nor on what was opened by the same way.
-        drop(Object::take(client));
-        pool.retain(|_, _| false);
+    let lent = Lent(Some(client));
+    let done = tokio::time::timeout(limit, work(lent.client())).await;
+    match done {
+        Ok(Ok(done)) => {
+            lent.give_back();
+            Ok(done)
+        }
+        Ok(Err(error)) => Err(Trouble::Refused(error)),
+        Err(_) => {
+            // Nobody is to wait behind what it still works on, nor on what was opened by the same way.
+            drop(lent);
+            pool.retain(|_, _| false);
+            Err(Trouble::Late)
+        }
     }
-    done.map_or(Err(Trouble::Late), |done| done.map_err(Trouble::Refused))
 }

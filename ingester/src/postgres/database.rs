@@ -173,6 +173,12 @@ impl Database {
         self
     }
 
+    /// The same, where times are told and read in UTC unless they name a zone: for people, wherever the server is.
+    pub fn in_utc(mut self) -> Self {
+        self.session = format!("{}; SET timezone = 'UTC'", self.session).into();
+        self
+    }
+
     /// Domain events that are larger than this are dead; balance events are checked before they are sent.
     pub fn limit_events(mut self, max_event_bytes: usize) -> Self {
         let limit = format!(

@@ -17,6 +17,7 @@ use crate::http::token::Token;
 use crate::http::told::{LastAnswer, Told};
 use crate::kafka::producer::Outlet;
 use crate::leases::lease::Session;
+use crate::operator::jobs::Jobs;
 use crate::operator::overview::Overview;
 use crate::operator::session::ACTION_LIMIT;
 use crate::outbox::dead_letters::Aftercare;
@@ -110,7 +111,11 @@ async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, Str
         Some(address) => Some(http::bind("PROBE_PORT", address).await?),
         None => None,
     };
-    let operator = settings.operator.clone().with_statement_limit(ACTION_LIMIT);
+    let operator = settings
+        .operator
+        .clone()
+        .with_statement_limit(ACTION_LIMIT)
+        .in_utc();
     let operator = Manager::of_operator(&operator, &service.watcher)
         .pool(OPERATOR_CONNECTIONS, settings.connection_timeout)?;
     let overview = Arc::new(Overview::new(operator.clone()));
@@ -120,6 +125,7 @@ async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, Str
         metrics: service.metrics.clone(),
         pool: service.pool.clone(),
         pool_size: settings.pool_size + CONTROL_CONNECTIONS,
+        jobs: Jobs::new(operator.clone()),
         operator,
         overview: overview.clone(),
         admin_token: settings.admin_token.as_ref().map(Token::of),

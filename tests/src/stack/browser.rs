@@ -1,6 +1,7 @@
 //! A real Chromium, driven as a person would: by clicks, by keys, and by looking.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use thirtyfour::extensions::cdp::ChromeDevTools;
 use thirtyfour::prelude::*;
 use thirtyfour::{RequestData, SessionId};
 
-use crate::stack::{Stack, unique};
+use crate::stack::{Stack, repository, unique};
 use crate::wait::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// As many as no page of ours has stops for the focus.
-const TABS: usize = 100;
+const TABS: usize = 40;
 
 /// chromedriver's own command for what the browser's console says.
 #[derive(Debug)]
@@ -27,6 +28,23 @@ impl FormatRequestData for ConsoleLog {
         RequestData::new(post, format!("session/{session}/se/log"))
             .add_body(json!({"type": "browser"}))
     }
+}
+
+/// Where scripts/setup.sh has put axe-core.
+fn axe() -> PathBuf {
+    let cache = std::env::var("SLUICE_CACHE").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|_| {
+        let cache = std::env::var("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || PathBuf::from(std::env::var("HOME").expect("a home")).join(".cache");
+        cache.unwrap_or_else(|_| home()).join("sluice")
+    });
+    let package = repository().join("scripts/axe/package.json");
+    let package = std::fs::read_to_string(package).expect("a file of ours");
+    let package: Value = package.parse().expect("JSON");
+    let version = package["dependencies"]["axe-core"]
+        .as_str()
+        .expect("a version");
+    cache.join(format!("axe-core-{version}/axe.min.js"))
 }
 
 /// chromedriver, which ends its browser when it ends.
@@ -215,6 +233,22 @@ impl Browser {
             self.press(Key::Tab).await;
         }
         panic!("{css} is not reached by Tab");
+    }
+
+    /// What axe-core finds, a line for each rule that is broken. Its script is read as a file of this machine: it is
+    /// run by the driver, past the page's policy, which lets no script in that is not its own.
+    pub async fn violations(&self) -> Vec<String> {
+        let path = axe();
+        let axe = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}: run make setup", path.display()));
+        self.script(&format!("{axe}; window.axe = axe;"), "").await;
+        let run = "const told = arguments[arguments.length - 1];
+            const node = (found) => `${found.target.join(' ')} (${found.failureSummary})`;
+            axe.run(document).then(({ violations }) => told(violations.map((rule) => `${rule.id}: ${rule.nodes.map(node).join('; ')}`)))
+                .catch((error) => told([`axe failed: ${error}`]));";
+        let answer = self.driver.execute_async(run, Vec::new()).await;
+        let answer = answer.unwrap_or_else(|error| panic!("axe-core: {error}"));
+        serde_json::from_value(answer.json().clone()).expect("lines")
     }
 
     /// What the console complained of since the last call.

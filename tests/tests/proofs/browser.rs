@@ -9,14 +9,14 @@ use proofs::scene::{STALL, Scene};
 use proofs::stack::repository;
 use proofs::wait::wait_until;
 use proofs::watch::settled;
-use proofs::workload::{Message, Workload, credit};
-use serde_json::{Value, json};
-use thirtyfour::Key;
+use proofs::workload::{Message, Workload};
+use serde_json::json;
 
 use super::page::TOKEN;
 
-const DESKTOP: (u32, u32) = (1280, 1000);
-const PHONE: (u32, u32) = (390, 844);
+pub(super) const DESKTOP: (u32, u32) = (1280, 1000);
+pub(super) const PHONE: (u32, u32) = (390, 844);
+const SMALL: (u32, u32) = (360, 740);
 /// What is to be seen within, of a service that goes or comes back.
 pub(super) const SOON: Duration = Duration::from_secs(5);
 
@@ -33,7 +33,7 @@ pub(super) async fn instance(scene: &Scene, more: &[(&str, &str)]) -> Ingester {
 pub(super) async fn open(scene: &Scene, ingester: &Ingester, partitions: i32) -> Browser {
     let browser = Browser::start(&scene.stack).await;
     browser.screen(DESKTOP, "light", false).await;
-    let url = format!("http://{}/", ingester.address().await);
+    let url = format!("http://{}/#/partitions", ingester.address().await);
     browser.open(&url).await;
     let rows = "return document.querySelectorAll('#partitions tbody tr').length";
     wait_until("all partitions to be shown", STALL, async || {
@@ -57,7 +57,15 @@ async fn number(browser: &Browser, css: &str) -> i64 {
     digits.parse().unwrap_or(-1)
 }
 
-async fn unlock(browser: &Browser) {
+/// Another section of the page, by its address.
+pub(super) async fn visit(browser: &Browser, address: &str) {
+    let go = "location.hash = `#/${arguments[0]}`";
+    browser.script(go, address).await;
+    let view = address.split('?').next().expect("a section");
+    browser.shows(&format!("[data-view={view}]")).await;
+}
+
+pub(super) async fn unlock(browser: &Browser) {
     browser.click("#unlock").await;
     browser.fill("#token", TOKEN).await;
     browser.fill("#by", "ann").await;
@@ -95,9 +103,6 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
         number(&browser, &row(&scene, 1, "[data-label='Records/s']")).await > 0
     })
     .await;
-    browser
-        .reads(&row(&scene, 1, "[data-label='Last batch']"), "commit")
-        .await;
     wait_until("verdicts and delays to be drawn", STALL, async || {
         let drawn =
             "return document.querySelector('#verdicts .applied')?.getAttribute('d').length > 20
@@ -108,8 +113,23 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     browser.reads("#verdicts-summary", "applied").await;
     browser.reads("#delays-legend", "half within").await;
 
-    // Nothing is changed without the token, nor with a wrong one.
-    browser.click(&row(&scene, 1, "[data-action=pause]")).await;
+    browser
+        .reads(&row(&scene, 1, "[data-label='Last batch']"), " in ")
+        .await;
+    wait_until("all instances' rate to be drawn", STALL, async || {
+        let drawn = "return document.querySelector('#rates polyline')?.points.length > 1";
+        browser.script(drawn, "").await == true
+    })
+    .await;
+    browser.reads("#rates-summary", "records per second").await;
+
+    // Nothing is changed without the token, nor with a wrong one, nor without a reason.
+    browser.click(&row(&scene, 1, "button.name")).await;
+    browser.reads("#partition-facts", "commit").await;
+    browser.click("[data-action=pause]").await;
+    browser.reads("#partition-dialog .error", "Say why").await;
+    browser.fill("#partition-why", "ticket 4711").await;
+    browser.click("[data-action=pause]").await;
     browser.fill("#token", "not-the-right-token").await;
     browser.fill("#by", "ann").await;
     browser.click("#token-dialog [type=submit]").await;
@@ -124,12 +144,12 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     assert_eq!(browser.text(&state).await, "running");
     browser.fill("#token", TOKEN).await;
     browser.click("#token-dialog [type=submit]").await;
-    // It goes on with what was wanted.
-    browser.reads("#action-title", "Pause ").await;
-    browser.fill("#action-why", "ticket 4711").await;
-    browser.click("#action-go").await;
-    browser.reads("#done", "/1 is paused").await;
+    // It goes on with what was wanted, and says so where one works.
+    browser
+        .reads("#partition-dialog .done", "/1 is paused")
+        .await;
     assert!(browser.reads(&state, "paused").await < SOON);
+    assert!(browser.has_focus("[data-action=resume]").await);
     browser
         .reads(&row(&scene, 1, ".reason"), "ticket 4711 (ann)")
         .await;
@@ -138,10 +158,14 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     scene.committed_beyond(committed + 1_000).await;
     let after = scene.database.progress(&scene.topic).await[&1].commit_offset;
     assert_eq!(after, before);
+    // It waits for a person: on top, in the title, and in the list of troubles.
+    browser.reads("#health", "wrong").await;
+    browser.reads("#troubles", "1 partition paused").await;
+    let title = "return document.title.includes('1 partition paused')";
+    assert_eq!(browser.script(title, "").await, true);
 
-    browser.click(&row(&scene, 1, "[data-action=resume]")).await;
-    browser.fill("#action-why", "looked").await;
-    browser.click("#action-go").await;
+    browser.fill("#partition-why", "looked").await;
+    browser.click("[data-action=resume]").await;
     assert!(browser.reads(&state, "running").await < SOON);
     wait_until("it to go on", SOON, async || {
         number(&browser, &offset).await > before
@@ -149,15 +173,25 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     .await;
 
     let former = browser.text(&leader).await;
-    let former = former.lines().last().expect("a leader").to_owned();
+    browser.fill("#partition-why", "its host is slow").await;
+    browser.click("[data-action=step-down]").await;
     browser
-        .click(&row(&scene, 1, "[data-action=step-down]"))
+        .reads("#partition-dialog .done", &format!("{former} leads "))
         .await;
-    browser.fill("#action-why", "its host is slow").await;
-    browser.click("#action-go").await;
-    browser.reads("#done", &format!("{former} leads ")).await;
     let other = names.iter().find(|name| **name != former).expect("another");
     browser.reads(&leader, other).await;
+    browser.click("#partition-dialog [data-close]").await;
+    assert!(
+        browser.has_focus(&row(&scene, 1, "button.name")).await,
+        "the focus comes back"
+    );
+
+    // All instances, with their versions.
+    visit(&browser, "instances").await;
+    for name in names {
+        let one = format!("#instances tr[data-key='{name}']");
+        browser.reads(&one, env!("CARGO_PKG_VERSION")).await;
+    }
 
     // The token is this tab's alone, and gone when it is locked.
     let kept = "return [localStorage.length, document.cookie, sessionStorage.token ?? null]";
@@ -174,150 +208,15 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_worked_on_by_keyboard_alone() {
-    let scene = Scene::new(1).await;
-    let mut ingester = instance(&scene, &[]).await;
-    let hostile = r#"{"eventId": "<img src=x onerror=alert(1)>", "eventType": "balance.changed"}"#;
-    let messages = [credit("a", 1, "5"), Message::of("{"), Message::of(hostile)];
-    scene.kafka().produce(&scene.topic, 0, messages);
-    scene.caught_up().await;
-    let browser = open(&scene, &ingester, scene.partitions).await;
-    browser.reads("#parked", "2 parked").await;
-    browser.reads("#letters tbody", "INVALID_EVENT").await;
-    // What comes in payloads is text and nothing else.
-    let images = "return document.images.length";
-    browser.reads("#letters tbody", "<img src=x").await;
-    assert_eq!(browser.script(images, "").await, 0);
-
-    // Allow changes.
-    browser.tab_to("#unlock").await;
-    browser.press(Key::Enter).await;
-    browser.shows("#token-dialog").await;
-    browser.press(Key::Escape).await;
-    browser.hides("#token-dialog").await;
-    assert!(browser.has_focus("#unlock").await, "the focus comes back");
-    browser.press(Key::Enter).await;
-    browser.tab_to("#token").await;
-    browser.press(TOKEN).await;
-    browser.tab_to("#by").await;
-    browser.press("bob").await;
-    browser.press(Key::Enter).await;
-    browser.hides("#token-dialog").await;
-    browser.shows("#lock").await;
-
-    // Look at one, correct it, try that, replay it.
-    let malformed = "#letters [aria-label='Look at dead letter 1']";
-    browser.tab_to(malformed).await;
-    browser.press(Key::Enter).await;
-    browser.reads("#letter-facts", "MALFORMED_JSON").await;
-    assert_eq!(browser.text("#payload").await, "{");
-    browser.tab_to("#letter-replay").await;
-    browser.press(Key::Enter).await;
-    browser
-        .reads("#outcome-summary", "would become 1 DEAD")
-        .await;
-    browser.reads("#outcomes", "MALFORMED_JSON").await;
-    browser.tab_to("#corrected").await;
-    let corrected = credit("b", 1, "7").payload.expect("a payload");
-    let corrected = String::from_utf8(corrected).expect("text");
-    browser.select_all().await;
-    browser.press(corrected.as_str()).await;
-    let waits = "return document.querySelector('#deed-go').disabled";
-    assert_eq!(browser.script(waits, "").await, true, "a dry run first");
-    browser.tab_to("#try").await;
-    browser.press(Key::Enter).await;
-    browser
-        .reads("#outcome-summary", "would become 1 APPLIED")
-        .await;
-    let parked = "SELECT count(*) FROM ledger.dead_letters WHERE status = 'PARKED'";
-    assert_eq!(scene.database.count(parked).await, 2, "tried only");
-    browser.tab_to("#deed-why").await;
-    browser.press("cut off").await;
-    browser.tab_to("#deed-go").await;
-    browser.press(Key::Enter).await;
-    browser
-        .reads("#done", "1 of 1 dead letter replayed: 1 APPLIED")
-        .await;
-    assert_eq!(scene.database.count(parked).await, 1);
-    let balance = "SELECT available::bigint FROM ledger.account_balances WHERE account_id = 1";
-    assert_eq!(scene.database.count(balance).await, 12);
-
-    // Choose what is left, and discard it.
-    browser.tab_to("#choose-all").await;
-    browser.press(" ").await;
-    browser.reads("#discard-chosen", "Discard 1").await;
-    browser.tab_to("#discard-chosen").await;
-    browser.press(Key::Enter).await;
-    browser.reads("#outcome-summary", "would be given up").await;
-    browser.tab_to("#deed-why").await;
-    browser.press("a test").await;
-    browser.press(Key::Enter).await;
-    browser.reads("#done", "1 of 1 dead letter discarded").await;
-    browser.shows("#no-letters").await;
-    let actions = "SELECT count(*) FROM ledger.dead_letter_actions
-        WHERE (action, why) IN (('REPLAY', 'cut off (bob)'), ('DISCARD', 'a test (bob)')) AND by_user LIKE 'operator%'";
-    assert_eq!(scene.database.count(actions).await, 2);
-
-    // Who has done what is seen there.
-    browser.tab_to("#which-status").await;
-    browser.press("Any").await;
-    browser.tab_to(malformed).await;
-    browser.press(Key::Enter).await;
-    browser
-        .reads("#letter-actions", "cut off (bob): APPLIED")
-        .await;
-    assert_eq!(browser.complaints().await, Vec::<String>::new());
-    browser.quit().await;
-    ingester.stop().await;
-}
-
-/// Texts that stand out too little against what is behind them: a ratio below 4.5, as WCAG counts.
-const TOO_FAINT: &str = "
-    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const light = (colour) => {
-        const [r, g, b] = parts(colour).map((part) => part / 255)
-            .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const behind = (element) => {
-        for (; element; element = element.parentElement) {
-            const colour = getComputedStyle(element).backgroundColor;
-            if ((parts(colour)[3] ?? 1) === 1) return colour;
-        }
-        return 'rgb(255, 255, 255)';
-    };
-    const hasText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    return [...document.body.querySelectorAll('*')]
-        .filter((element) => hasText(element) && element.checkVisibility() && !element.disabled && element.tagName !== 'NOSCRIPT')
-        .map((element) => {
-            const [one, other] = [light(getComputedStyle(element).color), light(behind(element))];
-            const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-            return [ratio, element.tagName, element.className, element.textContent.trim().slice(0, 40)];
-        })
-        .filter(([ratio]) => ratio < 4.5);";
-
-/// What can be used and has no name for a screen reader.
-async fn nameless(browser: &Browser) -> Vec<Value> {
-    let tree = browser
-        .devtools("Accessibility.getFullAXTree", json!({}))
-        .await;
-    let nodes = tree["nodes"].as_array().expect("nodes").clone();
-    let used = [
-        "button", "checkbox", "combobox", "textbox", "link", "table", "image", "dialog",
-    ];
-    let is_used = |node: &Value| {
-        let role = node["role"]["value"].as_str().unwrap_or_default();
-        node["ignored"] == false && used.contains(&role)
-    };
-    let found: Vec<Value> = nodes.into_iter().filter(is_used).collect();
-    assert!(found.len() > 4, "only {} things to use", found.len());
-    let has_name = |node: &Value| {
-        node["name"]["value"]
-            .as_str()
-            .is_some_and(|name| !name.is_empty())
-    };
-    found.into_iter().filter(|node| !has_name(node)).collect()
+/// Nothing of axe-core's rules is broken, and nothing is wider than the screen.
+pub(super) async fn is_accessible(browser: &Browser, what: &str) {
+    assert_eq!(browser.violations().await, Vec::<String>::new(), "{what}");
+    let overflow = "return document.documentElement.scrollWidth - innerWidth";
+    let overflow = browser.script(overflow, "").await.as_i64();
+    assert!(
+        overflow.is_some_and(|pixels| pixels <= 0),
+        "{what}: {overflow:?} too wide"
+    );
 }
 
 /// Kept for the documentation where `WRITE_PICTURES` is set.
@@ -350,52 +249,151 @@ async fn the_page_is_readable_in_light_and_dark_on_desks_and_phones() {
     scene.committed_beyond(20_000).await;
     let browser = open(&scene, &ingester, scene.partitions).await;
     unlock(&browser).await;
-    browser.click(&row(&scene, 2, "[data-action=pause]")).await;
-    browser.fill("#action-why", "ticket 4711").await;
-    browser.click("#action-go").await;
+    browser.click(&row(&scene, 2, "button.name")).await;
+    browser.fill("#partition-why", "ticket 4711").await;
+    is_accessible(&browser, "a partition").await;
+    browser.click("[data-action=pause]").await;
     browser
         .reads(&row(&scene, 2, ".reason"), "ticket 4711")
         .await;
-    browser.shows("#letters tbody tr").await;
+    browser.click("#partition-dialog [data-close]").await;
 
-    for (name, size, theme, mobile) in [
-        ("page-light.png", DESKTOP, "light", false),
-        ("page-dark.png", DESKTOP, "dark", false),
-        ("page-phone.png", PHONE, "light", true),
+    for (size, theme, mobile) in [
+        (DESKTOP, "light", false),
+        (DESKTOP, "dark", false),
+        (PHONE, "light", true),
+        (SMALL, "dark", true),
     ] {
         browser.screen(size, theme, mobile).await;
-        let faint = browser.script(TOO_FAINT, "").await;
-        assert_eq!(faint, json!([]), "{name}");
         let ground = "return getComputedStyle(document.body).backgroundColor";
         let is_dark = browser.script(ground, "").await == "rgb(13, 17, 23)";
         assert_eq!(is_dark, theme == "dark");
-        assert_eq!(nameless(&browser).await, Vec::<Value>::new(), "{name}");
-        let overflow = "return document.documentElement.scrollWidth - innerWidth";
-        let overflow = browser.script(overflow, "").await.as_i64();
-        assert!(
-            overflow.is_some_and(|pixels| pixels <= 0),
-            "{name}: {overflow:?} too wide"
-        );
+        for view in [
+            "overview",
+            "partitions",
+            "partitions?group=topic",
+            "letters",
+            "event",
+            "instances",
+        ] {
+            visit(&browser, view).await;
+            if view == "letters" {
+                browser.shows("#letters tbody tr").await;
+            }
+            is_accessible(&browser, &format!("{view} at {size:?} in {theme}")).await;
+        }
+        if mobile {
+            // Fingers need room.
+            let small = "return [...document.querySelectorAll('button, select')]
+                .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 44).map((one) => one.textContent)";
+            assert_eq!(browser.script(small, "").await, json!([]));
+        }
+        // State and leader stay on one line each, whatever their length.
+        visit(&browser, "partitions").await;
+        let broken = "return [...document.querySelectorAll('#partitions .state, #partitions [data-label=Leader] bdi')]
+            .filter((one) => one.getBoundingClientRect().height > 2 * parseFloat(getComputedStyle(one).fontSize)).map((one) => one.textContent)";
+        assert_eq!(browser.script(broken, "").await, json!([]));
+        let name = match (theme, mobile, size) {
+            ("light", false, _) => "page-light.png",
+            ("dark", false, _) => "page-dark.png",
+            (_, _, PHONE) => "page-phone.png",
+            _ => continue,
+        };
         picture(&browser, name, size.0).await;
     }
-    // Fingers need room.
-    let small = "return [...document.querySelectorAll('button, select')]
-        .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 44).map((one) => one.textContent)";
-    assert_eq!(browser.script(small, "").await, json!([]));
 
-    // A dialog as well: the letter, and the dry run of its replay.
+    // Dialogs as well: the letter, and the dry run of its replay.
     browser.screen(DESKTOP, "light", false).await;
+    visit(&browser, "letters").await;
+    picture(&browser, "page-letters.png", DESKTOP.0).await;
     browser.click("#letters tbody tr:first-child button").await;
-    browser.shows("#letter-replay:enabled").await;
+    browser.shows("#letter-replay").await;
+    is_accessible(&browser, "a letter").await;
     browser.click("#letter-replay").await;
     browser
         .reads("#outcome-summary", "Nothing is changed yet")
         .await;
-    assert_eq!(browser.script(TOO_FAINT, "").await, json!([]));
-    assert_eq!(nameless(&browser).await, Vec::<Value>::new());
+    is_accessible(&browser, "a dry run").await;
     picture(&browser, "page-replay.png", DESKTOP.0).await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     browser.quit().await;
     feed.stop().await;
     ingester.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_there_is_no_button_and_a_sentence_says_how_to_set_one() {
+    let scene = Scene::new(1).await;
+    let (operator_url, _) = scene.operator().await;
+    // Names as long as they may be.
+    let (service_id, missing) = ("i".repeat(200), format!("topic.{}", "x".repeat(200)));
+    let settings = [
+        ("OPERATOR_DATABASE_URL", operator_url.as_str()),
+        ("SERVICE_ID", &service_id),
+        ("EVENT_TOPICS", &missing),
+    ];
+    let mut ingester = scene.ingester_with(&settings);
+    scene.kafka().produce(&scene.topic, 0, [Message::of("{")]);
+    scene.caught_up().await;
+    let browser = open(&scene, &ingester, 1).await;
+    browser.reads("#no-token", "ADMIN_TOKEN").await;
+    for view in ["partitions", "letters"] {
+        visit(&browser, view).await;
+        for changes in ["#unlock", "#lock", "#letters-actions", ".choose"] {
+            assert!(!browser.is_shown(changes).await, "{view}: {changes}");
+        }
+    }
+    browser.click("#letters tbody tr:first-child button").await;
+    browser.reads("#payload", "{").await;
+    assert!(!browser.is_shown("#letter-replay").await);
+    assert!(!browser.is_shown("#letter-discard").await);
+    browser.click("#letter-dialog [data-close]").await;
+    visit(&browser, "partitions").await;
+    browser.click(&row(&scene, 0, "button.name")).await;
+    browser.reads("#partition-facts", "running").await;
+    assert!(!browser.is_shown("[data-action=pause]").await);
+    is_accessible(&browser, "without a token").await;
+    browser.click("#partition-dialog [data-close]").await;
+    browser.reads("#troubles", &missing).await;
+    for size in [PHONE, SMALL] {
+        browser.screen(size, "light", true).await;
+        for view in ["partitions", "letters", "instances"] {
+            visit(&browser, view).await;
+            is_accessible(&browser, &format!("long names in {view} at {size:?}")).await;
+        }
+    }
+    browser.quit().await;
+    ingester.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_heard_of_any_more_is_grey_with_its_age_and_not_green() {
+    let scene = Scene::new(2).await;
+    let mut ingester = instance(&scene, &[]).await;
+    scene.caught_up().await;
+    let browser = open(&scene, &ingester, 2).await;
+    browser.reads("#health", "ok").await;
+    let title = "return document.title === 'ok – Sluice'";
+    assert_eq!(browser.script(title, "").await, true);
+    let grey = "const ink = (css) => getComputedStyle(document.querySelector(css)).color;
+        return ink('#partitions .state') === ink('#partition-count')";
+    let state = row(&scene, 0, ".state");
+    browser.reads(&state, "running").await;
+    assert_eq!(browser.script(grey, "").await, false);
+
+    // It hangs: nobody knows how it is.
+    ingester.freeze();
+    browser.reads("#problem", "does not answer").await;
+    browser.reads(&state, "s ago").await;
+    assert_eq!(browser.script(grey, "").await, true);
+    browser.reads("#health", "nothing known").await;
+    ingester.unfreeze();
+    browser.reads("#health", "ok").await;
+    wait_until("the row to be green again", SOON, async || {
+        browser.text(&state).await == "running"
+    })
+    .await;
+    ingester.stop().await;
+    browser.reads(&state, "s ago").await;
+    browser.quit().await;
 }

@@ -320,7 +320,7 @@ async fn the_first_steps_lead_to_verdicts() {
     let stack = Stack::get();
     let admin = connect(&stack.admin_url("postgres")).await;
     admin
-        .batch_execute("DROP ROLE IF EXISTS bank_ingester")
+        .batch_execute("DROP ROLE IF EXISTS bank_ingester, bank_operator")
         .await
         .expect("a superuser may");
     let database = Database::create_empty(&stack).await;
@@ -330,10 +330,13 @@ async fn the_first_steps_lead_to_verdicts() {
     assert!(steps.trim_end().ends_with("sluice run &"), "{steps}");
     let (_, at) = scene.database.admin_url.rsplit_once('@').expect("a URL");
     let database_url = format!("postgres://bank_ingester:choose-one@{at}");
+    let operator_url = format!("postgres://bank_operator:choose-another@{at}");
     let mut shell = shell(&format!("{steps}\necho $!; wait"))
         .envs([
             ("ADMIN_DATABASE_URL", scene.database.admin_url.as_str()),
             ("DATABASE_URL", &database_url),
+            ("OPERATOR_DATABASE_URL", &operator_url),
+            ("ADMIN_TOKEN", "a-token-of-a-test"),
             ("KAFKA_BROKERS", &scene.kafka().brokers),
             ("PORT", "0"),
         ])
@@ -356,6 +359,10 @@ async fn the_first_steps_lead_to_verdicts() {
     })
     .await;
     let faults = run_all(&scene, "getting-started.md", None);
+    // What the page shows of it, by the login that was made for it.
+    let operator = connect(&operator_url).await;
+    let shown = operator.query("SELECT FROM ledger.dead_letters", &[]);
+    assert_eq!(shown.await.expect("a member of sluice_admin").len(), 1);
     let pid = Pid::from_raw(ingester).expect("a process");
     kill_process(pid, Signal::TERM).expect("it runs");
     assert!(shell.wait().expect("a child of ours").success());

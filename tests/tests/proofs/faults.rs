@@ -56,7 +56,7 @@ impl Watch<'_> {
 
     async fn sees_all_is_well(&self, metric: &str) {
         let is_healthy = |health: &Value| health["status"] == "healthy";
-        let page = ("#health", "healthy");
+        let page = ("#health", "ok");
         self.sees("the end of it", STALL, is_healthy, metric, page)
             .await;
     }
@@ -118,7 +118,7 @@ async fn a_service_that_is_away_is_seen_and_that_it_is_back() {
         watch
             .sees(shown, SOON, is_away, &metric, ("#troubles", shown))
             .await;
-        browser.reads("#health", health).await;
+        browser.reads("#instance", health).await;
         if service == "postgres" {
             browser.reads("#stale", "PostgreSQL").await;
         }

@@ -4,6 +4,7 @@
 mod answers;
 mod bank;
 mod browser;
+mod browser_letters;
 mod conformance;
 mod crashes;
 mod disasters;
@@ -34,6 +35,7 @@ mod page;
 mod replication;
 mod restore;
 mod retention;
+mod search;
 mod secrets;
 mod service;
 mod sharing;

@@ -16,7 +16,7 @@ pub const TOKEN: &str = "a-token-for-the-tests";
 /// Whatever hangs behind; generous for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-async fn get(ingester: &Ingester, path: &str) -> (u16, Value) {
+pub(super) async fn get(ingester: &Ingester, path: &str) -> (u16, Value) {
     let (status, body) = ingester.get(path).await;
     (status, body.parse().expect("JSON"))
 }
@@ -34,7 +34,7 @@ async fn state(ingester: &Ingester) -> Value {
 }
 
 /// A change asked for by whoever has the token.
-async fn post(ingester: &Ingester, path: &str, body: &Value) -> (u16, Value) {
+pub(super) async fn post(ingester: &Ingester, path: &str, body: &Value) -> (u16, Value) {
     let authorization = format!("Authorization: Bearer {TOKEN}");
     let mut told = (429, Value::Null);
     wait_until("a change to be let in", STALL, async || {

@@ -10,6 +10,9 @@ export class Problem extends Error {
   }
 }
 
+// Whether anybody may change something by this instance.
+let isAllowed = false;
+
 export const isUnlocked = () => sessionStorage.getItem("token") !== null;
 export const by = () => sessionStorage.getItem("by") ?? "";
 
@@ -57,8 +60,17 @@ export function unlocked() {
   });
 }
 
+// Without a token nobody may change anything: then there is no button for it, and a sentence says how to set one.
+export function allowChanges(allowed) {
+  if (isAllowed === allowed && $("no-token").hidden === allowed) return;
+  isAllowed = allowed;
+  $("no-token").hidden = allowed;
+  document.body.classList.toggle("read-only", !allowed);
+  tellWhether();
+}
+
 export function tellWhether() {
-  $("unlock").hidden = isUnlocked();
+  $("unlock").hidden = isUnlocked() || !isAllowed;
   $("lock").hidden = !isUnlocked();
   say($("lock"), `Lock (${by()})`);
 }

@@ -1,4 +1,4 @@
-// Verdicts and delays of the last ten minutes.
+// Rates and backlogs of all instances, verdicts and delays of this one: the last ten minutes.
 import { $, duration, element, number, say, shape } from "./dom.js";
 
 const WIDTH = 600;
@@ -73,4 +73,31 @@ function stretches(values) {
     else open.push([at, ms]);
   });
   return found.map((stretch) => (stretch.length > 1 ? stretch : [[stretch[0][0] - 0.5, stretch[0][1]], [stretch[0][0] + 0.5, stretch[0][1]]]));
+}
+
+const MINUTES = 10;
+
+// One line over all instances, from the database's samples: each at its time.
+function showLine(name, trend, values, texts) {
+  const times = trend.at_ms;
+  const [now, span] = [times.at(-1) ?? 0, MINUTES * 60_000];
+  const top = Math.max(1, ...values);
+  const points = times.map((at, index) => `${(WIDTH - ((now - at) * WIDTH) / span).toFixed(1)},${(HEIGHT - (values[index] * HEIGHT) / top).toFixed(1)}`);
+  $(name).replaceChildren(shape("polyline", { class: "half", points: points.length > 1 ? points.join(" ") : "" }));
+  say($(`${name}-top`), `top: ${texts.top(top)}`);
+  say($(`${name}-summary`), values.length ? texts.summary(values.at(-1), top) : "Nothing was seen yet.");
+}
+
+export function showTrend(trend) {
+  const [first, last] = [trend.at_ms[0], trend.at_ms.at(-1)];
+  for (const place of document.querySelectorAll(".chart-start")) say(place, first === undefined ? "" : `${MINUTES} min ago`);
+  const minutes = first === undefined ? 0 : Math.min(MINUTES, Math.ceil((last - first) / 60_000));
+  showLine("rates", trend, trend.records_per_second, {
+    top: (top) => `${number(top)}/s`,
+    summary: (now, top) => `Now ${number(now)} records per second; the most of ${minutes} min: ${number(top)}.`,
+  });
+  showLine("lags", trend, trend.lag, {
+    top: number,
+    summary: (now, top) => `Now ${number(now)} records wait; the most of ${minutes} min: ${number(top)}.`,
+  });
 }

@@ -1,19 +1,29 @@
-// Dead letters: look, replay after a dry run, discard, restore.
-import { $, cell, element, number, onSubmit, openDialog, rows, say, time } from "./dom.js";
-import { ask, by, unlocked } from "./api.js";
+// Dead letters: those that match, page by page, and what is done with those that are chosen.
+import { $, cell, element, foreign, number, plural, roam, rows, say, sayForeign, time, zoned } from "./dom.js";
+import { ask } from "./api.js";
+import { actOnAll, actOnSome } from "./deeds.js";
+import { showLetter } from "./letter.js";
+import { isShown, link, onRoute, place, replace } from "./route.js";
 
-const WORDS = { replay: ["Replay", "replayed"], discard: ["Discard", "discarded"], restore: ["Restore", "restored"] };
-const plural = (count) => `${count} dead letter${count === 1 ? "" : "s"}`;
-const place = (letter) => `${letter.topic}/${letter.partition} @ ${letter.offset ?? letter.kafka_offset}`;
+const PAGE = 50;
+// Asked for again when the number of parked ones changes, and this often.
+const REFRESH_MS = 10_000;
+const FIELDS = { text: "which-text", status: "which-status", topic: "which-topic", code: "which-code", since: "which-since", until: "which-until" };
 
 let chosen = new Set();
-let shown = [];
+let page = { letters: [], matching: 0, newer: 0 };
+let askedAt = 0;
+let parkedThen = null;
+let keys;
+
+const where = (letter) => `${letter.topic}/${letter.partition} @ ${letter.offset ?? letter.kafka_offset}`;
 
 export function showParked(parked) {
   const total = parked.reduce((sum, { letters }) => sum + letters, 0);
-  const entries = parked.map(({ topic, code, letters }) => [`${topic} ${code}`, `${topic}: ${number(letters)} ${code}`]);
-  const all = [["", `${number(total)} parked`], ...entries];
-  rows($("parked"), all, ([key]) => key, () => element("li"), (item, [, text]) => say(item, text));
+  const entries = parked.map(({ topic, code, letters }) => [`${topic} ${code}`, `${topic}: ${number(letters)} ${code}`, link("letters", { topic, code })]);
+  const all = [["", `${number(total)} parked`, link("letters")], ...entries];
+  const make = ([, , href]) => element("li", {}, element("a", { href }, foreign("")));
+  rows($("parked"), all, ([key]) => key, make, (item, [, text]) => say(item.firstChild.firstChild, text));
   offer($("which-topic"), parked.map(({ topic }) => topic));
   offer($("which-code"), parked.map(({ code }) => code));
 }
@@ -26,24 +36,54 @@ function offer(select, values) {
   }
 }
 
-export async function refreshLetters() {
-  const which = { status: $("which-status").value, topic: $("which-topic").value, code: $("which-code").value };
-  const query = new URLSearchParams(Object.entries(which).filter(([, value]) => value !== ""));
-  let answer = { letters: [], limit: 0 };
+export function lettersMayHaveChanged(parked) {
+  const now = JSON.stringify(parked);
+  if (!isShown("letters") || (now === parkedThen && Date.now() - askedAt < REFRESH_MS)) return;
+  parkedThen = now;
+  refresh();
+}
+
+// What the address asks for; parked ones unless it says otherwise.
+function filter(query) {
+  const given = Object.fromEntries(["text", "topic", "code", "event_id", "key"].map((name) => [name, query.get(name) ?? ""]));
+  const status = query.get("status") ?? "PARKED";
+  const times = Object.fromEntries(["since", "until"].map((name) => [name, zoned(query.get(name) ?? "")]));
+  const all = { ...given, ...times, status: status === "ANY" ? "" : status };
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== ""));
+}
+
+async function refresh() {
+  askedAt = Date.now();
+  const { query } = place();
+  const asked = new URLSearchParams({ ...filter(query), limit: PAGE });
+  for (const name of ["before", "after"]) if (query.has(name)) asked.set(name, query.get(name));
   let notice = "";
   try {
-    answer = await ask(`/api/dead-letters?${query}`);
-    if (answer.letters.length === answer.limit) notice = `The latest ${answer.limit}: choose a topic or a reason to see others.`;
+    const answer = await ask(`/api/dead-letters?${asked}`);
+    // Meanwhile somebody may have asked for others.
+    if (place().query.toString() !== query.toString()) return;
+    page = answer;
   } catch (problem) {
     notice = problem.message;
   }
-  shown = answer.letters;
-  const ids = new Set(shown.map(({ id }) => id));
+  show(notice);
+}
+
+function show(notice) {
+  const { letters, matching, newer } = page;
+  const ids = new Set(letters.map(({ id }) => id));
   chosen = new Set([...chosen].filter((id) => ids.has(id)));
-  rows($("letters").tBodies[0], shown, ({ id }) => String(id), make, update);
+  const hadFocus = $("letters").contains(document.activeElement);
+  rows($("letters").tBodies[0], letters, ({ id }) => String(id), make, update);
+  keys.settle();
+  if (hadFocus && document.activeElement === document.body) keys.restore($("letters-title"));
   say($("letters-notice"), notice);
   $("letters-notice").hidden = notice === "";
-  $("no-letters").hidden = shown.length > 0 || notice !== "";
+  $("no-letters").hidden = letters.length > 0 || notice !== "";
+  const span = letters.length ? `${number(newer + 1)} to ${number(newer + letters.length)} of ${plural(matching, "letter")}` : plural(matching, "letter");
+  say($("letters-count"), notice === "" ? span : "");
+  $("letters-newer").disabled = $("letters-latest").disabled = newer === 0;
+  $("letters-older").disabled = newer + letters.length >= matching;
   tellChosen();
 }
 
@@ -54,184 +94,114 @@ function make(letter) {
     else chosen.delete(letter.id);
     tellChosen();
   };
-  const look = element("button", { type: "button", "aria-label": `Look at dead letter ${letter.id}` }, "Look…");
-  look.onclick = () => open(letter.id);
+  const look = element("button", { type: "button", class: "name", "aria-label": `Look at dead letter ${letter.id}` }, `${letter.id}…`);
+  look.onclick = () => showLetter(letter.id, closed);
   return element(
     "tr",
     { role: "row" },
     cell("td", "Choose", "", box),
-    cell("th", "Record", "", place(letter)),
-    cell("td", "Event", "", letter.event_id ?? "–"),
+    cell("th", "Letter", "", look),
+    cell("td", "Record", "", foreign(where(letter))),
+    cell("td", "Event", "", foreign(letter.event_id ?? "–")),
+    cell("td", "Key", "", foreign(letter.key ?? "–")),
     cell("td", "Reason", "wide", element("strong"), element("span", { class: "reason" })),
     cell("td", "Tries", "number"),
     cell("td", "First failed", "", time(letter.first_failed_at)),
-    cell("td", "Look", "buttons", look),
   );
 }
 
 function update(row, letter) {
-  const [choice, , , reason, tries] = row.children;
-  choice.firstChild.disabled = letter.status !== "PARKED";
+  const [choice, , , , , reason, tries] = row.children;
+  choice.firstChild.disabled = letter.status !== workedOn();
   choice.firstChild.checked = chosen.has(letter.id);
   say(reason.children[0], letter.status === "PARKED" ? letter.code : `${letter.code}, ${letter.status.toLowerCase()}`);
-  say(reason.children[1], letter.message);
+  sayForeign(reason.children[1], letter.message);
   say(tries, number(letter.attempts));
 }
 
-function parkedIds() {
-  return shown.filter(({ status }) => status === "PARKED").map(({ id }) => id);
+// What is discarded can be parked again, what is parked replayed or discarded.
+const workedOn = () => ($("which-status").value === "DISCARDED" ? "DISCARDED" : "PARKED");
+
+function workable() {
+  return page.letters.filter(({ status }) => status === workedOn()).map(({ id }) => id);
 }
 
 function tellChosen() {
-  $("replay-chosen").disabled = $("discard-chosen").disabled = chosen.size === 0;
-  say($("replay-chosen"), `Replay ${chosen.size || "chosen"}…`);
-  say($("discard-chosen"), `Discard ${chosen.size || "chosen"}…`);
-  const all = parkedIds();
+  const all = workable();
   $("choose-all").disabled = all.length === 0;
   $("choose-all").checked = all.length > 0 && chosen.size === all.length;
   $("choose-all").indeterminate = chosen.size > 0 && chosen.size < all.length;
+  const deeds = workedOn() === "DISCARDED" ? ["restore"] : ["replay", "discard"];
+  const status = place().query.get("status") ?? "PARKED";
+  const isOfOneStatus = status === workedOn();
+  const buttons = deeds.flatMap((action) => [
+    { action, which: "chosen", count: chosen.size, off: chosen.size === 0 },
+    ...(isOfOneStatus ? [{ action, which: "all", count: page.matching, off: page.matching === 0 }] : []),
+  ]);
+  rows($("letters-actions"), buttons, ({ action, which }) => `${action}-${which}`, makeButton, (button, { action, which, count, off }) => {
+    const word = action[0].toUpperCase() + action.slice(1);
+    say(button, which === "all" ? `${word} all ${number(count)}…` : `${word} ${count || "chosen"}…`);
+    button.disabled = off;
+  });
+}
+
+function makeButton({ action, which }) {
+  const button = element("button", { type: "button", id: `${action}-${which}`, class: action === "discard" ? "danger" : null });
+  button.onclick = () => {
+    if (which === "chosen") actOnSome(action, [...chosen], null, closed);
+    else actOnAll(action, wantedOf(place().query), page.matching, workable(), closed);
+  };
+  return button;
+}
+
+// As a job takes it, whose action says which status it is for.
+function wantedOf(query) {
+  const { status, ...wanted } = filter(query);
+  return wanted;
+}
+
+async function closed() {
+  chosen.clear();
+  await refresh();
+  if (document.activeElement === document.body) keys.restore($("letters-title"));
+}
+
+// The address has what is looked for, so that it can be kept and passed on.
+function search() {
+  const values = Object.entries(FIELDS).map(([name, field]) => [name, $(field).value.trim()]);
+  const asked = Object.fromEntries(values);
+  if (asked.status === "PARKED") asked.status = "";
+  chosen.clear();
+  replace("letters", asked);
+}
+
+function turn(parameters) {
+  const kept = Object.fromEntries(place().query);
+  delete kept.before;
+  delete kept.after;
+  location.hash = link("letters", { ...kept, ...parameters });
 }
 
 export function startLetters() {
-  $("which").onsubmit = (event) => event.preventDefault();
-  $("which").onchange = refreshLetters;
+  keys = roam($("letters"), "input, button");
+  $("which").onsubmit = (event) => {
+    event.preventDefault();
+    search();
+  };
+  for (const field of ["which-status", "which-topic", "which-code"]) $(field).onchange = search;
   $("choose-all").onchange = () => {
-    chosen = new Set($("choose-all").checked ? parkedIds() : []);
-    refreshLetters();
+    chosen = new Set($("choose-all").checked ? workable() : []);
+    show("");
   };
-  $("replay-chosen").onclick = () => act("replay", [...chosen]);
-  $("discard-chosen").onclick = () => act("discard", [...chosen]);
-}
-
-async function open(id) {
-  const dialog = $("letter-dialog");
-  openDialog(dialog);
-  say($("letter-title"), `Dead letter ${id}`);
-  $("letter-facts").replaceChildren();
-  $("letter-actions").replaceChildren();
-  say($("payload"), "");
-  $("letter-replay").disabled = $("letter-discard").disabled = $("letter-restore").disabled = true;
-  let letter;
-  try {
-    letter = await ask(`/api/dead-letters/${id}`);
-  } catch (problem) {
-    say(dialog.querySelector(".error"), problem.message);
-    return;
-  }
-  const facts = {
-    Record: place(letter),
-    Reason: letter.error_code,
-    Message: letter.error_message,
-    Status: letter.status,
-    Tries: number(letter.attempts),
-    Event: letter.event_id ?? "–",
-    Key: letter.key ?? "–",
-    Headers: letter.headers ? JSON.stringify(letter.headers) : "–",
-    "First failed": time(letter.first_failed_at),
-  };
-  $("letter-facts").append(...Object.entries(facts).flatMap(([fact, value]) => [element("dt", {}, fact), element("dd", {}, value)]));
-  // What was corrected and failed again is what is tried next.
-  const next = letter.retry_payload ?? letter.payload;
-  const text = textOf(next);
-  say($("payload-title"), payloadTitle(next, text) + (letter.retry_payload === null ? "" : ", as it was corrected"));
-  say($("payload"), text ?? next ?? "");
-  const actions = letter.actions.map((done) => {
-    const became = done.reason ? `${done.verdict} ${done.reason}` : done.verdict;
-    return element("li", {}, `${time(done.acted_at)}: ${done.action} by ${done.by_user}, ${done.why ?? "no reason given"}: ${became}`);
-  });
-  $("letter-actions").append(...(actions.length ? actions : [element("li", {}, "Nothing yet.")]));
-  const isParked = letter.status === "PARKED";
-  $("letter-replay").disabled = $("letter-discard").disabled = !isParked;
-  $("letter-restore").disabled = letter.status !== "DISCARDED";
-  for (const action of Object.keys(WORDS)) {
-    $(`letter-${action}`).onclick = () => {
-      dialog.close();
-      act(action, [id], text ?? "");
-    };
-  }
-}
-
-function payloadTitle(payload, text) {
-  if (payload === null) return "No payload";
-  return text === null ? "Payload, not text: in base64" : "Payload";
-}
-
-// The payload as the text that it is, byte for byte, if it is one.
-function textOf(base64) {
-  if (base64 === null) return null;
-  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    return null;
-  }
-}
-
-async function act(action, ids, original) {
-  if (!(await unlocked())) return;
-  const [word, past] = WORDS[action];
-  const dialog = $("deed-dialog");
-  say($("deed-title"), `${word} ${plural(ids.length)}`);
-  say($("deed-go"), word);
-  $("deed-why").value = "";
-  $("corrected").value = original ?? "";
-  $("correction").hidden = action !== "replay" || ids.length !== 1 || original === undefined;
-  openDialog(dialog);
-  // As the field has it, which keeps no carriage returns.
-  const unchanged = $("corrected").value;
-  const corrected = () => ($("correction").hidden || $("corrected").value === unchanged ? {} : { payload: $("corrected").value });
-  let tried;
-  let isPossible = false;
-  const tellWhetherPossible = () => ($("deed-go").disabled = !isPossible || corrected().payload !== tried);
-  const dryRun = async () => {
-    isPossible = false;
-    tellWhetherPossible();
-    say(dialog.querySelector(".error"), "");
-    say($("outcome-summary"), "Trying…");
-    $("outcomes").replaceChildren();
-    tried = corrected().payload;
-    try {
-      const { outcomes } = await ask(`/api/dead-letters/${action}`, { ids, ...corrected() });
-      tell(action, outcomes);
-      isPossible = outcomes.some(isDone);
-      tellWhetherPossible();
-    } catch (problem) {
-      say($("outcome-summary"), "");
-      say(dialog.querySelector(".error"), problem.message);
+  $("letters-latest").onclick = () => turn({});
+  $("letters-newer").onclick = () => turn({ after: page.letters[0]?.id });
+  $("letters-older").onclick = () => turn({ before: page.letters.at(-1)?.id });
+  onRoute("letters", (query) => {
+    for (const [name, field] of Object.entries(FIELDS)) {
+      const value = query.get(name) ?? (name === "status" ? "PARKED" : "");
+      if (name === "topic" || name === "code") offer($(field), [value]);
+      if ($(field).value !== value) $(field).value = value;
     }
-  };
-  $("try").onclick = dryRun;
-  $("corrected").oninput = tellWhetherPossible;
-  onSubmit(dialog, async () => {
-    const asked = { ids, dry_run: false, by: by(), why: $("deed-why").value, ...corrected() };
-    const { outcomes } = await ask(`/api/dead-letters/${action}`, asked);
-    say($("done"), `${outcomes.filter(isDone).length} of ${plural(ids.length)} ${past}: ${counts(outcomes)}`);
-    chosen.clear();
-    await refreshLetters();
+    refresh();
   });
-  await dryRun();
-}
-
-// One that is left out has no verdict, and the reason.
-const isDone = ({ verdict }) => verdict !== null;
-
-function tell(action, outcomes) {
-  const done = outcomes.filter(isDone);
-  const missing = outcomes.length - done.length;
-  const left = missing > 0 ? `; ${missing} left out` : "";
-  const would = { replay: `would become ${counts(done)}`, discard: "would be given up", restore: "would be parked again" }[action];
-  say($("outcome-summary"), `${plural(done.length)} ${would}${left}. Nothing is changed yet.`);
-  const lines = outcomes.map((outcome) => {
-    const reason = [outcome.reason, outcome.message].filter(Boolean).join(": ");
-    const where = outcome.topic === null ? "" : ` (${place(outcome)})`;
-    const became = isDone(outcome) ? [(action === "replay" ? "" : "stays ") + outcome.verdict] : [];
-    return element("li", {}, `${outcome.id}${where}: ${[...became, reason].filter(Boolean).join(", ")}`);
-  });
-  $("outcomes").replaceChildren(...lines);
-}
-
-function counts(outcomes) {
-  const found = new Map();
-  for (const { verdict } of outcomes.filter(isDone)) found.set(verdict, (found.get(verdict) ?? 0) + 1);
-  return [...found].map(([verdict, count]) => `${count} ${verdict}`).join(", ") || "nothing";
 }
