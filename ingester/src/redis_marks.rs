@@ -279,7 +279,7 @@ async fn mark(
     status: Arc<Status>,
 ) {
     let mut connection: Option<MultiplexedConnection> = None;
-    let mut trouble = Trouble(Throttle::every(SAY_AGAIN));
+    let mut outage = OutageLog(Throttle::every(SAY_AGAIN));
     let mut waits = back_off();
     loop {
         let (keys, done) = match tokio::time::timeout(PING, queue.recv()).await {
@@ -311,21 +311,21 @@ async fn mark(
                 connection = Some(open);
                 // The receiver may have been dropped.
                 let _ = done.map(|done| done.send(()));
-                trouble.over();
+                outage.over();
                 waits = back_off();
                 continue;
             }
-            Ok(Err(error)) => trouble.say(&error),
-            Err(_) => trouble.say("no answer in time"),
+            Ok(Err(error)) => outage.say(&error),
+            Err(_) => outage.say("no answer in time"),
         }
         tokio::time::sleep(waits.next().unwrap_or(SAY_AGAIN)).await;
     }
 }
 
 /// One line when Redis becomes unreachable, one when it is back, and one a minute in between.
-struct Trouble(Throttle);
+struct OutageLog(Throttle);
 
-impl Trouble {
+impl OutageLog {
     fn say(&mut self, reason: &str) {
         if self.0.is_due() {
             warn!("REDIS_URL: events are not marked as processed, going on without: {reason}");

@@ -96,7 +96,7 @@ impl Group {
         let members = self.take_waiting();
         let began = Instant::now();
         let calls: Vec<&Call> = members.iter().map(|member| &member.call).collect();
-        match self.run(&calls).await {
+        match self.commit_together(&calls).await {
             Ok(Together {
                 applied: rows,
                 committed,
@@ -137,7 +137,7 @@ impl Group {
         waiting.drain(..count).collect()
     }
 
-    async fn run(&self, calls: &[&Call]) -> Result<Together, AskError> {
+    async fn commit_together(&self, calls: &[&Call]) -> Result<Together, AskError> {
         let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
         let work = async {

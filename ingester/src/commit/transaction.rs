@@ -59,7 +59,7 @@ pub struct Writer {
     /// Where small batches go first.
     pub group: Arc<Group>,
     /// Told of dead letters.
-    pub aftercare: Arc<Notify>,
+    pub wake_dead_letters: Arc<Notify>,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
 }
@@ -153,7 +153,7 @@ impl Writer {
         let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
         let (row, took) = {
-            let mut answer = pin!(client.answer_over(slice.bytes(), self.run(client, slice)));
+            let mut answer = pin!(client.answer_over(slice.bytes(), self.apply(client, slice)));
             loop {
                 tokio::select! {
                     answer = &mut answer => break answer?,
@@ -208,7 +208,7 @@ impl Writer {
         };
         self.metrics.committed(&self.partition.topic, &counts);
         if counts.dead > 0 {
-            self.aftercare.notify_one();
+            self.wake_dead_letters.notify_one();
         }
         let outcome: &str = row.get("outcome");
         debug!(partition = %self.partition, from_offset = slice.span.from(), next_offset = slice.span.next(),
@@ -216,7 +216,7 @@ impl Writer {
         counts
     }
 
-    async fn run(&self, client: &Connection, slice: &Slice<'_>) -> Result<(Row, Took), Error> {
+    async fn apply(&self, client: &Connection, slice: &Slice<'_>) -> Result<(Row, Took), Error> {
         let statements = Statements::prepare(client).await?;
         let call = match &slice.content {
             Content::Balance(staged) => self.call(slice, staged),

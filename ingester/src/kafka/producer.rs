@@ -107,7 +107,7 @@ impl ClientContext for Context {
     }
 }
 
-pub struct Outlet {
+pub struct TopicProducer {
     producer: FutureProducer<Context>,
     brokers: Arc<Brokers>,
     settings: KafkaSettings,
@@ -116,7 +116,7 @@ pub struct Outlet {
     limit: Mutex<Option<(Instant, usize)>>,
 }
 
-impl Outlet {
+impl TopicProducer {
     pub fn new(settings: &KafkaSettings, topic: &str) -> Result<Self, String> {
         let mut config = client_config(settings);
         config

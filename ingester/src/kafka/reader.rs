@@ -24,7 +24,7 @@ pub enum Arrival<'a> {
     /// The topic or partition does not exist (any more).
     Gone,
     /// librdkafka retries by itself.
-    Trouble(String),
+    Failed(String),
 }
 
 /// One assigned partition; dropping it ends the assignment.
@@ -89,7 +89,7 @@ impl PartitionReader {
                 | Code::UnknownTopicId,
                 _,
             )) => Arrival::Gone,
-            Some((code, _)) => Arrival::Trouble(of_code(code)),
+            Some((code, _)) => Arrival::Failed(of_code(code)),
         };
         Some(take(arrival))
     }

@@ -244,7 +244,7 @@ impl Lane {
                 Arrival::Record(record) => flow.take(record, &self.partition),
                 Arrival::End(offset) => flow.end(offset, &self.partition),
                 Arrival::OutOfRange | Arrival::Gone => Some(Pause::Revalidate),
-                Arrival::Trouble(text) => {
+                Arrival::Failed(text) => {
                     info!(partition = %self.partition, "reading from Kafka failed, trying again: {text}");
                     None
                 }

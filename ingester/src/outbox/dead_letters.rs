@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::run::RetrySettings;
 use crate::kafka::headers::of_json;
-use crate::kafka::producer::{HEADERS_OMITTED, Message, Outlet};
+use crate::kafka::producer::{HEADERS_OMITTED, Message, TopicProducer};
 use crate::leases::lease::{Held, led_among};
 use crate::observe::metrics::Metrics;
 use crate::postgres::error::Consequence;
@@ -55,10 +55,10 @@ const ERROR_MESSAGE: &str = "sluice-error-message";
 /// Header with the full length of the message, in bytes.
 const ERROR_MESSAGE_SHORTENED: &str = "sluice-error-message-shortened";
 
-pub struct Aftercare {
+pub struct DeadLetterWork {
     pub pool: Pool,
     pub retry: RetrySettings,
-    pub outlet: Option<Outlet>,
+    pub producer: Option<TopicProducer>,
     /// Where replayed events are marked, and how long a mark stays.
     pub hint: Option<(Hint, Duration)>,
     /// Notified when there may be work.
@@ -99,9 +99,9 @@ impl From<crate::fault::Raised> for NotDone {
     }
 }
 
-impl Aftercare {
+impl DeadLetterWork {
     /// Runs for as long as the process; `led` returns the partitions that are led now.
-    pub async fn run(self, led: impl Fn() -> Vec<Held>) {
+    pub async fn keep_working(self, led: impl Fn() -> Vec<Held>) {
         let mut said = Throttle::every(SAY_AGAIN);
         loop {
             tokio::select! {
@@ -214,7 +214,7 @@ impl Aftercare {
 
     /// At least once: a letter that was produced but not recorded as published is produced again.
     async fn publish(&self, (partition, leadership): &Held) -> Result<bool, NotDone> {
-        let Some(outlet) = &self.outlet else {
+        let Some(producer) = &self.producer else {
             return Ok(false);
         };
         let max_attempts = self.retry.max_attempts as i32;
@@ -258,7 +258,7 @@ impl Aftercare {
                     .unwrap_or_default(),
             })
             .collect();
-        let produced = outlet.produce(&mut messages, shorten, leadership).await;
+        let produced = producer.produce(&mut messages, shorten, leadership).await;
         produced.map_err(|trouble| NotDone {
             text: format!("DLQ_TOPIC: {trouble}"),
             passes: false,

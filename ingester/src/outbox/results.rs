@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::back_off::back_off;
 use crate::kafka::headers::of_json;
-use crate::kafka::producer::{Message, Outlet};
+use crate::kafka::producer::{Message, TopicProducer};
 use crate::leases::lease::{Held, Leadership, led_among};
 use crate::observe::status::Status;
 use crate::partition::Partition;
@@ -51,7 +51,7 @@ const DISPENSABLE: [(&str, &str); 3] = [
 
 pub struct Results {
     pub pool: Pool,
-    pub outlet: Outlet,
+    pub producer: TopicProducer,
     pub status: Arc<Status>,
     /// Partitions of which the database knows that they have results: they are pruned only up to what was produced.
     pub begun: HashSet<Partition>,
@@ -59,7 +59,7 @@ pub struct Results {
 
 impl Results {
     /// Runs for as long as the process; `led` returns the partitions that are led now.
-    pub async fn run(mut self, led: impl Fn() -> Vec<Held>) {
+    pub async fn keep_producing(mut self, led: impl Fn() -> Vec<Held>) {
         let mut waits = back_off();
         let mut said = Throttle::every(SAY_AGAIN);
         let mut chunk = CHUNK;
@@ -150,7 +150,7 @@ impl Results {
             true => (messages.len() as i32).max(1),
             false => CHUNK,
         };
-        let produced = self.outlet.produce(&mut messages, shorten, leadership);
+        let produced = self.producer.produce(&mut messages, shorten, leadership);
         let produced = produced.await;
         produced.map_err(|trouble| format!("RESULTS_TOPIC: {trouble}"))?;
         fault_point!("results.produced");

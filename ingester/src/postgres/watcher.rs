@@ -101,7 +101,7 @@ impl Watcher {
     }
 
     /// Runs for as long as the process.
-    pub async fn run(&self) {
+    pub async fn keep_watching(&self) {
         let mut eye: Option<Eye> = None;
         let mut said = Throttle::every(SAY_AGAIN);
         let mut waits = back_off_up_to(LONGEST_WAIT);

@@ -27,7 +27,7 @@ use crate::postgres::precedence::ControlSession;
 use crate::redis_marks::Hint;
 use crate::run::renewals::Leases;
 use crate::run::service::Service;
-use crate::run::topic_watch::{TopicTold, watch_topics};
+use crate::run::topic_watch::{TopicAnswer, watch_topics};
 use crate::throttle::Throttle;
 
 /// How often the database is asked for new handlers.
@@ -63,7 +63,7 @@ pub struct Conductor {
     /// When registered handlers were last queried.
     pub(super) handlers_seen: Option<Instant>,
     /// Retries and publishes dead letters.
-    pub(super) aftercare: Arc<Notify>,
+    pub(super) wake_dead_letters: Arc<Notify>,
     /// Marks processed events in Redis.
     pub(super) hint: Option<Hint>,
     pub(super) service: Service,
@@ -94,14 +94,14 @@ pub struct Conductor {
 }
 
 /// What a conductor needs.
-pub struct Means {
+pub struct Parts {
     pub settings: RunSettings,
     pub service: Service,
     pub leases: Arc<Leases>,
     /// Marks processed events in Redis.
     pub hint: Option<Hint>,
     /// Wakes the task for dead letters.
-    pub aftercare: Arc<Notify>,
+    pub wake_dead_letters: Arc<Notify>,
     /// The first connection, already open.
     pub standby: Session,
     pub wake: mpsc::Sender<()>,
@@ -110,24 +110,24 @@ pub struct Means {
 }
 
 impl Conductor {
-    pub fn new(means: Means) -> Self {
-        let (settings, service) = (means.settings, means.service);
+    pub fn new(parts: Parts) -> Self {
+        let (settings, service) = (parts.settings, parts.service);
         let wanted = Topics::new(&settings.kafka);
         Self {
             topics: watch::Sender::new(wanted.with(&[])),
             wanted,
             handlers_seen: None,
-            aftercare: means.aftercare,
-            hint: means.hint,
+            wake_dead_letters: parts.wake_dead_letters,
+            hint: parts.hint,
             turns: Arc::new(Semaphore::new(settings.apply_concurrency)),
             group: Group::new(service.pool.clone()),
             service,
-            standby: Some(Arc::new(means.standby)),
+            standby: Some(Arc::new(parts.standby)),
             standby_waits: back_off_up_to(STANDBY_WAIT),
             standby_after: None,
             blocked: HashMap::new(),
-            wake: means.wake,
-            leases: means.leases,
+            wake: parts.wake,
+            leases: parts.leases,
             lanes: HashMap::new(),
             running: JoinSet::new(),
             counts: BTreeMap::new(),
@@ -135,7 +135,7 @@ impl Conductor {
             at_first: HashMap::new(),
             report: Report::default(),
             reported_at: None,
-            quit: means.quit,
+            quit: parts.quit,
             said: HashMap::new(),
             settings,
         }
@@ -158,7 +158,7 @@ impl Conductor {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = self.running.join_next() => self.finished(done).await,
-                Some(TopicTold { topic, count, is_other }) = told.recv() => {
+                Some(TopicAnswer { topic, count, is_other }) = told.recv() => {
                     if is_other {
                         self.look_again(&topic);
                     }

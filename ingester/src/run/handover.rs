@@ -54,7 +54,7 @@ impl Conductor {
             .status
             .leads(&partition, leadership.commit_offset);
         // A former leader may have left work.
-        self.aftercare.notify_one();
+        self.wake_dead_letters.notify_one();
         self.running.spawn(async move {
             let end = tokio::spawn(lane.run()).await;
             let end = end.unwrap_or_else(|error| {
@@ -92,7 +92,7 @@ impl Conductor {
                     leadership: leadership.clone(),
                     turns: self.turns.clone(),
                     group: self.group.clone(),
-                    aftercare: self.aftercare.clone(),
+                    wake_dead_letters: self.wake_dead_letters.clone(),
                     status: self.service.status.clone(),
                     metrics: self.service.metrics.clone(),
                 },

@@ -63,7 +63,7 @@ pub struct Renewals {
 }
 
 /// Renews all leases for as long as the process lives. Its session is open before anything is led.
-pub async fn run(renewals: Renewals) {
+pub async fn keep_renewing(renewals: Renewals) {
     let mut session: Option<Session> = None;
     // Given up, and kept until another session has renewed: a partition is free as soon as its session ends.
     let mut former = VecDeque::new();

@@ -15,12 +15,12 @@ use crate::config::run::RunSettings;
 use crate::http;
 use crate::http::token::Token;
 use crate::http::told::{LastAnswer, Told};
-use crate::kafka::producer::Outlet;
+use crate::kafka::producer::TopicProducer;
 use crate::leases::lease::Session;
 use crate::operator::jobs::Jobs;
 use crate::operator::overview::Overview;
 use crate::operator::session::ACTION_LIMIT;
-use crate::outbox::dead_letters::Aftercare;
+use crate::outbox::dead_letters::DeadLetterWork;
 use crate::outbox::results::Results;
 use crate::postgres::database::{Database, IS_READ_ONLY};
 use crate::postgres::error::{
@@ -30,7 +30,7 @@ use crate::postgres::pool::Manager;
 use crate::postgres::pooler;
 use crate::postgres::precedence::{CONTROL_CONNECTIONS, ControlSession};
 use crate::redis_marks::Hint;
-use crate::run::conductor::{Conductor, Means};
+use crate::run::conductor::{Conductor, Parts};
 use crate::run::renewals::{self, Leases, Renewals};
 use crate::run::service::Service;
 use crate::schema::migrations::{self, Misfit};
@@ -63,21 +63,21 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     let leases = Arc::<Leases>::default();
     let mut renewals = renew(&settings, &service, &leases);
     let watcher = service.watcher.clone();
-    let watching = Task::new(tokio::spawn(async move { watcher.run().await }));
+    let watching = Task::new(tokio::spawn(async move { watcher.keep_watching().await }));
     let results = results(&settings, &service, &leases)?;
     let ttl = settings.redis.as_ref().map(|(_, ttl)| *ttl);
     let redis = settings.redis.clone();
     let (pool, status) = (&service.pool, &service.status);
     let hint = redis.map(|(redis, ttl)| Hint::start(redis, ttl, pool.clone(), status.clone()));
-    let (wake_aftercare, aftercare) =
-        aftercare(&settings, &service, &leases, hint.clone().zip(ttl))?;
+    let (wake_dead_letters, dead_letters) =
+        dead_letters(&settings, &service, &leases, hint.clone().zip(ttl))?;
     let _looking = look_at_database(&settings, &service);
-    let conductor = Conductor::new(Means {
+    let conductor = Conductor::new(Parts {
         settings,
         service,
         leases,
         hint,
-        aftercare: wake_aftercare,
+        wake_dead_letters,
         standby,
         wake,
         quit: shutdown.clone(),
@@ -85,7 +85,7 @@ pub async fn run(settings: RunSettings, shutdown: CancellationToken) -> Result<(
     tokio::select! {
         () = conductor.conduct(woken, shutdown) => Ok(()),
         // None of these tasks ends by itself: without renewals no lease would last.
-        _ = aftercare => Err(panicked("retries dead letters")),
+        _ = dead_letters => Err(panicked("retries dead letters")),
         _ = serving.http => Err(panicked("serves HTTP")),
         _ = ended(results) => Err(panicked("produces results")),
         _ = &mut renewals => Err(panicked("renews leases")),
@@ -165,7 +165,7 @@ fn log_settings(settings: &RunSettings) {
 }
 
 fn renew(settings: &RunSettings, service: &Service, leases: &Arc<Leases>) -> Task {
-    Task::new(tokio::spawn(renewals::run(Renewals {
+    Task::new(tokio::spawn(renewals::keep_renewing(Renewals {
         database: settings.database.clone(),
         lease: settings.lease,
         interval: settings.renew_interval,
@@ -176,10 +176,13 @@ fn renew(settings: &RunSettings, service: &Service, leases: &Arc<Leases>) -> Tas
     })))
 }
 
-fn outlet(settings: &RunSettings, topic: &Option<String>) -> Result<Option<Outlet>, String> {
+fn producer(
+    settings: &RunSettings,
+    topic: &Option<String>,
+) -> Result<Option<TopicProducer>, String> {
     let topic = topic.as_ref();
     topic
-        .map(|topic| Outlet::new(&settings.kafka, topic))
+        .map(|topic| TopicProducer::new(&settings.kafka, topic))
         .transpose()
 }
 
@@ -188,38 +191,38 @@ fn results(
     service: &Service,
     leases: &Arc<Leases>,
 ) -> Result<Option<Task>, String> {
-    let Some(outlet) = outlet(settings, &settings.kafka.results_topic)? else {
+    let Some(producer) = producer(settings, &settings.kafka.results_topic)? else {
         return Ok(None);
     };
     let results = Results {
         pool: service.pool.clone(),
-        outlet,
+        producer,
         status: service.status.clone(),
         begun: HashSet::new(),
     };
     let led = leases.clone();
-    let running = tokio::spawn(results.run(move || led.all()));
+    let running = tokio::spawn(results.keep_producing(move || led.all()));
     Ok(Some(Task::new(running)))
 }
 
 /// The task for dead letters, and what wakes it.
-fn aftercare(
+fn dead_letters(
     settings: &RunSettings,
     service: &Service,
     leases: &Arc<Leases>,
     hint: Option<(Hint, Duration)>,
 ) -> Result<(Arc<Notify>, Task), String> {
-    let aftercare = Aftercare {
+    let work = DeadLetterWork {
         pool: service.pool.clone(),
         retry: settings.retry.clone(),
         hint,
-        outlet: outlet(settings, &settings.kafka.dlq_topic)?,
+        producer: producer(settings, &settings.kafka.dlq_topic)?,
         wake: Arc::default(),
         metrics: service.metrics.clone(),
     };
-    let wake = aftercare.wake.clone();
+    let wake = work.wake.clone();
     let led = leases.clone();
-    let running = tokio::spawn(aftercare.run(move || led.all()));
+    let running = tokio::spawn(work.keep_working(move || led.all()));
     Ok((wake, Task::new(running)))
 }
 

@@ -16,7 +16,7 @@ const TOPICS_INTERVAL: Duration = Duration::from_secs(2);
 const MISSING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Kafka's answer about a topic.
-pub struct TopicTold {
+pub struct TopicAnswer {
     pub topic: String,
     pub count: Result<Option<i32>, String>,
     /// It was replaced by another topic of the same name.
@@ -27,7 +27,7 @@ pub struct TopicTold {
 pub async fn watch_topics(
     kafka: Arc<Kafka>,
     topics: watch::Receiver<BTreeMap<String, Topic>>,
-    tell: mpsc::Sender<TopicTold>,
+    tell: mpsc::Sender<TopicAnswer>,
 ) {
     let mut warm = HashSet::new();
     let mut ids: HashMap<String, TopicId> = HashMap::new();
@@ -67,7 +67,7 @@ pub async fn watch_topics(
                 let before = ids.insert(topic.clone(), id);
                 is_other = before.is_some_and(|before| before != id);
             }
-            let told = TopicTold {
+            let told = TopicAnswer {
                 topic,
                 count,
                 is_other,
