@@ -29,7 +29,9 @@ fi
 export PGRX_PG_CONFIG_PATH=${PGRX_PG_CONFIG_PATH:-/usr/lib/postgresql/15/bin/pg_config}
 (cd "$built/sources" && CARGO_TARGET_DIR=$built cargo build --release --quiet --workspace)
 install -m 755 "$built/release/sluice" "$work/sluice"
-install -m 644 "$built/release/libsluice_pg.so" "$work/lib/sluice.so"
+install -m 644 "$built/release/libsluice_pg.so" "$work/sluice.so"
+# The test creates its database with this library and then puts that of 0.6.0 in its place.
+install -m 644 target/release/libsluice_pg.so "$work/lib/sluice.so"
 
 say "building the tests"
 proofs=$(cargo test --release --workspace --test proofs --no-run --message-format=json 2>/dev/null |

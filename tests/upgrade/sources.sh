@@ -6,7 +6,7 @@ into=$(realpath -m -- "$1")
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-raised=$(git log -n 1 --format=%H -S'version = "0.6.0"' -- Cargo.toml)
+raised=$(git log -n 1 --format=%H -G'^version = "0\.6\.0"$' -- Cargo.toml)
 [ -n "$raised" ] || { echo "no commit of the history raises the version from 0.6.0: fetch the whole history" >&2; exit 1; }
 mkdir -p "$into"
 git archive "$raised^" "$@" | tar -x -C "$into"

@@ -1,7 +1,6 @@
 //! A migrated database of its own for each test, and what is asked of it again and again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::{Client, NoTls};
 
 use crate::kafka::Kafka;
-use crate::stack::{Login, Stack, command_of, repository, sluice, unique};
+use crate::stack::{Login, Stack, repository, sluice_command, unique};
 
 /// Progress of one partition, as `ledger.partition_leader_locks` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -313,13 +312,8 @@ const TEMPLATE: &str = "proofs_template";
 
 /// Runs `sluice migrate` on an existing database and lets the ingester's login in.
 pub async fn migrate(stack: &Stack, database: &str) {
-    migrate_by(&sluice(), stack, database).await;
-}
-
-/// The same by another build of `sluice`.
-pub async fn migrate_by(binary: &Path, stack: &Stack, database: &str) {
     let url = stack.admin_url(database);
-    let output = command_of(binary, &["migrate"], &[("ADMIN_DATABASE_URL", &url)])
+    let output = sluice_command(&["migrate"], &[("ADMIN_DATABASE_URL", &url)])
         .output()
         .expect("sluice can be run");
     assert!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proofs::compare::Accounts;
-use proofs::database::{Database, migrate, migrate_by};
+use proofs::database::{Database, migrate};
 use proofs::ingester::Ingester;
 use proofs::rng::seed;
 use proofs::scene::{STALL, Scene, assert_mixed};
@@ -166,20 +166,20 @@ async fn a_history_that_is_neither_of_0_6_0_nor_of_this_line_is_refused_and_noth
     assert_eq!(catalog(&database).await, before);
 }
 
-/// The `sluice` and `sluice.so` of version 0.6.0, built by `tests/upgrade/run.sh`.
-fn previous() -> PathBuf {
+/// A file of version 0.6.0, `sluice` or `sluice.so`, built by `tests/upgrade/run.sh`.
+fn previous(file: &str) -> PathBuf {
     let folder = std::env::var_os("SLUICE_PREVIOUS").expect("SLUICE_PREVIOUS: run make upgrade");
-    PathBuf::from(folder).join("sluice")
+    PathBuf::from(folder).join(file)
 }
 
 /// As a package does it: the library appears at once and whole, and sessions keep the one that they have.
-fn install_library() {
+fn install_library(file: &Path) {
     let folder = std::env::var_os("SLUICE_LIBDIR").expect("SLUICE_LIBDIR: run make upgrade");
     let (new, place) = (
         Path::new(&folder).join("sluice.so.new"),
         Path::new(&folder).join("sluice.so"),
     );
-    std::fs::copy(repository().join("target/release/libsluice_pg.so"), &new).expect("make build");
+    std::fs::copy(file, &new).expect("make build");
     std::fs::rename(new, place).expect("one folder");
 }
 
@@ -187,11 +187,12 @@ fn install_library() {
 #[ignore = "needs version 0.6.0: make upgrade"]
 async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let stack = Stack::get();
-    let database = Database::create_empty(&stack).await;
-    migrate_by(&previous(), &stack, &database.name).await;
-    let version =
-        "SELECT count(*) FROM pg_extension WHERE extname = 'sluice' AND extversion = '0.6.0'";
-    assert_eq!(database.count(version).await, 1);
+    let database = database_of_0_6_0(&stack).await;
+    let grant = format!("GRANT sluice_writer TO {}", stack.ingester.user);
+    let granted = database.client.batch_execute(&grant).await;
+    granted.expect("a superuser may");
+    // The library that the database was created with knows both versions; that of 0.6.0 serves it from now on.
+    install_library(&previous("sluice.so"));
     let scene = Scene::with_database(stack, database, 4, &[]).await;
     let follows = unique("user.followed");
     let register =
@@ -202,7 +203,7 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let settings = [("EVENT_TOPICS", follows.as_str())];
     let old = || {
         let (url, topic) = (&scene.database.url, &scene.topic);
-        Ingester::start_build(previous(), &scene.stack, url, topic, &settings)
+        Ingester::start_build(previous("sluice"), &scene.stack, url, topic, &settings)
     };
     let mut olds = [old(), old()];
     let feed = scene.feed(&Workload::new(seed()), 3_000);
@@ -215,7 +216,7 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     };
 
     // The new library beside the old functions and tables: for sessions that are there and for fresh ones.
-    install_library();
+    install_library(&repository().join("target/release/libsluice_pg.so"));
     goes_on().await;
     olds[0].kill9();
     olds[0].start_again();
