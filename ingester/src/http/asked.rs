@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::http::refusal::Refusal;
-use crate::operator::session::{ACTION_LIMIT, Trouble};
+use crate::operator::session::{ACTION_LIMIT, OperatorError};
 
 /// Of a request; Kafka's own limit for a record is half of it.
 pub const BODY_BYTES: usize = 2 << 20;
@@ -78,8 +78,8 @@ pub fn unreadable(refused: JsonRejection) -> Refusal {
 }
 
 /// What was to be changed, and is not, or nobody knows.
-pub fn not_done(trouble: Trouble) -> Refusal {
-    let is_late = matches!(trouble, Trouble::Late);
+pub fn not_done(trouble: OperatorError) -> Refusal {
+    let is_late = matches!(trouble, OperatorError::Late);
     let Refusal(status, text) = refused(trouble);
     match is_late {
         true => Refusal(
@@ -90,12 +90,12 @@ pub fn not_done(trouble: Trouble) -> Refusal {
     }
 }
 
-pub fn refused(trouble: Trouble) -> Refusal {
+pub fn refused(trouble: OperatorError) -> Refusal {
     let text = trouble.describe();
     let code = match &trouble {
-        Trouble::Refused(error) => error.code().map(|code| code.code()),
-        Trouble::Away(_) => None,
-        Trouble::Late => return Refusal(StatusCode::GATEWAY_TIMEOUT, text),
+        OperatorError::Refused(error) => error.code().map(|code| code.code()),
+        OperatorError::Away(_) => None,
+        OperatorError::Late => return Refusal(StatusCode::GATEWAY_TIMEOUT, text),
     };
     match code {
         Some("42704") => Refusal(StatusCode::NOT_FOUND, text),

@@ -16,7 +16,7 @@ impl Token {
     }
 
     /// Takes as long whatever is given.
-    pub(super) fn is(&self, given: &str) -> bool {
+    pub(super) fn matches(&self, given: &str) -> bool {
         openssl::memcmp::eq(&self.0, &Self::new(given).0)
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::operator::dead_letters::{Deed, Filter, Work, is_left_out};
-use crate::operator::session::{ANSWER_LIMIT, Trouble, within};
+use crate::operator::session::{ANSWER_LIMIT, OperatorError, within};
 use crate::postgres::error::{Consequence, consequence};
 use crate::postgres::pool::Pool;
 
@@ -218,9 +218,9 @@ impl Job {
 
     /// Tries again while PostgreSQL is away or late. A chunk that was done although no answer came is answered then
     /// as left out, for its letters are parked no more. `None` where the job is stopped meanwhile.
-    async fn patiently<T, Fut>(&self, work: impl Fn() -> Fut) -> Result<Option<T>, Trouble>
+    async fn patiently<T, Fut>(&self, work: impl Fn() -> Fut) -> Result<Option<T>, OperatorError>
     where
-        Fut: Future<Output = Result<T, Trouble>>,
+        Fut: Future<Output = Result<T, OperatorError>>,
     {
         let mut wait = FIRST_WAIT;
         for tries in 1.. {
@@ -265,19 +265,19 @@ impl Job {
     }
 }
 
-fn is_too_slow(trouble: &Trouble) -> bool {
-    let Trouble::Refused(error) = trouble else {
+fn is_too_slow(trouble: &OperatorError) -> bool {
+    let OperatorError::Refused(error) = trouble else {
         return false;
     };
     error.code().is_some_and(|code| code.code() == "57014")
 }
 
 /// Whether it may be gone the next time.
-fn passes(trouble: &Trouble) -> bool {
+fn passes(trouble: &OperatorError) -> bool {
     match trouble {
-        Trouble::Away(_) | Trouble::Late => true,
-        Trouble::Refused(_) if is_too_slow(trouble) => false,
-        Trouble::Refused(error) => matches!(
+        OperatorError::Away(_) | OperatorError::Late => true,
+        OperatorError::Refused(_) if is_too_slow(trouble) => false,
+        OperatorError::Refused(error) => matches!(
             consequence(error),
             Consequence::Retry | Consequence::RetryAtOnce
         ),

@@ -89,7 +89,7 @@ impl Overview {
     }
 
     /// Looks as long as somebody wants to know, at rest otherwise.
-    pub async fn run(&self) {
+    pub async fn keep_looking(&self) {
         loop {
             self.wanted.notified().await;
             let began = Instant::now();

@@ -15,7 +15,7 @@ pub const ANSWER_LIMIT: Duration = ACTION_LIMIT.saturating_add(Duration::from_se
 const CONNECTION_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why the database did not do what was asked.
-pub enum Trouble {
+pub enum OperatorError {
     Refused(tokio_postgres::Error),
     /// No connection, or none in time.
     Away(String),
@@ -23,7 +23,7 @@ pub enum Trouble {
     Late,
 }
 
-impl Trouble {
+impl OperatorError {
     pub fn describe(&self) -> String {
         match self {
             Self::Refused(error) => describe(error),
@@ -60,12 +60,12 @@ pub async fn within<T>(
     pool: &Pool,
     limit: Duration,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
-) -> Result<T, Trouble> {
+) -> Result<T, OperatorError> {
     let connected = tokio::time::timeout(CONNECTION_LIMIT, pool.get()).await;
-    let connected = connected.map_err(|_| Trouble::Away("none in time".to_owned()))?;
+    let connected = connected.map_err(|_| OperatorError::Away("none in time".to_owned()))?;
     let client = connected.map_err(|error| match AskError::of_pool(error) {
-        AskError::Refused(error) => Trouble::Away(describe(&error)),
-        AskError::Silent(why) | AskError::Away(why) => Trouble::Away(why),
+        AskError::Refused(error) => OperatorError::Away(describe(&error)),
+        AskError::Silent(why) | AskError::Away(why) => OperatorError::Away(why),
     })?;
     let lent = Lent(Some(client));
     let done = tokio::time::timeout(limit, work(lent.client())).await;
@@ -74,12 +74,12 @@ pub async fn within<T>(
             lent.give_back();
             Ok(done)
         }
-        Ok(Err(error)) => Err(Trouble::Refused(error)),
+        Ok(Err(error)) => Err(OperatorError::Refused(error)),
         Err(_) => {
             // Nobody is to wait behind what it still works on, nor on what was opened by the same way.
             drop(lent);
             pool.retain(|_, _| false);
-            Err(Trouble::Late)
+            Err(OperatorError::Late)
         }
     }
 }

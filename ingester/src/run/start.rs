@@ -142,7 +142,7 @@ async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, Str
         None => None,
     };
     let http = AbortOnDropHandle::new(tokio::spawn(http::serve(listener, told)));
-    let overview = Task::new(tokio::spawn(async move { overview.run().await }));
+    let overview = Task::new(tokio::spawn(async move { overview.keep_looking().await }));
     info!(%address, "serving the page, /health and /metrics");
     Ok(Serving {
         http,
