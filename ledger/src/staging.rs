@@ -34,7 +34,7 @@ const NO_TIME: i64 = i64::MIN;
 
 /// An event that could be decoded, without its changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event<'a> {
+pub struct StagedEvent<'a> {
     /// 1 to 255 bytes.
     pub event_id: &'a str,
     /// 1 to 255 bytes.
@@ -47,7 +47,7 @@ pub struct Event<'a> {
     pub time_us: Option<i64>,
 }
 
-impl<'a> Event<'a> {
+impl<'a> StagedEvent<'a> {
     /// The event that was decoded of `payload`.
     pub fn of(head: &'a EventHead<'_>, payload: &[u8]) -> Self {
         Self {
@@ -89,14 +89,14 @@ pub struct Dead<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content<'a> {
     /// An event, and where its changes are in [`Staged::changes`].
-    Event(Event<'a>, Range<usize>),
+    Event(StagedEvent<'a>, Range<usize>),
     /// A dead record.
     Dead(Box<Dead<'a>>),
 }
 
 /// A staged record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
+pub struct StagedRecord<'a> {
     /// Its offset in the partition.
     pub offset: i64,
     /// What it came to.
@@ -107,13 +107,13 @@ pub struct Record<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Staged<'a> {
     /// The records, as they came.
-    pub records: Vec<Record<'a>>,
+    pub records: Vec<StagedRecord<'a>>,
     /// The changes of all events.
     pub changes: Vec<Change>,
 }
 
 /// Appends an event; `changes` has 1 to 64.
-pub fn put_event(out: &mut Vec<u8>, offset: i64, event: &Event<'_>, changes: &[Change]) {
+pub fn put_event(out: &mut Vec<u8>, offset: i64, event: &StagedEvent<'_>, changes: &[Change]) {
     out.extend_from_slice(&offset.to_le_bytes());
     match event.time_us {
         Some(time_us) => {
@@ -244,43 +244,43 @@ pub fn read_into<'a>(
     bytes: &'a [u8],
     rows: usize,
 ) -> Result<Staged<'a>, Malformed> {
-    let mut reader = Reader { bytes, at: 0 };
+    let mut cursor = Cursor { bytes, at: 0 };
     let mut dead = 0;
-    while reader.at < bytes.len() {
+    while cursor.at < bytes.len() {
         if staged.changes.len() + dead >= rows {
-            return Err(reader.malformed("end of the promised rows"));
+            return Err(cursor.malformed("end of the promised rows"));
         }
-        let offset = i64::from_le_bytes(reader.array("offset")?);
-        let content = match reader.array("kind")? {
-            [EVENT] => reader.event(None, &mut staged.changes)?,
+        let offset = i64::from_le_bytes(cursor.array("offset")?);
+        let content = match cursor.array("kind")? {
+            [EVENT] => cursor.event(None, &mut staged.changes)?,
             [EVENT_WITH_TIME] => {
-                let time_us = reader.event_time()?;
-                reader.event(time_us, &mut staged.changes)?
+                let time_us = cursor.event_time()?;
+                cursor.event(time_us, &mut staged.changes)?
             }
             [kind @ (DEAD | DEAD_WITHOUT_TIMES)] => {
                 dead += 1;
                 let (time_ms, event_time_us) = match kind {
-                    DEAD => (reader.time()?, reader.event_time()?),
+                    DEAD => (cursor.time()?, cursor.event_time()?),
                     _ => (None, None),
                 };
-                Content::Dead(Box::new(reader.dead(time_ms, event_time_us)?))
+                Content::Dead(Box::new(cursor.dead(time_ms, event_time_us)?))
             }
-            _ => return Err(reader.malformed("kind")),
+            _ => return Err(cursor.malformed("kind")),
         };
-        staged.records.push(Record { offset, content });
+        staged.records.push(StagedRecord { offset, content });
     }
     if staged.changes.len() + dead != rows {
-        return Err(reader.malformed("further row, as promised,"));
+        return Err(cursor.malformed("further row, as promised,"));
     }
     Ok(staged)
 }
 
-struct Reader<'a> {
+struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Cursor<'a> {
     fn malformed(&self, expected: &'static str) -> Malformed {
         Malformed {
             at: self.at,
@@ -333,7 +333,7 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             changes.push(self.change()?);
         }
-        let event = Event {
+        let event = StagedEvent {
             event_id,
             source: (!source.is_empty()).then_some(source),
             identity,

@@ -4,7 +4,9 @@ use ledger::account::{AccountKey, Currency};
 use ledger::amount::Amount;
 use ledger::event::Change;
 use ledger::identity::{Identity, PayloadHash};
-use ledger::staging::{Content, Dead, Event, Record, Staged, checksum, put_dead, put_event, read};
+use ledger::staging::{
+    Content, Dead, Staged, StagedEvent, StagedRecord, checksum, put_dead, put_event, read,
+};
 use ledger::timestamp::RANGE_US;
 use proptest::prelude::*;
 
@@ -89,8 +91,8 @@ fn sample() -> impl Strategy<Value = Sample> {
     ]
 }
 
-fn event<'s>(event_id: &'s str, source: Option<&'s str>, time_us: Option<i64>) -> Event<'s> {
-    Event {
+fn event<'s>(event_id: &'s str, source: Option<&'s str>, time_us: Option<i64>) -> StagedEvent<'s> {
+    StagedEvent {
         event_id,
         source,
         identity: Identity::of(source, event_id),
@@ -128,13 +130,13 @@ fn staged(samples: &[Sample]) -> (Vec<u8>, Staged<'_>) {
                 Content::Dead(Box::new(dead))
             }
         };
-        staged.records.push(Record { offset, content });
+        staged.records.push(StagedRecord { offset, content });
     }
     (bytes, staged)
 }
 
 fn rows(staged: &Staged<'_>) -> usize {
-    let is_dead = |record: &&Record<'_>| matches!(record.content, Content::Dead(_));
+    let is_dead = |record: &&StagedRecord<'_>| matches!(record.content, Content::Dead(_));
     staged.changes.len() + staged.records.iter().filter(is_dead).count()
 }
 

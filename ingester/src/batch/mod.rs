@@ -9,7 +9,7 @@ use std::ops::Range;
 use ledger::contract::record_fingerprint;
 use ledger::decode::{decode_balance_event, decode_domain_event};
 use ledger::event::{Change, EventHead, check_size};
-use ledger::staging::{self, Dead, Event};
+use ledger::staging::{self, Dead, StagedEvent};
 use ledger::timestamp;
 
 pub mod record;
@@ -135,7 +135,7 @@ impl Batch {
         let fits = check_size(record.payload, self.max_event_bytes);
         match fits.and_then(|()| decode_balance_event(record.payload, &mut self.changes)) {
             Ok(head) => {
-                let event = Event::of(&head, record.payload.unwrap_or_default());
+                let event = StagedEvent::of(&head, record.payload.unwrap_or_default());
                 staging::put_event(&mut self.staged, record.offset, &event, &self.changes);
                 self.rows += self.changes.len();
                 if self.tells.is_some() {

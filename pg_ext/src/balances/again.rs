@@ -3,7 +3,7 @@
 use ledger::decode::decode_balance_event;
 use ledger::event::{Change, Defect, EventHead};
 use ledger::identity::{Identity, PayloadHash};
-use ledger::staging::{Content, Event, Record, Staged};
+use ledger::staging::{Content, Staged, StagedEvent, StagedRecord};
 use ledger::verdict::{RejectReason, Verdict};
 use pgrx::spi::SpiClient;
 
@@ -50,8 +50,8 @@ impl<'p> BalanceEvent<'p> {
         }
     }
 
-    fn staged(&self) -> Event<'_> {
-        Event {
+    fn staged(&self) -> StagedEvent<'_> {
+        StagedEvent {
             event_id: &self.head.event_id,
             source: self.head.source.as_deref(),
             identity: self.identity,
@@ -78,7 +78,7 @@ pub fn apply(client: &mut SpiClient<'_>, parts: &[Part<'_>], ownership: Ownershi
     for (offset, event) in parts.iter().flat_map(|part| &part.events) {
         let first = staged.changes.len();
         staged.changes.extend_from_slice(&event.changes);
-        staged.records.push(Record {
+        staged.records.push(StagedRecord {
             offset: *offset,
             content: Content::Event(event.staged(), first..staged.changes.len()),
         });

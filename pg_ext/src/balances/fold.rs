@@ -24,7 +24,7 @@ pub struct Fold {
 /// An event that the fold has judged.
 struct Decided<'a> {
     offset: i64,
-    event: &'a staging::Event<'a>,
+    event: &'a staging::StagedEvent<'a>,
     reject_reason: Option<&'static str>,
 }
 

@@ -15,7 +15,7 @@ use crate::answer::{Answer, Counts};
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::burials::Burials;
 use crate::domain::handlers::{Handler, Outcome, Task};
-use crate::domain::records::{Event, Records};
+use crate::domain::records::{DomainEvent, Records};
 use crate::error::assert_count;
 use crate::holes;
 use crate::identities::Ownership;
@@ -37,7 +37,11 @@ fn record_time_us(time_ms: i64) -> Option<i64> {
 }
 
 /// Reads the envelope; without a time of its own an event has that of its record.
-pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<Event, Defect> {
+pub fn decode(
+    payload: Option<&[u8]>,
+    time_ms: i64,
+    event_type: &str,
+) -> Result<DomainEvent, Defect> {
     let head = decode_domain_event(payload, event_type)?;
     let time_us = head.timestamp_us.or_else(|| record_time_us(time_ms));
     let Some(time_us) = time_us else {
@@ -50,7 +54,7 @@ pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<
             timestamp_us: None,
         });
     };
-    Ok(Event {
+    Ok(DomainEvent {
         identity: head.identity(),
         payload_hash: PayloadHash::of(payload.unwrap_or_default()),
         time_us,
@@ -62,7 +66,7 @@ pub fn decode(payload: Option<&[u8]>, time_ms: i64, event_type: &str) -> Result<
 }
 
 /// The name that a record gives its event, dead or not.
-pub fn name_of(decoded: &Result<Event, Defect>) -> EventName {
+pub fn name_of(decoded: &Result<DomainEvent, Defect>) -> EventName {
     let (event_id, source, time_us) = match decoded {
         Ok(event) => (Some(&event.event_id), &event.source, event.own_time_us),
         Err(defect) => (
@@ -182,7 +186,7 @@ fn decode_all(
     head: &BatchHead<'_>,
     burials: &Burials,
     records: &Records<'_>,
-) -> Vec<Result<Event, Defect>> {
+) -> Vec<Result<DomainEvent, Defect>> {
     let max_bytes = settings::max_event_bytes();
     let raw = records.payloads.iter().zip(&records.times_ms);
     raw.zip(&records.offsets)

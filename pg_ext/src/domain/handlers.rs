@@ -9,7 +9,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::SpiClient;
 
 use crate::dead_letters::breaker::{self, Limit};
-use crate::domain::records::{Event, Records};
+use crate::domain::records::{DomainEvent, Records};
 use crate::error::raise;
 use crate::partition::PartitionName;
 use crate::pg::confine;
@@ -119,7 +119,7 @@ impl Handler {
         name: PartitionName<'_>,
         task: &Task<'_>,
         records: &Records<'_>,
-        decoded: &[Result<Event, Defect>],
+        decoded: &[Result<DomainEvent, Defect>],
         news: &[usize],
     ) -> HashMap<usize, Outcome> {
         let cursors = open_cursors(client, task);
@@ -181,7 +181,7 @@ impl Handler {
         &self,
         client: &mut SpiClient<'_>,
         records: &Records<'_>,
-        decoded: &[Result<Event, Defect>],
+        decoded: &[Result<DomainEvent, Defect>],
         part: &[usize],
     ) -> Result<(), String> {
         let events = || {
@@ -262,7 +262,7 @@ fn close_new_cursors(client: &SpiClient<'_>, before: &Option<Vec<String>>) {
 }
 
 /// The place in `part` of the event that a handler says it refuses, as `domain.refuse` does: "event <id>: …".
-fn named(message: &str, decoded: &[Result<Event, Defect>], part: &[usize]) -> Option<usize> {
+fn named(message: &str, decoded: &[Result<DomainEvent, Defect>], part: &[usize]) -> Option<usize> {
     let told = message.strip_prefix("event ")?;
     let is_told = |record: &usize| {
         decoded[*record].as_ref().is_ok_and(|event| {
@@ -331,7 +331,7 @@ fn parked_keys(
     name: PartitionName<'_>,
     task: &Task<'_>,
     records: &Records<'_>,
-    decoded: &[Result<Event, Defect>],
+    decoded: &[Result<DomainEvent, Defect>],
     news: &[usize],
 ) -> HashMap<Vec<u8>, i64> {
     let replayed = match task {

@@ -40,7 +40,7 @@ impl Records<'_> {
 }
 
 /// An event, decoded as far as its envelope.
-pub struct Event {
+pub struct DomainEvent {
     pub event_id: String,
     pub source: Option<String>,
     pub identity: Identity,
@@ -52,7 +52,7 @@ pub struct Event {
     pub data: Range<usize>,
 }
 
-impl Event {
+impl DomainEvent {
     /// Sorts by event time, then by the offset of its record, then by identity: the later one is the newer news.
     pub fn version(&self, offset: i64) -> Vec<u8> {
         let time = (self.time_us as u64) ^ (1 << 63);

@@ -18,7 +18,7 @@ use pgrx::spi::SpiClient;
 use crate::balances::again::{self, BalanceEvent, Judged};
 use crate::domain::events;
 use crate::domain::handlers::{Handler, Outcome, Task};
-use crate::domain::records::{Event, Records};
+use crate::domain::records::{DomainEvent, Records};
 use crate::error::raise;
 use crate::identities::Ownership;
 use crate::pg::identities::RecordPlace;
@@ -40,7 +40,7 @@ const TELL: &str = "
 /// What the payloads of a part say, by its letters' kind.
 enum Decoded<'p> {
     Balances(Vec<Result<BalanceEvent<'p>, Defect>>),
-    Events(Vec<Result<Event, Defect>>),
+    Events(Vec<Result<DomainEvent, Defect>>),
 }
 
 impl<'p> Decoded<'p> {

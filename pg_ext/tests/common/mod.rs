@@ -253,7 +253,7 @@ impl Batch {
                 };
                 staging::put_dead(&mut bytes, record.offset, &dead);
             } else {
-                let event = staging::Event {
+                let event = staging::StagedEvent {
                     event_id: &record.event_id,
                     source: None,
                     identity: Identity::of(None, &record.event_id),

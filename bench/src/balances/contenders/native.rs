@@ -187,7 +187,7 @@ impl Apply {
 fn staged(events: &[Event], from_offset: i64) -> Batch {
     let mut bytes = Vec::new();
     for (kafka_offset, event) in (from_offset..).zip(events) {
-        let staged = staging::Event {
+        let staged = staging::StagedEvent {
             event_id: &event.id,
             source: None,
             identity: event.identity,
