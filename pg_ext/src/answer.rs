@@ -1,4 +1,4 @@
-//! What a batch answers: how many records came to which verdict, and why those that it rejected were rejected.
+//! The answer of a batch: the number of records by verdict, and the reasons of the rejected ones.
 
 use std::cell::Cell;
 
@@ -31,7 +31,7 @@ pub struct Counts {
     pub updated_rows: i64,
     pub inserted_rows: i64,
     pub error_rows: i64,
-    /// What `rejected` is made of.
+    /// The records in `rejected`, by reason.
     pub rejections: Rejections,
 }
 
@@ -71,7 +71,7 @@ const RECORDED_REJECTIONS: &str = "
     WHERE r.reason IS NOT NULL GROUP BY 1";
 
 impl Answer {
-    /// The verdicts as they are recorded; how many balance rows the batch wrote is not.
+    /// The recorded verdicts; the number of balance rows that the batch wrote is not recorded.
     pub fn already_committed(client: &mut SpiClient<'_>, partition_id: i32, span: Span) -> Self {
         let args = [partition_id.into(), span.from().into(), span.next().into()];
         let rows = query(client, RECORDED, &args);

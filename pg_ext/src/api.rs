@@ -1,4 +1,4 @@
-//! Every function that SQL can call, as pgrx exports it: arguments in, rows out, and nothing decided. The scripts in
+//! Every function that SQL can call, as pgrx exports it: arguments in, rows out, no decisions. The scripts in
 //! `pg_ext/sql/` declare them.
 //!
 //! Functions that PostgreSQL calls with more than arguments are in `pg/`, because reading that is `unsafe`: the trigger of

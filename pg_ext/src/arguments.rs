@@ -1,4 +1,4 @@
-//! Checks of the arguments that SQL hands over. Whatever fails one is refused before anything is read or written.
+//! Checks of the arguments from SQL. A bad argument is refused before anything is read or written.
 
 use ledger::span::Span;
 use pgrx::PgSqlErrorCode as Code;
@@ -52,7 +52,7 @@ pub fn span(from_offset: Option<i64>, next_offset: Option<i64>) -> Span {
     })
 }
 
-/// The duration of a lease in microseconds; refuses one that cannot be meant.
+/// The duration of a lease in microseconds; refuses an implausible one.
 pub fn lease_us(lease: &Interval) -> i64 {
     let micros = lease.as_micros();
     if !(LEASE_MIN_US..=LEASE_MAX_US).contains(&micros) {

@@ -15,7 +15,7 @@ pub fn raise_with(code: PgSqlErrorCode, message: String, detail: String) -> ! {
     report(ErrorReport::new(code, message, routine::SLUICE).set_detail(detail))
 }
 
-/// What the fence refuses: only this says that leadership is lost.
+/// A refusal by the fence: only this error means that leadership is lost.
 pub fn raise_stale(message: String) -> ! {
     let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
     report(ErrorReport::new(code, message, routine::FENCE))
@@ -26,7 +26,7 @@ fn report(report: ErrorReport) -> ! {
     unreachable!("an ERROR does not return")
 }
 
-/// What was to be written and what was written are counted apart, and must agree.
+/// Planned and written rows are counted separately, and must agree.
 pub fn assert_count(what: &str, written: i64, expected: i64) {
     if written != expected {
         raise(

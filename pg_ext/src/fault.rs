@@ -1,4 +1,4 @@
-//! Named fault points of test builds. Elsewhere the macro below leaves nothing behind.
+//! Named fault points of test builds. In other builds the macro below expands to nothing.
 
 /// A point that may crash or freeze the backend, delay it, or raise an error.
 macro_rules! fault_point {

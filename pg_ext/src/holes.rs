@@ -1,4 +1,4 @@
-//! Offsets that hold no record: compacted ones, transaction markers, and what an operator accepted to skip.
+//! Offsets without a record: compacted ones, transaction markers, and those that an operator accepted to skip.
 
 use ledger::span::Span;
 use pgrx::spi::SpiClient;

@@ -1,4 +1,4 @@
-//! Who owns an event's identity: the first record that carries it. The database decides, and keeps the answer for good.
+//! Which record owns an event's identity: the first one that carries it. The database decides, permanently.
 
 use ledger::fold::{self, Claim};
 use ledger::identity::{Identity, PayloadHash};
@@ -17,12 +17,12 @@ const CONFLICTS: &str = "
     SELECT u.* FROM unnest($1::uuid[], $2::integer[], $3::bigint[]) AS u
     ON CONFLICT DO NOTHING";
 
-/// For each record of the batch, what it is to its identity; `None` for a dead record.
+/// For each record of the batch, its relation to its identity; `None` for a dead record.
 pub struct Ownership(Vec<Option<Claim>>);
 
 impl Ownership {
-    /// Claims what the records carry, `None` for a dead one; within the batch the first offset wins. `place` answers
-    /// where each record is.
+    /// Claims the identities of the records, `None` for a dead one; within the batch the first offset wins. `place`
+    /// returns partition and offset of each record.
     pub fn claim(
         client: &mut SpiClient<'_>,
         carried: &[Option<(Identity, PayloadHash)>],
@@ -41,7 +41,7 @@ impl Ownership {
         Self(claims)
     }
 
-    /// Takes off the first records.
+    /// Removes the first records.
     pub fn split(&mut self, records: usize) -> Self {
         let rest = self.0.split_off(records);
         Self(std::mem::replace(&mut self.0, rest))
@@ -61,7 +61,7 @@ impl Ownership {
     }
 }
 
-/// Records the records that were refused because another record owns their identity, so that they can be found by it, too.
+/// Stores the records that were refused because another record owns their identity, so that they can be found by it.
 fn keep_conflicts(
     client: &mut SpiClient<'_>,
     carried: &[Option<(Identity, PayloadHash)>],

@@ -7,7 +7,7 @@ thread_local! {
     static LAST: RefCell<Vec<(&'static str, Duration)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The steps of a batch under way.
+/// The steps of the current batch.
 pub struct Steps {
     since: Instant,
     done: Vec<(&'static str, Duration)>,
@@ -28,7 +28,7 @@ impl Steps {
         self.since = now;
     }
 
-    /// Keeps them as those of the last batch.
+    /// Stores them as those of the last batch.
     pub fn keep(self) {
         LAST.set(self.done);
     }

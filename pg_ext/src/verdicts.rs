@@ -1,4 +1,4 @@
-//! Verdicts that have a row of their own: those that do not follow from the log of balances.
+//! Verdicts with a row of their own: those that cannot be derived from the log of balances.
 
 use ledger::verdict::Verdict;
 
@@ -6,7 +6,7 @@ use crate::partition::fence::Fenced;
 use crate::pg::session;
 use crate::pg::verdicts::{self, VerdictRow};
 
-/// What an event calls itself, and when it says that it happened, as far as it could be read.
+/// The id, source and time of an event, as far as they could be read.
 #[derive(Clone, Default)]
 pub struct EventName {
     pub event_id: Option<String>,

@@ -1,5 +1,5 @@
-//! A batch on its way to the database. A balance event is decoded and staged as it arrives, so that nothing is left to do
-//! when the gate opens; a domain event travels raw.
+//! A batch before it is sent. A balance event is decoded and staged as it arrives, so that nothing remains to be done
+//! when the gate opens; a domain event stays raw.
 //!
 //! Each record is decoded once, hashed once, and copied once out of the reader's memory. A [`Batch`] is gathered; sealed
 //! it is a [`sealed::Sealed`], whose bytes are shared with what sends them.
@@ -19,12 +19,12 @@ pub mod slice;
 use crate::batch::record::{Kind, Known, Record};
 use crate::redis_marks;
 
-/// Where one record lies in its batch.
+/// The position of one record in its batch.
 #[derive(Debug)]
 struct Mark {
     offset: i64,
     timestamp_ms: i64,
-    /// The event's own time in microseconds, where it gives one.
+    /// The event's own time in microseconds, if it has one.
     event_time_us: Option<i64>,
     rows_end: usize,
     staged_end: usize,
@@ -41,15 +41,15 @@ pub struct Batch {
     max_event_bytes: usize,
     from_offset: i64,
     next_offset: i64,
-    /// Balance events as they are staged.
+    /// Balance events in their staged form.
     staged: Vec<u8>,
     rows: usize,
     marks: Vec<Mark>,
     /// Keys and payloads of all records.
     arena: Vec<u8>,
-    /// The topic, where others are to be told of its events.
+    /// The topic, if its events are to be marked.
     tells: Option<String>,
-    /// What the events are called there, with the offsets of their records.
+    /// The marks of the events, with the offsets of their records.
     told: Vec<(i64, String)>,
     /// Bytes of headers, and of `told`.
     loose_bytes: usize,
@@ -79,7 +79,7 @@ impl Batch {
         self
     }
 
-    /// Keeps the marks of its events: they are told of this topic.
+    /// Collects the marks of its events for this topic.
     pub fn telling(mut self, topic: &str) -> Self {
         self.tells = Some(topic.to_owned());
         self
@@ -130,7 +130,7 @@ impl Batch {
         self.next_offset = record.offset + 1;
     }
 
-    /// Stages a balance event; answers its own time.
+    /// Stages a balance event; returns its own time.
     fn stage(&mut self, record: &Record<'_>) -> Option<i64> {
         let fits = check_size(record.payload, self.max_event_bytes);
         match fits.and_then(|()| decode_balance_event(record.payload, &mut self.changes)) {
@@ -163,7 +163,7 @@ impl Batch {
         }
     }
 
-    /// Reads of a domain event what is wanted of it here: its own time, and its name where others are told of it.
+    /// Reads the parts of a domain event that are needed here: its own time, and its identity if it is to be marked.
     fn read(&mut self, record: &Record<'_>) -> Option<i64> {
         let payload = record.payload.unwrap_or_default();
         if let Some(topic) = &self.tells
@@ -182,7 +182,7 @@ impl Batch {
         self.told.push((offset, mark));
     }
 
-    /// Takes in that there is no record below `position`.
+    /// Extends the batch: there is no further record below `position`.
     pub fn extend_to(&mut self, position: i64) {
         self.next_offset = self.next_offset.max(position);
     }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever a batch is cut, its parts say together what the whole says.
+        /// However a batch is divided, its parts together equal the whole.
         #[test]
         fn slices_follow_each_other_without_a_gap(kinds in prop::collection::vec(0usize..5, 0..30), cut in 0usize..31) {
             let batch = batch(&kinds).seal();

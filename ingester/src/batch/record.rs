@@ -1,15 +1,15 @@
-//! One record: as it arrives, and as it is known once it was committed.
+//! One record: as it arrives, and as it is remembered after it was committed.
 
-/// What the records of a topic are.
+/// The kind of a topic's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Balance events, decoded and staged.
     Balance,
-    /// Domain events, handed over raw.
+    /// Domain events, sent raw.
     Domain,
 }
 
-/// One record, borrowed from where it was read.
+/// One record, borrowed from the reader.
 pub struct Record<'a> {
     pub offset: i64,
     pub timestamp_ms: i64,
@@ -19,7 +19,7 @@ pub struct Record<'a> {
     pub headers: Option<String>,
 }
 
-/// A record that was committed, to be recognised by.
+/// A committed record, by which the topic is recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     pub offset: i64,

@@ -1,4 +1,4 @@
-//! A batch whose gathering has ended: what is sent of it, in one piece or in parts, and what is known of it afterwards.
+//! A batch whose gathering has ended: it is sent in one piece or in parts, and remembered for what follows the COMMIT.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use super::Batch;
 use crate::batch::record::{Kind, Known};
 use crate::batch::slice::{Content, Records, Slice, Staged};
 
-/// Records of one partition over a span of offsets, ready to be sent. It keeps what splitting needs: where each record
-/// ends, and the raw record, in case it has to become a dead letter after all.
+/// Records of one partition over a span of offsets, ready to be sent. It keeps what splitting needs: the end of each
+/// record, and the raw record, in case it becomes a dead letter.
 #[derive(Debug)]
 pub struct Sealed {
     /// Without its staged bytes.
@@ -36,10 +36,10 @@ impl Batch {
 }
 
 impl Sealed {
-    /// Makes a batch for the next records; the memory stays.
+    /// Turns it into an empty batch for the next records; the memory is reused.
     pub fn reopen(self, from_offset: i64) -> Batch {
         let mut batch = self.batch;
-        // Nobody shares the bytes any more, so they are not copied.
+        // The bytes are no longer shared, so they are not copied.
         batch.staged = self.staged.into();
         batch.staged.clear();
         batch.from_offset = from_offset;
@@ -73,8 +73,8 @@ impl Sealed {
         self.batch.marks[index].offset
     }
 
-    /// The records `range` (by their place in the batch) as a batch of their own. The spans of neighbouring slices meet:
-    /// what lies between two records belongs to the earlier.
+    /// The records `range` (by their index in the batch) as a batch of their own. The spans of neighbouring slices meet:
+    /// the offsets between two records belong to the earlier one.
     pub fn slice(&self, range: Range<usize>) -> Slice<'_> {
         Slice {
             span: self.span_of(&range),
@@ -132,7 +132,7 @@ impl Sealed {
         span(from, next)
     }
 
-    /// One balance event as a dead letter, because the database refused it again and again, or an operator gave it up.
+    /// One balance event as a dead letter, because the database refused it every time, or an operator buried it.
     pub fn dead_slice(
         &self,
         index: usize,
@@ -171,18 +171,18 @@ impl Sealed {
         std::mem::take(&mut self.batch.told)
     }
 
-    /// When its first record was made, by Kafka's timestamp.
+    /// Kafka's timestamp of its first record.
     pub fn oldest_ms(&self) -> Option<i64> {
         self.batch.marks.first().map(|mark| mark.timestamp_ms)
     }
 
-    /// How long ago each record was made, by Kafka's timestamps.
+    /// The age of each record, by Kafka's timestamps.
     pub fn ages_ms(&self, now_ms: i64) -> impl ExactSizeIterator<Item = i64> + Clone {
         let marks = self.batch.marks.iter();
         marks.map(move |mark| now_ms - mark.timestamp_ms)
     }
 
-    /// How long ago each event happened, by its own clock, in microseconds; those that do not say it are left out.
+    /// The age of each event by its own timestamp, in microseconds; events without one are left out.
     pub fn own_ages_us(&self, now_ms: i64) -> impl Iterator<Item = i64> {
         let times_us = self
             .batch

@@ -7,7 +7,7 @@ use ledger::staging::Promise;
 const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const COPY_TRAILER: &[u8] = b"\xff\xff";
 
-/// Bytes in one row of a COPY: the backend takes in one such piece at a time.
+/// Bytes in one row of a COPY: the backend processes one such piece at a time.
 const PIECE: usize = 32 << 10;
 
 /// A contiguous part of a batch, ready to be sent.
@@ -25,7 +25,7 @@ pub enum Content<'b> {
     Domain(Records<'b>),
 }
 
-/// Balance events as they are staged, and what is promised of them. The bytes are shared with the batch.
+/// Balance events in their staged form, and the promise about them. The bytes are shared with the batch.
 #[derive(Clone, Debug)]
 pub struct Staged {
     pub bytes: Bytes,
@@ -38,8 +38,8 @@ impl Staged {
         Self { bytes, promise }
     }
 
-    /// Whether one row takes it: an INSERT, which needs no answer in between as a COPY does, and which may share its
-    /// transaction with those of other partitions.
+    /// Whether it fits into one row: an INSERT, which unlike a COPY needs no answer in between, and which can share its
+    /// transaction with batches of other partitions.
     pub fn is_small(&self) -> bool {
         self.promise.rows > 0 && self.bytes.len() <= PIECE
     }
@@ -71,7 +71,7 @@ pub struct Records<'b> {
 }
 
 impl Slice<'_> {
-    /// How much is sent, for people.
+    /// The size of what is sent, for messages.
     pub fn rows(&self) -> i64 {
         match &self.content {
             Content::Balance(staged) => staged.promise.rows,
@@ -79,7 +79,7 @@ impl Slice<'_> {
         }
     }
 
-    /// Bytes that are sent.
+    /// The number of bytes that are sent.
     pub fn bytes(&self) -> usize {
         match &self.content {
             Content::Balance(staged) => staged.bytes.len(),

@@ -1,5 +1,4 @@
-//! A batch until it is committed: what follows when a transaction fails is the same again, smaller parts, a dead
-//! letter, or nothing at all.
+//! Commits a batch. After a failed transaction it retries the batch, halves it, makes a dead letter, or stops.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,29 +23,29 @@ use crate::partition::Partition;
 use crate::postgres::error::Consequence;
 use crate::throttle::Throttle;
 
-/// A batch that takes longer than this in the database is worth a line.
+/// A batch that takes longer than this in the database is logged.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
-/// Races that may be lost in a row before the tries are spaced out and said.
+/// Lost races in a row before the tries are spaced out and logged.
 const RACES: u32 = 5;
-/// Repeated troubles are said again after this time.
+/// A lasting problem is logged again after this time.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// How often it is tried to keep headers for results; the records come first.
+/// How many times storing headers for results is tried; the records are more important.
 const HEADER_TRIES: usize = 3;
 
 /// How long a topic may take to be paused; the next try of a batch does it again.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
-/// Tries that may end in an error that nobody has classified, before its record is searched.
+/// Tries that may end in an unclassified error before the record that causes it is searched.
 const UNCLASSIFIED: u32 = 2;
 
 /// Why a batch is not committed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Leadership is lost, or its time is over.
+    /// Leadership is lost, or the lease has expired.
     Lost(String),
-    /// Someone has to change something first.
+    /// A person has to change something first.
     Halt(String),
-    /// The topic's handler breaks on too much, or somebody has paused it or the partition.
+    /// The topic's handler fails on too many events, or it or the partition is paused.
     Paused(String),
 }
 
@@ -66,12 +65,12 @@ pub struct Applier<E> {
     pub retry: RetrySettings,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
-    /// Results are told, and headers travel along.
+    /// Results are produced, with the headers of their records.
     pub keeps_headers: bool,
 }
 
 impl<E: Edge> Applier<E> {
-    /// Commits the whole batch, in as few transactions as its records allow; answers what it came to.
+    /// Commits the whole batch, in as few transactions as its records allow; returns its counts.
     pub async fn commit(&self, batch: &Sealed) -> Result<Counts, Failure> {
         fault_point!("batch.taken");
         if self.keeps_headers {
@@ -109,7 +108,7 @@ impl<E: Edge> Applier<E> {
         Ok(counts)
     }
 
-    /// Keeps the headers of a batch for its results, before it is committed. A batch does not wait for ever for that.
+    /// Stores the headers of a batch for its results, before it is committed. A batch waits for that only for a while.
     async fn keep_headers(&self, batch: &Sealed) -> Result<(), Failure> {
         let (offsets, headers) = batch.headers();
         if offsets.is_empty() {
@@ -129,7 +128,7 @@ impl<E: Edge> Applier<E> {
         Ok(())
     }
 
-    /// The one record that an operator gives up: a dead letter, untried. `text` is what the database said of it before.
+    /// The one record that an operator buries: a dead letter, untried. `text` is the database's earlier error.
     async fn bury_by_order(
         &self,
         batch: &Sealed,
@@ -147,7 +146,7 @@ impl<E: Edge> Applier<E> {
         }
     }
 
-    /// The one record that the database refuses: tried again some times, then a dead letter.
+    /// The one record that the database refuses: it is retried several times, then it becomes a dead letter.
     async fn bury(
         &self,
         batch: &Sealed,
@@ -176,7 +175,7 @@ impl<E: Edge> Applier<E> {
         }
     }
 
-    /// Tries until the slice is committed or refused for what it holds.
+    /// Tries until the slice is committed, or refused because of its records.
     async fn persist(&self, slice: &Slice<'_>, place: Place) -> Result<Persisted, Failure> {
         let mut waits = back_off();
         let mut said = Throttle::every(SAY_AGAIN);
@@ -232,7 +231,7 @@ impl<E: Edge> Applier<E> {
                     };
                     self.status
                         .set_state(&self.partition, State::Retrying, Some(&text));
-                    // While its record is searched, the parts of one batch need no line each.
+                    // While the record is searched, the parts of one batch are not logged separately.
                     let is_search = stands && matches!(place, Place::Several);
                     if !is_search && said.is_due() {
                         warn!(partition = %self.partition, "batch not committed yet, trying again: {text}");
@@ -245,7 +244,7 @@ impl<E: Edge> Applier<E> {
         }
     }
 
-    /// What an operator can do where one record is what the database stumbles over.
+    /// What an operator can do if one record causes the error.
     fn stands(&self, place: Place, text: &str) -> String {
         let Place::One(offset) = place else {
             return text.to_owned();
@@ -256,7 +255,7 @@ impl<E: Edge> Applier<E> {
         )
     }
 
-    /// Whatever takes longer than the lease is dropped, and with it the connection.
+    /// A request that takes longer than the lease is dropped, with its connection.
     async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
@@ -279,16 +278,16 @@ impl<E: Edge> Applier<E> {
 
 enum Persisted {
     Committed(Counts),
-    /// The database does not take these records, with its words.
+    /// The database refuses these records, with its message.
     Refused(String),
-    /// An operator gives up the record at this offset; with what the database said of it before.
+    /// An operator buries the record at this offset; with the database's earlier error.
     Ordered(i64, String),
 }
 
-/// How much there is to be persisted.
+/// The records of a part.
 #[derive(Clone, Copy)]
 enum Place {
-    /// No record: offsets that hold none.
+    /// No record: only offsets without one.
     Nothing,
     /// The record at this offset.
     One(i64),

@@ -1,4 +1,4 @@
-//! What the database is asked to apply: behind which fence, over which offsets, and what is promised of what was staged.
+//! The call of the apply: its fence, its offsets, and the promise about the staged bytes.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::leases::token::{FencingToken, LeaseId};
 use crate::partition::Partition;
 use crate::postgres::pool::Connection;
 
-/// What the fence checks, and how far the batch goes.
+/// The values that the fence checks, and the end of the batch.
 #[derive(Clone)]
 pub struct Fence {
     pub partition: Partition,
@@ -32,7 +32,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Applies what is staged, in whatever transaction there is; without one it is a transaction of its own.
+    /// Applies the staged bytes in the current transaction; without one it is a transaction of its own.
     pub async fn apply(&self, client: &Connection, statements: &Statements) -> Result<Row, Error> {
         let (fence, promise) = (&self.fence, &self.staged.promise);
         let arguments: [&(dyn ToSql + Sync); 9] = [
@@ -64,14 +64,14 @@ impl Call {
     }
 }
 
-/// The answers and when each came, and when all was committed.
+/// The answers with the time of each, and the time of the COMMIT.
 pub struct Together {
     pub applied: Vec<(Instant, Row)>,
     pub committed: Instant,
 }
 
-/// Small batches in one transaction, which `begin` opens and `commit` commits. All is sent before the first answer: behind
-/// an error, PostgreSQL refuses what follows and rolls back at COMMIT.
+/// Small batches in one transaction, which `begin` opens and `commit` commits. Everything is sent before the first
+/// answer: after an error PostgreSQL refuses the rest and rolls back at COMMIT.
 pub async fn in_one_transaction(
     client: &Connection,
     statements: &Statements,

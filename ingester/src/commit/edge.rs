@@ -1,4 +1,4 @@
-//! What a batch meets outside: the database, or in tests what plays its part.
+//! The outside of the applier: the database, or in tests its substitute.
 
 use crate::batch::record::Kind;
 use crate::batch::slice::Slice;
@@ -11,9 +11,9 @@ use crate::postgres::pool::AskError;
 pub struct Refusal {
     pub consequence: Consequence,
     pub text: String,
-    /// One of the records may be what the database stumbles over, whatever it calls it.
+    /// One of the records may cause the error, whatever its class.
     pub may_be_one: bool,
-    /// The offset of the record that is to be buried.
+    /// The offset of the record to bury.
     pub ordered: Option<i64>,
 }
 
@@ -31,20 +31,20 @@ impl From<AskError> for Refusal {
 
 /// Where the batches of one leadership are committed.
 pub trait Edge {
-    /// Completes once nothing may be sent any more.
+    /// Completes once nothing more may be sent.
     fn ended(&self) -> impl Future<Output = ()> + Send;
 
     /// One try to commit a part of a batch.
     fn attempt(&self, slice: &Slice<'_>) -> impl Future<Output = Result<Counts, Refusal>> + Send;
 
-    /// Keeps the headers of records for their results, by the records' offsets.
+    /// Stores the headers of records for their results, by the records' offsets.
     fn keep_headers(
         &self,
         offsets: &[i64],
         headers: &[&str],
     ) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Stops the topic on all instances; what is paused already stays as it is.
+    /// Pauses the topic on all instances; partitions that are already paused are not changed.
     fn pause_topic(
         &self,
         kind: Kind,

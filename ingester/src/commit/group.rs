@@ -1,9 +1,9 @@
 //! Small batches of several partitions in one transaction, as a database commits the
-//! transactions of several sessions with one write ("group commit"): a batch that comes
-//! while another is in the database waits for it, and then goes with all that wait.
+//! transactions of several sessions with one write ("group commit"): batches that arrive
+//! while a transaction is in the database wait for it, and are then sent together.
 //!
-//! What fails, fails for all of them, and each goes its own way: nobody waits for a lock
-//! that another partition wants for longer than 50 ms.
+//! A failure undoes all of them, and they are then committed one by one. No batch waits for
+//! another partition's lock for longer than 50 ms.
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -17,16 +17,16 @@ use crate::commit::statements::Statements;
 use crate::postgres::pool::{AskError, Pool};
 use crate::postgres::session::Disposable;
 
-/// How long a common transaction waits for a lock.
+/// How long a shared transaction waits for a lock.
 const PATIENCE_MS: u32 = 50;
-/// And for a statement of one batch: what takes longer goes alone, and holds up nobody. PostgreSQL
-/// never ends a COMMIT for it.
+/// The time limit of a statement: a batch that takes longer is committed in its own transaction, so that
+/// it delays no other. PostgreSQL never ends a COMMIT because of it.
 const STATEMENT_MS: u32 = 1_000;
-/// How long a batch waits for the transaction before it, until it goes alone.
+/// How long a batch waits for the previous transaction before it is sent in its own.
 const TURN: Duration = Duration::from_secs(1);
-/// Staged bytes in one transaction, beyond which the rest goes with the next.
+/// Staged bytes in one transaction; the rest is sent with the next.
 const BYTES: usize = 256 << 10;
-/// Batches in one transaction: `try_join_all` keeps the order of so many.
+/// Batches in one transaction: `try_join_all` keeps the order of up to this many.
 const MEMBERS: usize = 30;
 
 static BEGIN: LazyLock<String> = LazyLock::new(|| {
@@ -64,8 +64,8 @@ impl Group {
         })
     }
 
-    /// Commits with whoever else waits; `None` if that failed, for whatever reason and whosever batch,
-    /// or takes too long to begin.
+    /// Commits together with the other waiting batches; `None` if that failed, for any reason and because of
+    /// any batch, or takes too long to begin.
     pub async fn commit(&self, call: Call) -> Option<Done> {
         let (done, mut mine) = oneshot::channel();
         let since = Instant::now();
@@ -74,16 +74,16 @@ impl Group {
             biased;
             done = &mut mine => return done.ok(),
             turn = self.turn.lock() => turn,
-            // One that is told nothing holds up nobody else. What took it along meanwhile is met at the fence.
+            // A batch without an answer delays no other. If another transaction has included it, the fence answers.
             () = tokio::time::sleep(TURN) => return None,
         };
         loop {
             match mine.try_recv() {
-                // Another has taken it along just before.
+                // Another transaction has just included it.
                 Ok(done) => return Some(done),
                 Err(TryRecvError::Closed) => return None,
                 Err(TryRecvError::Empty) => {
-                    // Gates open together: those that are about to come get a moment.
+                    // Gates open together: batches that are about to arrive get a moment.
                     tokio::task::yield_now().await;
                     self.commit_waiting().await;
                 }
@@ -91,7 +91,7 @@ impl Group {
         }
     }
 
-    /// Commits those that wait, as many as go together, and tells them.
+    /// Commits the waiting batches, as many as fit together, and reports to each.
     async fn commit_waiting(&self) {
         let members = self.take_waiting();
         let began = Instant::now();
@@ -104,7 +104,7 @@ impl Group {
                 debug!(batches = members.len(), "committed together");
                 let applied = rows.last().map_or(began, |(applied, _)| *applied);
                 for (member, (_, row)) in members.into_iter().zip(rows) {
-                    // Who has gone meanwhile reads the offset from the database.
+                    // A batch that no longer waits learns the offset from the database.
                     let _ = member.done.send(Done {
                         row,
                         waited: began - member.since,
@@ -131,7 +131,7 @@ impl Group {
             bytes += member.call.staged.bytes.len();
             bytes <= BYTES
         };
-        // The first goes in any case.
+        // The first is sent in any case.
         let count = waiting.iter().take(MEMBERS).take_while(fits).count();
         let count = count.max(1).min(waiting.len());
         waiting.drain(..count).collect()

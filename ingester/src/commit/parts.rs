@@ -1,8 +1,8 @@
-//! How a batch that the database refuses is taken apart: in halves, or around the one record that is to be buried.
+//! How a batch that the database refuses is divided: in halves, or around the one record to bury.
 
 use std::ops::Range;
 
-/// Parts of a batch that are still to be committed, by the places of their records; the earliest last.
+/// Parts of a batch that are not committed yet, by the indexes of their records; the earliest last.
 pub struct Parts(Vec<Range<usize>>);
 
 impl Parts {
@@ -15,14 +15,14 @@ impl Parts {
         self.0.pop()
     }
 
-    /// To be done in two parts; of two records or more.
+    /// Replaces a part of two or more records by its halves.
     pub fn halve(&mut self, part: &Range<usize>) {
         let middle = part.start + part.len() / 2;
         self.0.push(middle..part.end);
         self.0.push(part.start..middle);
     }
 
-    /// To be done with the record at this place alone.
+    /// Divides a part so that the record at this index is a part of its own.
     pub fn set_apart(&mut self, part: &Range<usize>, at: usize) {
         let around = [at + 1..part.end, at..at + 1, part.start..at];
         self.0

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::postgres::pool::{Connection, Pool};
 
-// What is asked of the session is asked behind the batch: a function in FROM has ended before its row is made.
+// Values of the session are read after the batch: a function in FROM has ended before its row is computed.
 const APPLY: &str = "SELECT outcome, applied, rejected, duplicates, dead, sluice.last_batch_rejections() AS rejections
     FROM sluice.apply_balance_batch($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
@@ -48,13 +48,13 @@ impl Statements {
     }
 }
 
-/// Opens connections up to `wanted`, as far as the pool has room, and prepares what is run on them.
+/// Opens connections up to `wanted`, as far as the pool has room, and prepares their statements.
 pub async fn warm_up(pool: Pool, wanted: usize) {
     let at_once = Timeouts {
         wait: Some(Duration::ZERO),
         ..pool.timeouts()
     };
-    // Held until all are there, or the pool would hand out the same one again.
+    // Kept until all are open, because the pool would hand out the same one again.
     let opened = (0..wanted.min(pool.status().max_size)).map(|_| async {
         let client = pool.timeout_get(&at_once).await.ok()?;
         client.answer(Statements::prepare(&client)).await.ok()?;
@@ -64,7 +64,7 @@ pub async fn warm_up(pool: Pool, wanted: usize) {
     debug!(connections = opened.iter().flatten().count(), "warmed up");
 }
 
-/// When the work was done, and with what.
+/// The end of the work, and its result.
 pub async fn timed<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<(Instant, T), E> {
     let done = work.await?;
     Ok((Instant::now(), done))

@@ -28,19 +28,19 @@ use crate::partition::Partition;
 use crate::postgres::pool::{AskError, Connection, Pool};
 use crate::postgres::session::Disposable;
 
-/// A batch of so many records is work for a processor; smaller ones are round trips and waits for the disk.
+/// A batch of so many records keeps a processor busy; a smaller one mostly waits for round trips and the disk.
 const LARGE: i64 = 1_000;
-/// A large batch that takes longer waits for something: its turn goes to the next.
+/// A large batch that takes longer waits for something: the next one gets its turn.
 const TURN: Duration = Duration::from_secs(1);
 
 const KEEP_HEADERS: &str = "SELECT sluice.keep_result_headers($1, $2, $3, $4, $5, $6)";
 const PAUSE_HANDLER: &str = "SELECT sluice.pause_handler($1, $2)";
 const TRIP_BREAKER: &str = "SELECT sluice.trip_breaker($1, $2)";
 
-/// How long the parts of a transaction took; what it does without is `None`.
+/// How long the parts of a transaction took; `None` for a part that it does not have.
 #[derive(Clone, Copy, Default)]
 struct Took {
-    /// Waiting until it was this batch's turn.
+    /// Waiting for this batch's turn.
     turn: Option<Duration>,
     copy: Option<Duration>,
     apply: Duration,
@@ -53,12 +53,12 @@ pub struct Writer {
     pub pool: Pool,
     pub partition: Partition,
     pub leadership: Arc<Leadership>,
-    /// As many as large batches may be in the database at once. More of them only get into each other's way: they wait
-    /// for the same balances, and each one's snapshot keeps PostgreSQL from reusing the room of all rows replaced meanwhile.
+    /// How many large batches may be in the database at once. More would only block each other: they wait for the same
+    /// balances, and each one's snapshot keeps PostgreSQL from reusing the space of all rows replaced meanwhile.
     pub turns: Arc<Semaphore>,
-    /// Where small batches go first.
+    /// Where small batches are sent first.
     pub group: Arc<Group>,
-    /// Told of dead letters.
+    /// Notified of dead letters.
     pub wake_dead_letters: Arc<Notify>,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
@@ -229,7 +229,7 @@ impl Writer {
         } else if call.staged.promise.rows > 0 {
             copied(client, &statements, &call).await
         } else {
-            // Nothing is staged: one statement, and so one transaction.
+            // Nothing is staged: one statement, which is one transaction.
             let began = Instant::now();
             let row = call.apply(client, &statements).await?;
             Ok((row, Took::one(began)))
@@ -238,7 +238,7 @@ impl Writer {
 }
 
 impl Took {
-    /// One statement, which began then, is all of it.
+    /// The times of a transaction of one statement, which began at that moment.
     fn one(began: Instant) -> Self {
         Self {
             apply: began.elapsed(),
@@ -247,7 +247,7 @@ impl Took {
     }
 }
 
-/// A small batch that nobody goes with.
+/// A small batch in its own transaction.
 async fn alone(
     client: &Connection,
     statements: &Statements,
@@ -318,7 +318,7 @@ async fn copied(
         sink.feed(message).await?;
         fault_point!("copy.mid");
     }
-    // All is sent before the first answer: behind an error, PostgreSQL refuses the call and rolls back at COMMIT.
+    // Everything is sent before the first answer: after an error PostgreSQL refuses the call and rolls back at COMMIT.
     let commit = async {
         fault_point!("copy.commit");
         fault_sent!("copy.sent", client.batch_execute("COMMIT")).await

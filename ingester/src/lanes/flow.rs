@@ -1,4 +1,4 @@
-//! What is on its way through a lane, and what each arrival does to it.
+//! The state of a lane's batches, and how each arrival changes it.
 
 use std::time::Duration;
 
@@ -20,35 +20,35 @@ use crate::partition::Partition;
 /// A batch that is being committed.
 pub(super) type Flight = JoinHandle<(Sealed, Result<(), Failure>)>;
 
-/// What is on its way through a lane.
+/// The batches of a lane: one being gathered, one in flight.
 pub(super) struct Flow {
     pub(super) gathering: Batch,
     pub(super) gate: Gate,
     pub(super) in_flight: Option<Flight>,
-    /// What reading and encoding the batch that is gathered has taken so far.
+    /// The time spent on reading and encoding the current batch so far.
     pub(super) decoding: Duration,
     pub(super) staging: Staging,
     pub(super) spare: Option<Sealed>,
-    /// What was committed when reading began; no record lies between the known one and this offset.
+    /// The committed offset when reading began; no record lies between the known one and this offset.
     pub(super) begun_at: i64,
     pub(super) seen: Sight,
     /// Nothing is sent before.
     pub(super) is_recognised: bool,
 }
 
-/// What the reader has seen of the record that was committed last.
+/// What the reader has seen of the last committed record.
 #[derive(Debug)]
 pub(super) enum Sight {
-    /// Nothing has arrived, and there is no record to be seen.
+    /// Nothing has arrived, and no known record is expected.
     Unasked,
-    /// It must be the first to arrive.
+    /// The known record must be the first to arrive.
     Awaited(Known),
     /// Something has arrived.
     Done(Seen),
 }
 
 impl Flow {
-    /// What there is to judge by, once something has arrived.
+    /// The evidence, once something has arrived.
     pub(super) fn unrecognised(&self) -> Option<Seen> {
         match &self.seen {
             Sight::Done(seen) if !self.is_recognised => Some(*seen),
@@ -56,7 +56,7 @@ impl Flow {
         }
     }
 
-    /// The first arrival, from `offset` on, says whether the known record is still there.
+    /// The first arrival, from `offset` on, shows whether the known record still exists.
     fn first_arrival(&mut self, offset: i64) {
         let seen = match &self.seen {
             Sight::Unasked => Seen::Nothing,
@@ -67,8 +67,8 @@ impl Flow {
         self.seen = Sight::Done(seen);
     }
 
-    /// The end of the partition: below the reader's own position there is no record left. Transaction markers and
-    /// aborted records are none.
+    /// The end of the partition: there is no further record below the reader's position. Transaction markers and
+    /// aborted records do not count.
     pub(super) fn end(&mut self, position: i64, partition: &Partition) -> Option<Pause> {
         self.first_arrival(position);
         if position < self.gathering.next_offset() {
@@ -96,7 +96,7 @@ impl Flow {
         None
     }
 
-    /// A record below the position: the one that was committed last, read again on purpose, or else one that cannot be.
+    /// A record below the position: the last committed one, read again on purpose, or else an impossible one.
     fn take_again(&mut self, record: &Record<'_>, partition: &Partition) -> Option<Pause> {
         let offset = record.offset;
         if let Sight::Awaited(known) = &self.seen {
@@ -115,7 +115,7 @@ impl Flow {
             }
         }
         if offset >= self.begun_at {
-            // Read already, and not to be seen again by itself.
+            // It was read before, and must not arrive again.
             return Some(Pause::Revalidate);
         }
         Some(Pause::Unrecognised(format!(

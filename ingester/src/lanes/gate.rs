@@ -1,10 +1,10 @@
-//! The sluice gate: how long records are gathered before they go to the database together.
+//! The sluice gate: how long records are gathered before they are sent to the database.
 //!
-//! All gates open at the ticks of one clock, so that small batches of several partitions go
-//! together. A tick is half the batching delay: a record that has to wait for the batch
-//! before it as well is still on its way within the delay. The first batch of a take-over
-//! does not wait: its records have. A full batch opens the gate at once, so under backlog
-//! it never waits.
+//! All gates open at the ticks of one clock, so that small batches of several partitions can
+//! share a transaction. The clock ticks every half of the batching delay, so a record that
+//! also waits for the previous batch is still sent within the delay. The first batch after a
+//! take-over does not wait, because its records have waited already. A full batch opens the
+//! gate at once, so under backlog it never waits.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -23,7 +23,7 @@ static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub struct Gate {
     settings: GateSettings,
     first: Option<Instant>,
-    /// What was there before us has waited already.
+    /// Records from before the take-over have waited already.
     is_first: bool,
 }
 
@@ -40,7 +40,7 @@ impl Gate {
         self.first = Some(now);
     }
 
-    /// The batch has gone through.
+    /// The batch was sent.
     pub fn close(&mut self) {
         self.first = None;
         self.is_first = false;
@@ -51,7 +51,7 @@ impl Gate {
         self.first.map(|first| first.elapsed())
     }
 
-    /// When the gate opens although the batch is not full.
+    /// When the gate opens for a batch that is not full.
     pub fn opens_at(&self) -> Option<Instant> {
         let tick = self.settings.batching_delay / 2;
         self.first.map(|first| match self.is_first {

@@ -1,4 +1,4 @@
-//! What a lane is made of, and why it stops or waits.
+//! The parts of a lane, and why it stops or waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,11 @@ use crate::partition::Partition;
 use crate::redis_marks::Hint;
 use ledger::contract::BREAKER;
 
-/// A halted partition is looked at again after this time: someone may have mended it.
+/// A halted partition is checked again after this time: its cause may have been repaired.
 pub(super) const RECHECK: Duration = Duration::from_secs(10);
-/// And its reason is logged again after this many looks.
+/// Its reason is logged again after this many checks.
 pub(super) const LOOKS_PER_LINE: u32 = 6;
-/// How long Kafka gets to agree with itself about where a partition begins and ends.
+/// How long Kafka may contradict itself about the beginning and end of a partition.
 pub(super) const CONTRADICTION: Duration = Duration::from_millis(250);
 /// What to do about a topic that is not recognised.
 pub(super) const ADVICE: &str =
@@ -44,21 +44,21 @@ pub struct Lane {
     pub gate: GateSettings,
     pub start: StartOffset,
     pub status: Arc<Status>,
-    /// Told of what was committed, for others to know.
+    /// Receives committed batches, to mark them in Redis.
     pub hint: Option<Hint>,
-    /// Kafka may not have the topic any more: look again.
+    /// Kafka may not have the topic any more: check again.
     pub look_again: Arc<Notify>,
-    /// What keeps the partition from being read, as long as it does: a pause, or a halt that waits for a decision.
+    /// Why the partition is not read at the moment: a pause, or a halt that only an operator ends.
     pub barrier: watch::Receiver<Option<Barrier>>,
-    /// Looks in a row that found another topic than the one that was read.
+    /// Checks in a row that found another topic than the one that was read.
     pub doubts: u32,
-    /// Asked to stop: finish what is in flight, then return.
+    /// Asked to stop: finish the batch in flight, then return.
     pub stop: CancellationToken,
     /// The process is to end.
     pub quit: CancellationToken,
 }
 
-/// Why a lane is over.
+/// Why a lane ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// Asked to stop, and nothing is in flight: the lease can be released.
@@ -76,18 +76,18 @@ impl End {
 /// Why reading stopped.
 pub(super) enum Pause {
     End(End),
-    /// Kafka says that offset or topic are not what we took them for.
+    /// According to Kafka, offset or topic are not the expected ones.
     Revalidate,
     Halt(String),
-    /// Nothing shows that this is the topic that was read: for an operator to decide, once a few looks agree.
+    /// Nothing shows that this is the topic that was read: an operator has to decide, once several checks agree.
     Unrecognised(String),
-    /// The database takes nothing for now: the topic's handler is paused, or the partition is.
+    /// The database accepts nothing for now: the topic's handler is paused, or the partition is.
     Paused(String),
     /// Somebody pauses the partition.
     Told,
 }
 
-/// What ends a lane, whatever it does or waits for.
+/// The events that end a lane in any state.
 pub(super) async fn ending(leadership: &Leadership, stop: &CancellationToken) -> End {
     tokio::select! {
         biased;
@@ -109,8 +109,8 @@ impl Lane {
         }
     }
 
-    /// Waits for somebody to resume the partition, unless the lane is to end. A halt ends the lane with
-    /// it: what was decided stands in the database, and is read there by whoever leads next.
+    /// Waits until the partition is resumed, unless the lane is to end. The end of a halt also ends the lane:
+    /// the operator's decision is in the database, and the next leader reads it there.
     pub(super) async fn wait_at_barrier(&mut self) -> Option<End> {
         let mut was_halted = false;
         loop {

@@ -1,5 +1,5 @@
-//! The life of one led partition: where to begin, the gate, and the hand-over to the
-//! database. While one batch is in the database the next is gathered and encoded.
+//! One led partition: from which offset to read, the gate, and sending batches to the database.
+//! While one batch is in the database the next is gathered and encoded.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ use crate::redis_marks::Committed;
 
 /// A paused handler may be replaced or resumed at any time.
 const PAUSED_RECHECK: Duration = Duration::from_secs(2);
-/// How long a batch in flight may take to finish once the process is to end. Handed over, a partition
-/// waits for it as long as it takes.
+/// How long a batch in flight may take to finish when the process shuts down. A hand-over waits for it
+/// as long as it takes.
 const FINISH: Duration = Duration::from_secs(3);
 
-/// Nothing of ours is to panic; the log has the place.
+/// A task must not panic; the log has the location.
 const PANICKED: &str =
     "internal error: a task panicked; the log line `internal error: panicked` says where";
 
-/// A batch that was in flight, and what became of it; an error is a task that panicked.
+/// A batch that was in flight, and its outcome; an error is a task that panicked.
 type Landed = Result<(Sealed, Result<(), Failure>), JoinError>;
 
 /// Everything that can happen to a lane while it reads.
@@ -39,7 +39,7 @@ enum Happening {
     Look,
     /// Kafka may have another topic of this name.
     Doubt,
-    /// A pause or a halt was made or ended.
+    /// A pause or a halt began or ended.
     Barrier,
 }
 
@@ -47,7 +47,7 @@ impl Lane {
     pub async fn run(mut self) -> End {
         let mut next_offset = self.leadership.commit_offset;
         let (mut looks, mut revalidated_at) = (0, None);
-        // Kafka itself refuses an offset that it does not have, so a take-over need not ask first.
+        // Kafka refuses an offset that it does not have, so a take-over need not query it first.
         let mut start = self.resume(next_offset);
         loop {
             if let Some(end) = self.wait_at_barrier().await {
@@ -71,7 +71,7 @@ impl Lane {
                 Pause::Told => {}
                 Pause::Revalidate => {
                     looks = 0;
-                    // Twice at the same offset: Kafka contradicts itself, which passes.
+                    // Twice at the same offset: Kafka contradicts itself, which is temporary.
                     if revalidated_at.replace(next_offset) == Some(next_offset)
                         && let Some(end) = self.wait(CONTRADICTION).await
                     {
@@ -127,7 +127,7 @@ impl Lane {
             is_recognised: false,
         };
         let pause = self.pump(&reader, &mut flow, next_offset).await;
-        // Whatever stopped us, what was sent may still be committed, and only then is the offset known.
+        // The batch in flight may still be committed, and only then is the offset known.
         if let Some(in_flight) = flow.in_flight.take() {
             match &pause {
                 Pause::End(End::Lost(_)) => in_flight.abort(),
@@ -141,8 +141,8 @@ impl Lane {
         pause
     }
 
-    /// `None` where the process is to end sooner: the batch is abandoned and its session ended, and the
-    /// release that follows waits for that.
+    /// `None` if the process has to end sooner: the batch is abandoned and its session ended, and the release
+    /// after it waits for that.
     async fn finish(&self, mut in_flight: Flight) -> Option<(Sealed, Result<(), Failure>)> {
         let too_late = async {
             self.quit.cancelled().await;
@@ -150,14 +150,14 @@ impl Lane {
         };
         tokio::select! {
             done = &mut in_flight => {
-                // A task of our own that failed has left nothing behind but what its session does.
+                // A task that panicked leaves only what its session does.
                 return done.ok();
             }
             () = too_late => {}
         }
         warn!(partition = %self.partition, "the batch in flight did not finish in time and is rolled back; the next leader reads it again");
         in_flight.abort();
-        // Its session is told to end before the partition is released.
+        // Its session is ended before the partition is released.
         let _ = in_flight.await;
         None
     }
@@ -198,7 +198,7 @@ impl Lane {
                     return Pause::Revalidate;
                 }
                 self.send(flow);
-                // What is queued already wakes nobody: gather it while the batch is in the database.
+                // Records that are already queued wake no task: gather them while the batch is in the database.
                 continue;
             }
             match self.next(reader, flow).await {
@@ -218,7 +218,7 @@ impl Lane {
         }
     }
 
-    /// Waits for whatever happens next.
+    /// Waits for the next event.
     async fn next(&mut self, reader: &PartitionReader, flow: &mut Flow) -> Happening {
         let full = flow.gate.is_full(&flow.gathering);
         let opens_at = flow.gate.opens_at().filter(|_| flow.in_flight.is_none());
@@ -237,7 +237,7 @@ impl Lane {
         }
     }
 
-    /// Takes in what has arrived, up to a full batch.
+    /// Adds arrived records to the batch, until it is full.
     fn gather(&self, reader: &PartitionReader, flow: &mut Flow) -> Option<Pause> {
         while !flow.gate.is_full(&flow.gathering) {
             let taken = reader.poll(|arrival| match arrival {

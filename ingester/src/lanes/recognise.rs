@@ -1,5 +1,5 @@
 //! Whether the topic is still the one that was read: by its id and by the last committed record.
-//! Where that is not shown the partition halts, in the database, until an operator decides.
+//! If either differs or is missing, the partition halts, in the database, until an operator decides.
 
 use std::time::Duration;
 
@@ -11,32 +11,32 @@ use crate::leases::lease::Leadership;
 use crate::partition::Partition;
 use crate::postgres::pool::{AskError, Pool};
 
-/// How long PostgreSQL may take to write down what was found.
+/// How long PostgreSQL may take to store the result.
 const LIMIT: Duration = Duration::from_secs(5);
 
 const HALT: &str = "SELECT sluice.halt_partition($1, $2, $3, $4, $5)";
 const KEEP: &str = "SELECT sluice.keep_topic_id($1, $2, $3, $4, $5)";
 
-/// What the reader has seen of the record that was committed last.
+/// What the reader has seen of the last committed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// There is none to be seen.
+    /// No known record is expected.
     Nothing,
-    /// It is there.
+    /// It exists.
     Known,
-    /// Another one, or the end, came in the place of the record at this offset.
+    /// Another record, or the end, arrived instead of the record at this offset.
     Missing(i64),
 }
 
-/// All that tells a topic from another one of its name.
+/// Everything that distinguishes a topic from another one of the same name.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence {
-    /// With the progress.
+    /// The id stored with the progress.
     pub stored: Option<Uuid>,
-    /// What the broker says now.
+    /// The id from the broker now.
     pub found: TopicId,
     pub seen: Seen,
-    /// An operator has taken the topic for the right one, and no record was committed since.
+    /// An operator has accepted the topic, and no record was committed since.
     pub is_accepted: bool,
 }
 
@@ -56,10 +56,10 @@ impl Evidence {
         self.stored.is_some() && self.stored == self.found
     }
 
-    /// Judges all but what it takes a look at the log for.
+    /// Decides everything that does not need the log's bounds.
     pub fn judge(&self, partition: &Partition, next_offset: i64) -> Result<(), Doubt> {
         if next_offset == 0 {
-            // Nothing was read yet, so there is nothing that could be another topic's.
+            // Nothing was read yet, so there is nothing to compare.
             return Ok(());
         }
         if let (Some(stored), Some(found)) = (self.stored, self.found)
@@ -90,7 +90,7 @@ impl Evidence {
     }
 }
 
-/// Writes the halt down; false when leadership is lost.
+/// Stores the halt; false when leadership is lost.
 pub async fn halt(
     pool: &Pool,
     partition: &Partition,

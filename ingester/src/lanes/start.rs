@@ -1,4 +1,4 @@
-//! Where a lane begins to read, and whether the topic is still the one that was read. Never skips a record.
+//! From which offset a lane reads, and whether the topic is still the one that was read. Never skips a record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::lanes::recognise::{self, Doubt, Evidence, Seen};
 use crate::observe::snapshot::State;
 use crate::partition::Partition;
 
-/// So many looks must agree that this is not the topic that was read.
+/// So many checks must agree that this is not the topic that was read.
 const DOUBTS: u32 = 4;
 /// How often Kafka is asked for a partition that it does not have yet.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Where to read from, and what must be found there.
+/// From which offset to read, and what must be found there.
 pub(super) struct Start {
     pub(super) next_offset: i64,
     /// The last committed record, read once more to recognise the topic.
@@ -35,8 +35,8 @@ impl Start {
 }
 
 impl Lane {
-    /// One look that did not recognise the topic. Kafka may contradict itself for a moment; once several
-    /// looks agree the halt is written down, and only an operator ends it.
+    /// One check that did not recognise the topic. Kafka may contradict itself for a moment; once several checks
+    /// agree the halt is stored, and only an operator ends it.
     pub(super) async fn doubt(&mut self, reason: &str) -> Option<End> {
         self.doubts += 1;
         if self.doubts < DOUBTS {
@@ -67,17 +67,17 @@ impl Lane {
                 }
             }
         }
-        // What the database holds reaches us with the next look at all partitions.
+        // The next survey of all partitions reads the halt from the database.
         tokio::select! {
             biased;
             end = ending(&self.leadership, &self.stop) => Some(end),
             _ = self.barrier.changed() => None,
-            // It may have been decided about before we looked: whoever leads next reads it anew.
+            // An operator may have decided before our check: the next leader reads the decision again.
             () = sleep(RECHECK) => Some(End::Drained),
         }
     }
 
-    /// Where the database says, before Kafka was asked; `None` where there is no record to read again.
+    /// The database's offset, before Kafka is queried; `None` if there is no record to read again.
     pub(super) fn resume(&self, next_offset: i64) -> Option<Start> {
         let known = self.position.last_record.clone()?;
         (self.position.started && known.offset < next_offset).then_some(Start {
@@ -141,7 +141,7 @@ impl Lane {
         empty.extend_to(begin);
         self.commit(&empty.seal()).await?;
         self.position.started = true;
-        // Here it was chosen, and not recognised.
+        // Here the topic was chosen, and not recognised.
         self.position.is_accepted = true;
         Ok(Start {
             next_offset: begin.max(next_offset),
@@ -149,7 +149,7 @@ impl Lane {
         })
     }
 
-    /// Asks a broker again until it answers.
+    /// Queries a broker until it answers.
     async fn topic_id(&self) -> Result<TopicId, Pause> {
         self.insist(|kafka, partition| async move { kafka.topic_id(&partition.topic).await })
             .await
@@ -160,7 +160,7 @@ impl Lane {
             .await
     }
 
-    /// Asks Kafka until it answers and has the partition.
+    /// Queries Kafka until it answers and has the partition.
     async fn insist<T, Answer>(
         &self,
         ask: impl Fn(Arc<Kafka>, Partition) -> Answer,
@@ -195,8 +195,8 @@ impl Lane {
         }
     }
 
-    /// Whether this is the topic that was read, by what the reader has seen of it. Asked behind the
-    /// first arrival: from then on the reader notices by itself if the topic is created anew.
+    /// Whether this is the topic that was read, according to what the reader has seen. Checked after the first
+    /// arrival: from then on the reader itself notices if the topic is replaced.
     pub(super) async fn recognise(&mut self, seen: Seen, next_offset: i64) -> Result<(), Pause> {
         let found = self.topic_id().await?;
         let evidence = Evidence {
@@ -208,7 +208,7 @@ impl Lane {
         let refused = match evidence.judge(&self.partition, next_offset) {
             Ok(()) => None,
             Err(Doubt::Certain(reason)) => Some(reason),
-            // It takes a look at the log itself: below its beginning no record can be expected.
+            // The log's bounds are needed: below its beginning no record can be expected.
             Err(Doubt::Unless { reason, missing }) => {
                 let low = self.watermarks().await?.low;
                 let is_lost = match missing {

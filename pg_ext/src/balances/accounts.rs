@@ -26,7 +26,7 @@ const INSERT: &str = "
     FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::smallint[])
         AS u (account_id, shard_id, currency_code, available, frozen, last_partition_id, last_offset, last_change_no)";
 
-// Only for a table with triggers or computed columns, which only statements see to.
+// Only for a table with triggers or computed columns, which only statements honour.
 const UPDATE: &str = "
     UPDATE ledger.account_balances b
     SET available = u.available::numeric, frozen = u.frozen::numeric, updated_msec = $9,
@@ -38,7 +38,7 @@ const UPDATE: &str = "
 /// All balances of a batch, by slot in key order.
 pub struct Accounts {
     keys: Vec<AccountKey>,
-    /// The slot of each staged change; of a duplicate's there is none.
+    /// The slot of each staged change; a duplicate's change has none.
     slots: Vec<u32>,
     rows: Vec<Option<LockedRow>>,
     book: Vec<Balance>,
@@ -95,7 +95,7 @@ impl Accounts {
         }
     }
 
-    /// Those of some staged changes.
+    /// The balances of some staged changes.
     pub fn slots(&self, changes: Range<usize>) -> &[u32] {
         &self.slots[changes]
     }
@@ -114,7 +114,7 @@ impl Accounts {
         self.changed[slot as usize] = Some(last_change);
     }
 
-    /// Writes every changed balance once; answers how many rows were updated and inserted.
+    /// Writes every changed balance once; returns how many rows were updated and inserted.
     pub fn write(mut self, client: &mut SpiClient<'_>, updated_msec: i64) -> (i64, i64) {
         let needs_sql = self.table.needs_sql();
         let mut updates = Columns::default();
@@ -144,7 +144,7 @@ impl Accounts {
         (updated, inserted)
     }
 
-    /// A trigger may look, but not change what the log says, or skip it.
+    /// A trigger may read a balance, but not change or skip what the log records.
     fn check_written(&mut self) {
         for slot in (0..self.keys.len()).filter(|slot| self.changed[*slot].is_some()) {
             let written = self.table.lock(&self.keys[slot]).map(|row| row.balance);

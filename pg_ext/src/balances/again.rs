@@ -37,7 +37,7 @@ impl<'p> BalanceEvent<'p> {
         })
     }
 
-    /// Its identity, and what it says.
+    /// Its identity, and the hash of its payload.
     pub fn carried(&self) -> (Identity, PayloadHash) {
         (self.identity, self.payload_hash)
     }
@@ -70,8 +70,8 @@ pub struct Part<'e> {
 /// The verdict of an event, and why it was rejected.
 pub type Judged = (Verdict, Option<RejectReason>);
 
-/// Applies events of several partitions by what `ownership` says of each, one after the other; answers their verdicts.
-/// All balances are locked in key order before the first of them, as every batch locks.
+/// Applies events of several partitions, one after the other, according to `ownership`; returns their verdicts. All
+/// balances are locked in key order before the first event, as in every batch.
 pub fn apply(client: &mut SpiClient<'_>, parts: &[Part<'_>], ownership: Ownership) -> Vec<Judged> {
     fence::check_isolation();
     let mut staged = Staged::default();

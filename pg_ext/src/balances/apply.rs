@@ -28,7 +28,7 @@ use crate::pg::session;
 use crate::steps::Steps;
 use crate::verdicts::Verdicts;
 
-/// Applies what this transaction has staged.
+/// Applies the staged rows of this transaction.
 pub fn balance_batch(head: &BatchHead<'_>, promise: Promise) -> Answer {
     let mut steps = Steps::begin();
     capture::take(|bytes| {
@@ -89,7 +89,7 @@ fn apply_behind_fence(
     counts
 }
 
-/// Identities, balances locked, the fold, balances and log written; what has no row there is the caller's to write.
+/// Claims identities, locks balances, folds, and writes balances and log; the caller writes verdicts without a log row.
 fn decide(
     client: &mut SpiClient<'_>,
     fenced: &Fenced,
@@ -125,7 +125,7 @@ fn decide(
     (fold.counts, fold.verdicts, fold.letters)
 }
 
-/// Reads what was staged; an emptied or torn staging can never pass for a smaller batch.
+/// Reads the staged rows; an emptied or incomplete staging can never pass for a smaller batch.
 fn keep_promise<'b>(bytes: &'b [u8], span: Span, promise: Promise) -> Staged<'b> {
     let refuse = |what: String| -> ! {
         raise(

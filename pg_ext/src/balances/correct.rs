@@ -1,5 +1,5 @@
-//! Manual corrections: a balance event by an admin, on a partition of its own, with a log
-//! and a verdict like any other.
+//! Manual corrections: a balance event by an admin, on a separate partition, with a log and a
+//! verdict like any other.
 
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::Spi;
@@ -22,7 +22,7 @@ const RECORD: &str = "
     INSERT INTO ledger.manual_corrections (partition_id, kafka_offset, by_user, why, payload)
     VALUES ($1, $2, session_user, $3, $4)";
 
-/// Applies one event; answers where its log is to be found.
+/// Applies one event; returns partition and offset of its log rows.
 pub fn correct(payload: &str, why: &str) -> (i32, i64) {
     let event = BalanceEvent::decode(Some(payload.as_bytes())).unwrap_or_else(|defect| {
         raise(

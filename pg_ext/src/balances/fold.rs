@@ -13,7 +13,7 @@ use crate::pg::log::{Log, LogRow, Place};
 use crate::pg::session;
 use crate::verdicts::{EventName, Verdicts};
 
-/// What the walk finds, besides the rows that it logs.
+/// The results of the walk, besides the rows that it logs.
 #[derive(Default)]
 pub struct Fold {
     pub counts: Counts,
@@ -21,7 +21,7 @@ pub struct Fold {
     pub letters: DeadLetters,
 }
 
-/// An event that the fold has judged.
+/// An event that the fold has decided.
 struct Decided<'a> {
     offset: i64,
     event: &'a staging::StagedEvent<'a>,
@@ -29,7 +29,7 @@ struct Decided<'a> {
 }
 
 impl Decided<'_> {
-    /// A row for each change; `after` is what each leg came to, or met where the event is rejected.
+    /// One row for each change; `after` is the balance after each leg or, for a rejected event, before it.
     fn log(
         &self,
         changes: &[Change],
@@ -63,7 +63,7 @@ impl Decided<'_> {
 }
 
 impl Fold {
-    /// Answers how many rows it logged.
+    /// Returns how many rows it logged.
     pub fn run(
         &mut self,
         staged: &Staged<'_>,
@@ -139,7 +139,7 @@ impl Fold {
         self.letters.payloads.push(dead.payload.map(<[u8]>::to_vec));
         self.letters.headers.push(dead.headers.map(str::to_owned));
         self.letters.record_times_ms.push(dead.time_ms);
-        // Whatever the reason, the ingester sent no identity to be claimed.
+        // Whatever the reason, the ingester sent no identity to claim.
         self.letters.own_identity.push(false);
     }
 }

@@ -1,4 +1,4 @@
-//! Balance events: batches of them, and those that are applied again or by hand.
+//! Balance events: their batches, their replays, and manual corrections.
 //!
 //! This folder locks and writes `ledger.account_balances` and `ledger.balance_log`, and nobody else does.
 

@@ -1,6 +1,6 @@
-//! The circuit breakers. Where most records of a window fail, a trigger, a handler or a migration is at fault and not the
-//! records. Balance topics and handlers count by the same rule. They count records and not offsets, because some offsets
-//! hold no record (compacted ones, and transaction markers).
+//! The circuit breakers. If most records of a window fail, a trigger, a handler or a migration is at fault and not the
+//! records. Balance topics and handlers count by the same rule. They count records and not offsets, because some
+//! offsets have no record (compacted ones, and transaction markers).
 
 use ledger::verdict::DeadReason;
 use pgrx::PgSqlErrorCode as Code;
@@ -40,7 +40,7 @@ impl Limit {
     }
 }
 
-// Each record has its verdict in one of two tables. What broke before somebody resumed does not count any more.
+// Each record has its verdict in one of two tables. Failures from before the last resume do not count any more.
 const BROKEN_BEFORE: &str = "
     SELECT -r.nth
     FROM (
@@ -65,8 +65,8 @@ const BROKEN_BEFORE: &str = "
 const RESUMED_AT: &str =
     "SELECT p.resumed_at FROM ledger.partition_progress p WHERE p.partition_id = $1";
 
-/// The places of those records before `from_offset` that broke for this reason, as far back as the limit looks; -1 is the
-/// place of the last one. Reads as many rows as the window has records, so it is for where something broke.
+/// The positions of the records before `from_offset` that failed for this reason, within the window; -1 is the last
+/// record before it. Reads as many rows as the window has records, so it is called only after a failure.
 pub fn broken_before(
     client: &mut SpiClient<'_>,
     name: PartitionName<'_>,

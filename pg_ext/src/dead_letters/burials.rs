@@ -17,7 +17,7 @@ const ORDERED: &str = "
     WHERE b.partition_id = $1 AND b.kafka_offset >= $2 AND b.kafka_offset < $3 AND b.outcome IS NULL
     ORDER BY b.kafka_offset";
 
-// The letter's own history names who gave the order, too.
+// The letter's own history also names who gave the order.
 const SETTLE: &str = "
     WITH settled AS (
         UPDATE ledger.burials b
@@ -52,7 +52,7 @@ pub struct Burials {
 }
 
 impl Burials {
-    /// Asks for them where the fence says that there are any.
+    /// Reads them if the fence reports that there are any.
     pub fn within(
         client: &mut SpiClient<'_>,
         fenced: &Fenced,
@@ -79,14 +79,13 @@ impl Burials {
         }
     }
 
-    /// The message of the letter, where the record at this offset is to be buried.
+    /// The message of the letter, if the record at this offset is to be buried.
     pub fn words(&self, offset: i64) -> Option<String> {
         let burial = self.orders.iter().find(|burial| burial.offset == offset)?;
         Some(format!("buried by {}: {}", burial.by_user, burial.why))
     }
 
-    /// Checks that the ingester sends exactly those balance records as buried ones that are to be buried: only it has their
-    /// bytes.
+    /// Checks that the ingester sends exactly the ordered balance records as buried: only the ingester has their bytes.
     pub fn demand<'r>(
         &self,
         name: PartitionName<'_>,

@@ -1,6 +1,6 @@
-//! Dead letters: how records become some, by whose order, and when too many do.
+//! Dead letters: how records become dead letters, ordered burials, and the circuit breaker.
 //!
-//! What follows a dead letter is in `replay/`.
+//! Retry and replay are in `replay/`.
 
 pub mod breaker;
 pub mod burials;
@@ -32,12 +32,12 @@ pub struct DeadLetters {
     pub payloads: Vec<Option<Vec<u8>>>,
     pub headers: Vec<Option<String>>,
     pub record_times_ms: Vec<Option<i64>>,
-    /// Whether the dead record owns its event's identity all the same.
+    /// Whether the dead record owns its event's identity.
     pub own_identity: Vec<bool>,
 }
 
 impl DeadLetters {
-    /// Writes all of them, which are of one kind as their partition is; answers how many.
+    /// Writes all of them, which are of one kind as their partition is; returns how many.
     pub fn write(
         self,
         client: &mut SpiClient<'_>,

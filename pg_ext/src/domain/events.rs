@@ -1,5 +1,5 @@
-//! One batch of domain events: fence, identities and verdicts are the same as for balance events, and the topic's handler
-//! takes the place of the fold.
+//! One batch of domain events: fence, identities and verdicts are the same as for balance events; the topic's handler
+//! replaces the fold.
 //!
 //! The records are raw parameters. Nothing is staged, and the bytes for a dead letter are at hand.
 
@@ -36,7 +36,7 @@ fn record_time_us(time_ms: i64) -> Option<i64> {
     (time_us >= FIRST_TIME_US).then_some(time_us)
 }
 
-/// Reads the envelope; without a time of its own an event has that of its record.
+/// Reads the envelope; an event without its own time gets that of its record.
 pub fn decode(
     payload: Option<&[u8]>,
     time_ms: i64,
@@ -181,7 +181,7 @@ fn apply_behind_fence(
     counts
 }
 
-/// Decodes each record, or says why it is dead. A record that an operator has ordered to bury is dead in any case.
+/// Decodes each record, or returns why it is dead. A record that an operator has ordered to bury is dead in any case.
 fn decode_all(
     head: &BatchHead<'_>,
     burials: &Burials,
@@ -255,7 +255,7 @@ impl Writer<'_> {
         letters
             .record_times_ms
             .push(Some(self.records.times_ms[record]));
-        // It was decoded, and claimed its identity, before its handler or its key came into it.
+        // It was decoded, and claimed its identity, before its handler or its key was considered.
         letters.own_identity.push(matches!(
             reason,
             DeadReason::HandlerFailed | DeadReason::ParkedBehind

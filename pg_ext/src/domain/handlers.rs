@@ -1,4 +1,5 @@
-//! Handlers: the SQL function that is registered for a type of domain events, and the search for the event that breaks it.
+//! Handlers: the SQL function that is registered for a type of domain events, and the search for an event on which it
+//! fails.
 
 use std::collections::HashMap;
 
@@ -107,12 +108,11 @@ impl Handler {
         }
     }
 
-    /// Hands over the events `news` (places in `records`), in order, as many at once as do not break it.
+    /// Calls the handler with the events `news` (indexes in `records`), in order, in calls as large as succeed.
     ///
-    /// When a call fails and names the event that it refuses, it is made again without that one.
-    /// Otherwise the longest part of it that succeeds is found by halving, and the event behind it is
-    /// tried alone. What follows is tried as a whole once, and from the second failure on in parts
-    /// twice as long as failures have been apart.
+    /// If a call fails and names the event that it refuses, it is repeated without that event. Otherwise the
+    /// longest beginning that succeeds is found by halving, and the next event is tried by itself. The rest is
+    /// tried as a whole once, and from the second failure on in parts twice as long as the distance of failures.
     pub fn run(
         &self,
         client: &mut SpiClient<'_>,
@@ -193,9 +193,9 @@ impl Handler {
             .zip(&offsets)
             .map(|(event, offset)| event.version(*offset))
             .collect();
-        // Of the payload only what the handler gets, so that no more than that is made a jsonb. It is wrapped because
-        // sluice.call_handler takes it out of an envelope, in every version: a new library meets the functions of before
-        // until the extension is updated.
+        // Only the part of the payload that the handler gets, so that no more than that becomes a jsonb. It is wrapped
+        // because sluice.call_handler in every version takes it out of an envelope: a new library may run with the old
+        // functions until the extension is updated.
         let payloads: Vec<Vec<u8>> = part
             .iter()
             .filter_map(|record| {
@@ -239,7 +239,7 @@ impl Handler {
     }
 }
 
-/// The cursors that are open before a replay. Those of a batch end with its transaction, in which nobody asks for one.
+/// The cursors that are open before a replay. Those of a batch end with its transaction, in which nobody uses one.
 fn open_cursors(client: &SpiClient<'_>, task: &Task<'_>) -> Option<Vec<String>> {
     matches!(task, Task::Replay { .. }).then(|| {
         let rows = client.select(CURSORS, None, &[]).unwrap_or_else(internal);
@@ -261,7 +261,7 @@ fn close_new_cursors(client: &SpiClient<'_>, before: &Option<Vec<String>>) {
     }
 }
 
-/// The place in `part` of the event that a handler says it refuses, as `domain.refuse` does: "event <id>: …".
+/// The index in `part` of the event that a handler names as refused, as `domain.refuse` does: "event <id>: …".
 fn named(message: &str, decoded: &[Result<DomainEvent, Defect>], part: &[usize]) -> Option<usize> {
     let told = message.strip_prefix("event ")?;
     let is_told = |record: &usize| {
@@ -276,7 +276,7 @@ fn named(message: &str, decoded: &[Result<DomainEvent, Defect>], part: &[usize])
     is_unique.then_some(place)
 }
 
-/// Of a part that fails with `message`, the first event that `call` does not take; all before it are handled.
+/// In a part that fails with `message`, the first event that `call` refuses; all events before it are handled.
 fn first_culprit(
     from: usize,
     to: usize,
@@ -294,7 +294,7 @@ fn first_culprit(
             }
         }
     }
-    // Two events may break a handler together that it takes one by one.
+    // A handler may fail on two events together and accept each by itself.
     let failed = if was_alone {
         Err(message)
     } else {
@@ -324,8 +324,8 @@ fn park(
     });
 }
 
-/// Of each key the first dead record: one that is parked, but for those that are replayed now, or one among these
-/// records that cannot be decoded.
+/// For each key the first dead record: a parked one, except those that are replayed now, or one of these records that
+/// cannot be decoded.
 fn parked_keys(
     client: &mut SpiClient<'_>,
     name: PartitionName<'_>,
@@ -365,7 +365,7 @@ fn parked_keys(
     first
 }
 
-/// The records on which the handler broke, by their places.
+/// The records on which the handler failed, by their indexes.
 #[derive(Default)]
 struct Failures {
     places: Option<Vec<i64>>,
@@ -373,7 +373,7 @@ struct Failures {
 }
 
 impl Failures {
-    /// Raises when the handler breaks on too much: then it is the handler, not the events.
+    /// Raises if the handler fails on too many events: then the handler is at fault, not the events.
     fn check(
         &mut self,
         handler: &Handler,

@@ -1,4 +1,4 @@
-//! Domain events: batches of them, and the SQL handlers that they are given to.
+//! Domain events: their batches, and the SQL handlers that process them.
 
 pub mod events;
 pub mod handlers;

@@ -1,4 +1,4 @@
-//! Raw records of domain events, and what is decoded of them.
+//! Raw records of domain events, and their decoded part.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub struct Records<'r> {
 }
 
 impl Records<'_> {
-    /// Refuses columns that are not of one batch.
+    /// Refuses columns of different lengths.
     pub fn check(&self, span: Span) {
         let count = self.offsets.len();
         let columns = [
@@ -45,15 +45,15 @@ pub struct DomainEvent {
     pub source: Option<String>,
     pub identity: Identity,
     pub payload_hash: PayloadHash,
-    /// Its own time or, where it gives none, that of its record.
+    /// Its own time or, if it has none, that of its record.
     pub time_us: i64,
     pub own_time_us: Option<i64>,
-    /// Where `data` stands in the payload.
+    /// The position of `data` in the payload.
     pub data: Range<usize>,
 }
 
 impl DomainEvent {
-    /// Sorts by event time, then by the offset of its record, then by identity: the later one is the newer news.
+    /// Ordered by event time, then by the offset of its record, then by identity: the greater value is more recent.
     pub fn version(&self, offset: i64) -> Vec<u8> {
         let time = (self.time_us as u64) ^ (1 << 63);
         let (time, offset) = (time.to_be_bytes(), offset.to_be_bytes());

@@ -15,14 +15,14 @@ use crate::partition::{Leadership, PartitionName};
 use crate::pg::session;
 use crate::spi::{internal, query, query_planned, run};
 
-/// What every batch says of itself: who sends it, and which offsets it covers.
+/// The header of every batch: its sender, and the offsets that it covers.
 pub struct BatchHead<'a> {
     pub name: PartitionName<'a>,
     pub leadership: Leadership,
     pub span: Span,
-    /// The fingerprint of its last record, where it has one.
+    /// The fingerprint of its last record, if it has one.
     pub last_record: Option<Uuid>,
-    /// Whether these are domain events. A partition is read as one kind for good.
+    /// Whether these are domain events. The kind of a partition never changes.
     pub is_domain: bool,
 }
 
@@ -52,14 +52,14 @@ pub struct Fenced {
 }
 
 impl Fenced {
-    /// Who the partition is in all other tables.
+    /// The id of the partition in all other tables.
     pub fn partition_id(&self) -> i32 {
         self.partition_id
     }
 }
 
 pub enum Fence {
-    /// With whether an operator has ordered to bury records of this batch.
+    /// Includes whether an operator has ordered to bury records of this batch.
     Advanced(Fenced, bool),
     /// The same batch of this partition was committed before; only its answer was lost.
     AlreadyCommitted { partition_id: i32 },
@@ -158,7 +158,7 @@ const ADVANCE_BY_ONE: &str = "
     WHERE l.topic = $1 AND l.partition = $2 AND p.partition_id = l.partition_id
     RETURNING p.partition_id, p.commit_offset - 1";
 
-/// Advances a partition that nobody leads by one offset, and creates it where it does not exist; answers the offset.
+/// Advances a partition without a leader by one offset, and creates it if it does not exist; returns the offset.
 pub fn advance_by_one(client: &mut SpiClient<'_>, name: PartitionName<'_>) -> (Fenced, i64) {
     let args = [name.topic.into(), name.partition.into()];
     run(client, OPEN, &args);
@@ -194,7 +194,7 @@ pub fn lock_of_letters(
     .collect()
 }
 
-/// Halts: money must not become the business of a handler, nor the other way round.
+/// Halts: a handler must never change balances, and the fold never domain events.
 fn other_kind(at: &str, is_domain: bool) -> ! {
     let (was, advice) = if is_domain {
         ("domain events", "take its topic out of BALANCE_TOPICS")

@@ -16,7 +16,7 @@ use crate::partition::{Leadership, PartitionName};
 use crate::pg::{holders, session};
 use crate::spi::{internal, query, run};
 
-/// How long another transaction may hold a row before its session may be ended.
+/// How long another transaction may lock a row before its session may be ended.
 const GRACE_MS: u32 = 100;
 /// How long acquiring waits for a row altogether.
 const PATIENCE_MS: u32 = 1_000;
@@ -211,8 +211,8 @@ pub fn acquire(name: PartitionName<'_>, service_id: &str, lease: &Interval) -> L
     })
 }
 
-/// Extends the lease, or answers how long it lasts where another transaction holds it; `None` when
-/// leadership is lost.
+/// Extends the lease, or returns its expiry if another transaction has locked it; `None` when leadership
+/// is lost.
 pub fn renew(
     name: PartitionName<'_>,
     mine: Leadership,
@@ -238,7 +238,7 @@ pub fn renew(
     })
 }
 
-/// Gives the partition back, and wakes standbys once the transaction commits.
+/// Releases the partition, and wakes standbys when the transaction commits.
 pub fn release(name: PartitionName<'_>, mine: Leadership) -> bool {
     Spi::connect_mut(|client| {
         let args = [
@@ -254,7 +254,7 @@ pub fn release(name: PartitionName<'_>, mine: Leadership) -> bool {
     })
 }
 
-/// A lease row as it stands now.
+/// The current lease row.
 struct Seen {
     partition_id: i32,
     free: bool,
@@ -287,14 +287,14 @@ fn find(client: &mut SpiClient<'_>, name: PartitionName<'_>, service_id: &str) -
     })
 }
 
-/// A row of a partition, how it is locked, and which sessions of those that hold it are to be ended.
+/// A row of a partition, how it is locked, and which sessions that have locked it are to be ended.
 struct Row {
     table: &'static str,
     lock: &'static str,
     holders: &'static str,
 }
 
-/// Locks one row. A session that holds it for longer than GRACE_MS and is named by `holders` is terminated.
+/// Locks one row. A session that has locked it for longer than GRACE_MS and is named by `holders` is terminated.
 fn lock_row(client: &mut SpiClient<'_>, row: &Row, partition_id: i32) -> bool {
     let args = [partition_id.into()];
     let mut ended = false;
@@ -329,13 +329,13 @@ fn lock_row(client: &mut SpiClient<'_>, row: &Row, partition_id: i32) -> bool {
     false
 }
 
-/// Which transaction keeps a partition from having a leader.
+/// The transaction that keeps a partition from being acquired.
 struct Holder {
     words: String,
     is_prepared: bool,
 }
 
-/// Names it once it has lasted for longer than a leader or an acquiring instance ever holds these rows.
+/// Names it once it has lasted longer than a leader or an acquiring instance ever locks these rows.
 fn holder(client: &mut SpiClient<'_>, partition_id: i32) -> Option<Holder> {
     let rows = query(client, HOLDER, &[partition_id.into()]);
     if rows.is_empty() {

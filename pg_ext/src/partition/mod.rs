@@ -1,4 +1,4 @@
-//! One partition of a topic: who leads it, and the fence that every write to it passes.
+//! One partition of a topic: its leadership, and the fence that every write to it passes.
 //!
 //! The rows of `ledger.partition_leases` and `ledger.partition_progress` are created, locked and advanced here only.
 
@@ -22,7 +22,7 @@ pub struct PartitionName<'a> {
 }
 
 impl<'a> PartitionName<'a> {
-    /// Refuses what Kafka would not take as a name.
+    /// Refuses names that Kafka would not accept.
     pub fn given(topic: Option<&'a str>, partition: Option<i32>) -> Self {
         let name = Self {
             topic: given("topic", topic),
@@ -39,7 +39,7 @@ impl<'a> PartitionName<'a> {
     }
 }
 
-/// What a leader shows to prove that it is one.
+/// A leader's credential: fencing token and lease id.
 #[derive(Clone, Copy)]
 pub struct Leadership {
     pub fencing_token: i64,

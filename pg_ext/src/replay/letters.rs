@@ -1,4 +1,4 @@
-//! Rows of `ledger.dead_letters` that are tried again: locked, looked at under their lock, and settled.
+//! Rows of `ledger.dead_letters` that are tried again: locked, read under their lock, and settled.
 
 use std::rc::Rc;
 
@@ -11,13 +11,13 @@ use crate::partition::PartitionName;
 use crate::partition::fence::{self, Fenced};
 use crate::spi::{internal, query, run};
 
-// The lengths are known without reading what is that long.
+// The lengths are known without reading the values.
 const SIZE: &str = "
     SELECT sum(pg_catalog.octet_length(coalesce(d.retry_payload, d.payload, '')) + pg_catalog.octet_length(coalesce(d.key, '')))::bigint
     FROM ledger.dead_letters d WHERE d.id = ANY ($1)";
 
-// Whoever waited for a row finds it as it is now: what is not parked any more is left out. Letters come before progress
-// rows, so that no batch waits while a replay waits for somebody who has locked a letter.
+// A session that waited for a row sees its current state: letters that are no longer parked are left out. Letters are
+// locked before progress rows, so that no batch waits while a replay waits for a locked letter.
 const LOCK_LETTERS: &str = r#"
     SELECT d.id, d.topic, d.partition, d.kafka_offset, d.is_domain, d.owns_identity, d.record_time_ms, d.key,
         coalesce(d.retry_payload, d.payload)
@@ -26,8 +26,8 @@ const LOCK_LETTERS: &str = r#"
     ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset
     FOR UPDATE"#;
 
-// A record that only waits behind another one was not tried. A correction is kept also where it failed: together with
-// the identity that the letter owns now it is what will be tried next.
+// A record that is parked behind another one was not tried. A failed correction is kept as well: with the identity that
+// the letter owns now, it is what will be tried next.
 const SETTLE: &str = "
     UPDATE ledger.dead_letters d
     SET status = CASE WHEN u.code IS NULL THEN 'REPLAYED' ELSE 'PARKED' END,
@@ -42,11 +42,11 @@ const SETTLE: &str = "
 pub struct Letter {
     pub id: i64,
     pub offset: i64,
-    /// Of the identity of `payload`.
+    /// The hash that is stored with the identity of `payload`.
     pub owns_identity: bool,
     pub time_ms: i64,
     pub key: Option<Vec<u8>>,
-    /// What is to be tried next.
+    /// The payload to try next.
     pub payload: Option<Vec<u8>>,
 }
 
@@ -72,7 +72,7 @@ impl Part {
     }
 }
 
-/// What a letter that was tried came to.
+/// The outcome of a try.
 pub struct Settled {
     pub id: i64,
     pub topic: String,
@@ -128,7 +128,7 @@ pub fn lock(client: &mut SpiClient<'_>, ids: &[i64]) -> Vec<Part> {
     parts
 }
 
-/// Writes what became of the letters; a correction belongs to the only one.
+/// Writes the outcomes of the letters; a correction belongs to the only letter.
 pub fn settle(client: &mut SpiClient<'_>, settled: &[Settled], correction: Option<&[u8]>) {
     let ids: Vec<i64> = settled.iter().map(|letter| letter.id).collect();
     let own: Vec<bool> = settled.iter().map(|letter| letter.owns_identity).collect();

@@ -32,12 +32,12 @@ const FORGET_VERDICTS: &str = "
 const DISOWN: &str = "DELETE FROM ledger.event_identities WHERE identity = $1";
 const RESTATE: &str = "UPDATE ledger.event_identities SET payload_hash = $2 WHERE identity = $1";
 
-// Whoever was told that the event is dead is to hear of it.
+// Consumers who got the result `DEAD` must get the new one.
 const TELL: &str = "
     INSERT INTO ledger.changed_verdicts (partition_id, kafka_offset)
     SELECT $1, u.kafka_offset FROM unnest($2::bigint[]) AS u (kafka_offset)";
 
-/// What the payloads of a part say, by its letters' kind.
+/// The decoded payloads of a part, by the kind of its letters.
 enum Decoded<'p> {
     Balances(Vec<Result<BalanceEvent<'p>, Defect>>),
     Events(Vec<Result<DomainEvent, Defect>>),
@@ -64,7 +64,7 @@ impl<'p> Decoded<'p> {
         }
     }
 
-    /// What the letter's identity is, and its payload's hash; `None` of what cannot be decoded.
+    /// The letter's identity, and its payload's hash; `None` if it cannot be decoded.
     fn carried(&self, letter: usize) -> Option<(Identity, PayloadHash)> {
         match self {
             Self::Balances(events) => events[letter].as_ref().ok().map(BalanceEvent::carried),
@@ -89,7 +89,7 @@ impl<'p> Decoded<'p> {
         }
     }
 
-    /// The identity that a letter with this payload owns, also where the payload is none that would be applied today.
+    /// The identity that a letter with this payload owns, even if the payload would not be applied today.
     fn identity(&self, letter: usize) -> Option<Identity> {
         let carried = self.carried(letter).map(|(identity, _)| identity);
         carried.or_else(|| {
@@ -99,8 +99,8 @@ impl<'p> Decoded<'p> {
     }
 }
 
-/// Replays those of the letters `ids` that are parked, and answers what they came to, in the order of their partitions and
-/// offsets; `correction` is for a single one.
+/// Replays those of the letters `ids` that are parked, and returns their outcomes in the order of their partitions and
+/// offsets; `correction` is for a single letter.
 pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Settled> {
     if correction.is_some() && ids.len() > 1 {
         raise(
@@ -112,7 +112,7 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Settled> {
         fault_point!("replay.locked");
         let mut parts = letters::lock(client, ids);
         fault_point!("replay.letters");
-        // A letter is only ever tried by the handler of its type.
+        // Only the handler of its type tries a letter.
         let handlers: Vec<Option<Handler>> = parts
             .iter()
             .map(|part| part.is_domain.then(|| Handler::of(client, &part.topic)))
@@ -122,7 +122,7 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Settled> {
         if correction.is_some()
             && let Some(defect) = decoded.first().and_then(|decoded| decoded.defect(0))
         {
-            // A correction that corrects nothing is a mistake of whoever sends it.
+            // A correction that changes nothing is a mistake.
             raise(
                 Code::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("the corrected payload is not usable: {defect}"),
@@ -154,7 +154,7 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Settled> {
         }
         letters::settle(client, &settled, correction);
         fault_point!("replay.settled");
-        // Letters of one partition are in two parts where their kinds differ.
+        // Letters of one partition are in two parts if their kinds differ.
         settled.sort_by(|a, b| {
             let place = |letter: &Settled| (letter.partition, letter.offset);
             a.topic.cmp(&b.topic).then(place(a).cmp(&place(b)))
@@ -163,7 +163,7 @@ pub fn replay(ids: &[i64], correction: Option<&[u8]>) -> Vec<Settled> {
     })
 }
 
-/// Puts the correction in the place of the only letter's payload; answers the identity that the letter owns until now.
+/// Replaces the payload of the only letter by the correction; returns the identity that the letter owns until now.
 fn correct(parts: &mut [Part], correction: &[u8]) -> Option<Identity> {
     let part = parts.first_mut()?;
     let former = part.letters.first().and_then(|letter| {
@@ -174,9 +174,9 @@ fn correct(parts: &mut [Part], correction: &[u8]) -> Option<Identity> {
     former
 }
 
-/// What each letter is to the identity that it carries now, over all parts. `former` is the one that a corrected letter
-/// owned before: with the same identity the record owns it in its corrected form, with another one it is another
-/// event now, and its former identity is free.
+/// The relation of each letter to the identity that it carries now, over all parts. `former` is the identity that a
+/// corrected letter owned before: if it is the same, the record owns it in its corrected form; otherwise the record is
+/// another event now, and its former identity becomes free.
 fn claim(
     client: &mut SpiClient<'_>,
     parts: &[Part],
@@ -234,7 +234,7 @@ fn claim(
     Ownership::known(claims.collect())
 }
 
-/// Applies the balance events of all parts; answers the verdict of each letter of each part, where the fold gave one.
+/// Applies the balance events of all parts; returns the verdict of each letter of each part, if the fold gave one.
 fn apply_balances(
     client: &mut SpiClient<'_>,
     parts: &[Part],
@@ -271,17 +271,17 @@ fn apply_balances(
     decoded.collect()
 }
 
-/// A part, what it says, and what its letters are to their identities.
+/// A part, its decoded payloads, and the relation of its letters to their identities.
 struct Tried<'p> {
     part: &'p Part,
     decoded: &'p Decoded<'p>,
     claims: &'p [Option<Claim>],
-    /// What the fold said of them.
+    /// The verdicts of the fold.
     judged: &'p [Option<Judged>],
 }
 
 impl Tried<'_> {
-    /// Hands domain events to their handler; answers why letters stay what they are.
+    /// Calls the handler of domain events; returns why letters stay dead.
     fn faults(
         &self,
         client: &mut SpiClient<'_>,
@@ -323,7 +323,7 @@ impl Tried<'_> {
         faults
     }
 
-    /// Writes the verdicts, and tells of those that have changed.
+    /// Writes the verdicts, and records the changed ones for results.
     fn settle(
         &self,
         client: &mut SpiClient<'_>,
@@ -343,7 +343,7 @@ impl Tried<'_> {
                 }
                 (None, _, None) => (Verdict::Applied, None),
             };
-            // The verdict of a balance event that was applied or rejected follows from the log.
+            // The verdict of an applied or rejected balance event is derived from the log.
             let has_log = self.judged[index].is_some() && verdict != Verdict::Duplicate;
             if !has_log {
                 let (name, reason) = (self.decoded.name(index), reason.map(str::to_owned));
@@ -359,7 +359,7 @@ impl Tried<'_> {
                 offset: letter.offset,
                 verdict,
                 reason,
-                // What cannot be decoded owns what it owned.
+                // A letter that cannot be decoded keeps its identity.
                 owns_identity: fault.is_some()
                     && claim.map_or(letter.owns_identity, |claim| claim == Claim::New),
                 message: fault.map(|(_, message)| message),
