@@ -18,7 +18,7 @@ pub struct Records<'r> {
 }
 
 impl Records<'_> {
-    /// Refuses columns of different lengths.
+    /// Refuses columns of different lengths, and offsets that do not rise within the span.
     pub fn check(&self, span: Span) {
         let count = self.offsets.len();
         let columns = [

@@ -42,7 +42,7 @@ const SETTLE: &str = "
 pub struct Letter {
     pub id: i64,
     pub offset: i64,
-    /// The hash that is stored with the identity of `payload`.
+    /// Whether it owns the identity of `payload`.
     pub owns_identity: bool,
     pub time_ms: i64,
     pub key: Option<Vec<u8>>,
