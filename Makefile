@@ -48,6 +48,7 @@ up: build ## start PostgreSQL, Kafka and Redis on free ports, migrate, write .st
 	  mkdir -p $(STACK) && mktemp -d $(STACK_ROOT)/sluice-XXXXXX >$(STACK)/dir && \
 	  scripts/stack.sh "$$(cat $(STACK)/dir)" up --env $(STACK)/env || { rm -rf $(STACK); exit 1; }; \
 	  echo "up; settings are in $(STACK)/env: set -a; . $(STACK)/env; set +a; target/release/sluice check"; \
+	  echo "the page of sluice run, http://localhost:3010/, asks for ADMIN_TOKEN of that file"; \
 	fi
 
 down: ## stop what make up started and remove its data
@@ -85,7 +86,7 @@ package: ## Debian packages of the ingester and the extension: target/package/*.
 test-package: build package ## install the packages here, use them with a private stack, remove them (as root)
 	@packaging/test.sh
 
-check-deploy: setup ## check Dockerfile, compose file and Kubernetes manifests (tools from PyPI)
+check-deploy: setup ## check Dockerfile, compose file, Kubernetes manifests and Helm chart (tools from PyPI, Helm from the Go proxy)
 	@deploy/check.sh
 
 check-versions: build ## the extension on PostgreSQL 16 to 18: types of 17, built for 16 and 18 (from PyPI), tested on 18

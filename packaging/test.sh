@@ -49,14 +49,15 @@ check_installed() {
 # The rest runs inside with-stack.sh, on its empty database.
 use() {
   in_database 'DROP ROLE sluice_ingester'
-  POSTGRES_USER=postgres POSTGRES_DB=$ADMIN_DATABASE_URL INGESTER_PASSWORD=secret docker/create-login.sh >/dev/null
+  in_database 'DROP ROLE IF EXISTS sluice_operator'
+  POSTGRES_USER=postgres POSTGRES_DB=$ADMIN_DATABASE_URL INGESTER_PASSWORD=secret OPERATOR_PASSWORD=secret docker/create-login.sh >/dev/null
   sluice migrate >/dev/null
 
   cat >>$settings <<SETTINGS
 DATABASE_URL=postgres://sluice_ingester:secret@${DATABASE_URL#*@}
 KAFKA_BROKERS=$KAFKA_BROKERS
 REDIS_URL=$REDIS_URL
-DB_WRITER_SERVICE_PORT=0
+PORT=0
 SETTINGS
   # An upgrade leaves the settings as they are.
   cp -p $settings "$SLUICE_STACK_DIR/settings.before"

@@ -8,6 +8,7 @@
 #[macro_use]
 mod fault;
 
+pub mod instance;
 pub mod words;
 
 pub mod back_off;

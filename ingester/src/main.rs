@@ -4,10 +4,12 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use sluice::cli::{self, BAD_SETTING, LogArgs, LogFormat, fail};
-use sluice::{terminal, words};
+use sluice::{instance, terminal, words};
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    instance::begins();
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(status) => return status,
@@ -44,8 +46,6 @@ const BAD_FILTER: &str = "RUST_LOG: must be a level (error, warn, info, debug, t
 
 fn log(args: &LogArgs) -> Result<(), String> {
     let filter = EnvFilter::try_new(&args.rust_log).map_err(|_| BAD_FILTER.to_owned())?;
-    // What a migration did stands on stdout.
-    let filter = filter.add_directive("refinery_core=warn".parse().map_err(|_| BAD_FILTER)?);
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -57,10 +57,10 @@ fn log(args: &LogArgs) -> Result<(), String> {
     let text = args
         .log_format
         .map_or(terminal, |format| format == LogFormat::Text);
-    if text {
-        builder.with_ansi(terminal).init()
-    } else {
-        builder.json().flatten_event(true).init()
-    }
-    Ok(())
+    // Not by `init`, which would show what libraries log, in their words and with source files of the builder.
+    let installed = match text {
+        true => set_global_default(builder.with_ansi(terminal).finish()),
+        false => set_global_default(builder.json().flatten_event(true).finish()),
+    };
+    installed.map_err(|_| "the log was set up already".to_owned())
 }

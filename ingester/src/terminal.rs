@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use crate::instance::signed;
+
 /// Characters that a terminal obeys instead of showing them, or that show nothing: as JSON escapes, so that JSON stays
 /// JSON. Line breaks and tabs stay.
 pub fn clean(text: &str) -> Cow<'_, str> {
@@ -41,7 +43,7 @@ pub fn tell(line: &str) {
     eprintln!("{}", clean(line));
 }
 
-/// Standard error for log lines. The colours that the formatter adds stay; it escapes ESC in what it is given.
+/// Standard error for log lines, each with who wrote it. The colours that the formatter adds stay; it escapes ESC in what it is given.
 pub struct Log;
 
 impl Write for Log {
@@ -50,7 +52,7 @@ impl Write for Log {
         let clean = cleaned(&text, |c| {
             is_obeyed(c) && !matches!(c, '\n' | '\t' | '\u{1b}')
         });
-        io::stderr().write_all(clean.as_bytes())?;
+        io::stderr().write_all(signed(&clean).as_bytes())?;
         Ok(bytes.len())
     }
 

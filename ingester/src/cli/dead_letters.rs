@@ -1,22 +1,21 @@
 //! `sluice dlq`: the dead letters, for people: look, replay, discard, restore, export.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
-use futures_util::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::output::{self, Format, Output, cell, connect, failed, new_table, write_line};
+use crate::cli::letters::{export, list, none_match, print, show, show_payload};
+use crate::cli::output::{Format, connect, failed, failed_to_read};
 use crate::config::database::DatabaseArgs;
 use crate::operator::dead_letters::{
-    self, ATTEMPTS, CHUNK, Chosen, Deed, Filter, Query, Work, is_left_out,
+    ATTEMPTS, CHUNK, Chosen, Deed, Filter, Query, Work, is_left_out,
 };
-use crate::terminal::{clean, tell};
+use crate::terminal::tell;
 use crate::words::of_io;
 
 #[derive(Subcommand)]
@@ -133,14 +132,21 @@ pub struct Most {
 #[derive(Args)]
 pub struct Action {
     /// Do it; without this it is a dry run that says what each letter would become
-    #[arg(long)]
+    #[arg(long, requires = "why")]
     apply: bool,
     /// Nothing is changed (the default)
     #[arg(long, conflicts_with = "apply")]
     dry_run: bool,
-    /// Why, for those who read the record later
-    #[arg(long)]
+    /// Why, for those who read the record later; --apply needs it
+    #[arg(long, value_parser = reason)]
     why: Option<String>,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => Err("is no reason: say why, for those who read the record later".to_owned()),
+        false => Ok(text.to_owned()),
+    }
 }
 
 /// Which letters, and whether it is done.
@@ -213,7 +219,11 @@ pub async fn dlq(
         } => {
             let filter = which.filter();
             let stats = status.query(&filter, None).stats(&client).await;
-            print(&stats.map_err(|error| failed(&error))?, format.output)
+            let stats = stats.map_err(|error| failed_to_read(&error))?;
+            if stats.is_empty() {
+                tell(&none_match(&client, &filter).await?);
+            }
+            print(&stats, format.output, &[])
         }
         Dlq::Export {
             which,
@@ -265,8 +275,12 @@ impl Asked {
         let output = self.format.output;
         match done.failure {
             Some(error) if done.outcomes.iter().all(is_left_out) => return Err(error),
-            _ if done.outcomes.is_empty() && output == Output::Table => {}
-            _ => print(&done.outcomes, output)?,
+            _ if done.outcomes.is_empty() && output.is_table() => {}
+            _ => print(
+                &done.outcomes,
+                output,
+                &["id", "verdict", "reason", "message"],
+            )?,
         }
         let summary = self.summary(&work.deed, &done.outcomes, &chosen, done.is_stopped);
         match done.failure {
@@ -398,99 +412,4 @@ fn counts<'v>(rows: impl Iterator<Item = &'v Value>, column: &str) -> String {
         .map(|(value, count)| format!("{count} {value}"))
         .collect();
     counts.join(", ")
-}
-
-async fn list(client: &Client, query: &Query<'_>, output: Output) -> Result<(), String> {
-    let letters = query.letters(client).await;
-    let letters = letters.map_err(|error| failed(&error))?;
-    print(&letters, output)?;
-    let limit = query.limit.unwrap_or(i64::MAX);
-    if letters.len() as i64 == limit {
-        match query.count(client).await.map_err(|error| failed(&error))? {
-            Some(all) if all > limit => {
-                tell(&format!("the latest {limit} of {all}; --limit shows more"));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-async fn export(client: &Client, query: &Query<'_>) -> Result<(), String> {
-    let letters = query.everything(client).await;
-    let mut letters = std::pin::pin!(letters.map_err(|error| failed(&error))?);
-    let mut count = 0;
-    while let Some(letter) = letters.try_next().await.map_err(|error| failed(&error))? {
-        write_line(&letter.to_string())?;
-        count += 1;
-    }
-    tell(&format!("{count} letters"));
-    Ok(())
-}
-
-async fn existing(client: &Client, id: i64) -> Result<Map<String, Value>, String> {
-    let letter = dead_letters::letter(client, id)
-        .await
-        .map_err(|error| failed(&error))?;
-    letter.ok_or_else(|| format!("there is no dead letter {id}; see `sluice dlq list`"))
-}
-
-async fn show_payload(client: &Client, id: i64) -> Result<(), String> {
-    let letter = existing(client, id).await?;
-    // What is tried next is what is to be corrected further.
-    let payloads = ["retry_payload", "payload"].map(|name| letter[name].as_str());
-    let Some(base64) = payloads.into_iter().flatten().next() else {
-        return Err(format!("dead letter {id} has no payload"));
-    };
-    let bytes = openssl::base64::decode_block(base64);
-    let bytes = bytes.map_err(|_| format!("the payload of dead letter {id} arrived damaged"))?;
-    if std::io::stdout().is_terminal() {
-        return write_line(&String::from_utf8_lossy(&bytes));
-    }
-    let written = std::io::stdout().write_all(&bytes);
-    written.map_err(|error| format!("stdout: {}", of_io(&error)))
-}
-
-async fn show(client: &Client, id: i64, output: Output) -> Result<(), String> {
-    let mut letter = existing(client, id).await?;
-    let actions = dead_letters::actions(client, id).await;
-    let actions = actions.map_err(|error| failed(&error))?;
-    if output != Output::Table {
-        letter.insert("actions".to_owned(), Value::Array(actions));
-        let letter = Value::Object(letter);
-        return write_line(&match output {
-            Output::Json => serde_json::to_string_pretty(&letter).unwrap_or_default(),
-            _ => letter.to_string(),
-        });
-    }
-    let mut table = new_table();
-    for (name, value) in &letter {
-        let text = match name.as_str() {
-            "payload" | "retry_payload" => readable(value),
-            _ => cell(value),
-        };
-        table.add_row([name.clone(), clean(&text).into_owned()]);
-    }
-    write_line(&table.trim_fmt())?;
-    if actions.is_empty() {
-        return Ok(());
-    }
-    write_line("")?;
-    print(&actions, Output::Table)
-}
-
-fn print(rows: &[Value], output: Output) -> Result<(), String> {
-    output::print(rows, output, "no dead letters")
-}
-
-/// Base64 as the text that it is, if it is one.
-fn readable(value: &Value) -> String {
-    let Some(base64) = value.as_str() else {
-        return cell(value);
-    };
-    let bytes = openssl::base64::decode_block(base64).unwrap_or_default();
-    match String::from_utf8(bytes) {
-        Ok(text) => text,
-        _ => format!("base64 {base64}"),
-    }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::cli::output::{Format, Output, connect, failed_to_read, print, write_line};
+use crate::cli::output::{Format, connect, failed_to_read, print, write_line};
 use crate::config::database::DatabaseArgs;
 use crate::operator::events;
 
@@ -26,18 +26,18 @@ pub async fn find(database: &DatabaseArgs, find: &Find) -> Result<(), String> {
     if found.is_empty() {
         return Err(nothing(find));
     }
-    if find.format.output != Output::Table {
+    if !find.format.output.is_table() {
         return print(&found, find.format.output, "");
     }
     print(
         &found.iter().map(summary).collect::<Vec<_>>(),
-        Output::Table,
+        find.format.output,
         "",
     )?;
     for part in [changes(&found), letters(&found), actions(&found)] {
         if !part.is_empty() {
             write_line("")?;
-            print(&part, Output::Table, "")?;
+            print(&part, find.format.output, "")?;
         }
     }
     Ok(())

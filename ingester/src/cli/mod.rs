@@ -6,6 +6,8 @@ pub mod check;
 pub mod dead_letters;
 pub mod events;
 pub mod find;
+mod letters;
+mod manual;
 pub mod migrate;
 pub mod output;
 pub mod partitions;
@@ -14,6 +16,7 @@ pub mod prune;
 pub mod session;
 mod signals;
 mod strangers;
+mod table;
 mod uninstall;
 
 use std::path::Path;
@@ -23,17 +26,20 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::cli::check::Checked;
 use crate::cli::dead_letters::Dlq;
 use crate::cli::events::Events;
-use crate::cli::output::write_line;
+use crate::cli::output::{Format, write_line};
 use crate::config::database::DatabaseArgs;
 use crate::config::help::{with_secrets_apart, without_empty_variables};
 use crate::config::kafka::KafkaArgs;
-use crate::config::names::near_misses;
+use crate::config::names::{NearMiss, near_misses};
 use crate::config::redis_server::RedisArgs;
 use crate::config::run::{RunArgs, RunSettings};
 use crate::config::secrets::{refuse_secrets_in, with_secret_files};
+use crate::config::sessions::SessionArgs;
 use crate::config::setting::{BadSetting, environment};
+use crate::instance::{self, VERSION};
 use crate::kafka;
 use crate::operator::partitions::Action;
 use crate::run::start;
@@ -51,6 +57,7 @@ pub struct Cli {
 }
 
 #[derive(clap::Args)]
+#[command(next_help_heading = "Log")]
 pub struct LogArgs {
     /// Format of the log on stderr; default: text on a terminal, else json
     #[arg(long, env = "LOG_FORMAT", value_enum, global = true)]
@@ -98,13 +105,17 @@ pub enum Command {
         #[command(flatten)]
         database: DatabaseArgs,
         #[command(flatten)]
+        sessions: SessionArgs,
+        #[command(flatten)]
         kafka: KafkaArgs,
         #[command(flatten)]
         redis: RedisArgs,
+        #[command(flatten)]
+        format: Format,
     },
     #[command(flatten)]
     Partitions(OfPartitions),
-    /// Remove log, verdicts and identities of records that Kafka does not hold any more
+    /// Remove log, verdicts and identities of records that Kafka does not hold any more; a dry run unless --apply is given
     Prune {
         #[command(flatten)]
         database: DatabaseArgs,
@@ -227,19 +238,26 @@ fn command_line() -> clap::Command {
     with_secrets_apart(Cli::command())
 }
 
-/// Does what is asked for.
-pub async fn execute(command: Command) -> ExitCode {
+/// Variables that look like a setting and are none; named here, but for `check`, which has a line for each.
+fn name_misses(command: &Command) -> Vec<NearMiss> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let misses = near_misses(&command_line(), names);
-    match &command {
-        Command::Version | Command::Completions { .. } | Command::Man { .. } => {}
-        Command::Run { .. } => misses.iter().for_each(|miss| warn!("{}", miss.told())),
-        _ => misses
-            .iter()
-            .for_each(|miss| terminal::tell(&format!("sluice: {}", miss.told()))),
+    for miss in &misses {
+        match command {
+            Command::Version | Command::Completions { .. } | Command::Man { .. } => {}
+            Command::Check { .. } => {}
+            Command::Run { .. } => warn!("{}", miss.told()),
+            _ => terminal::tell(&format!("sluice: {}", miss.told())),
+        }
     }
+    misses
+}
+
+/// Does what is asked for.
+pub async fn execute(command: Command) -> ExitCode {
+    let misses = name_misses(&command);
     match command {
-        Command::Version => said(write_line(concat!("sluice ", env!("CARGO_PKG_VERSION")))),
+        Command::Version => said(write_line(&format!("sluice {VERSION}"))),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command_line(), "sluice", &mut std::io::stdout());
             ExitCode::SUCCESS
@@ -256,13 +274,20 @@ pub async fn execute(command: Command) -> ExitCode {
         },
         Command::Check {
             database,
+            sessions,
             kafka,
             redis,
-        } => match check::check(&database, &kafka, &redis).await {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(bad) => refuse_setting(&bad),
-        },
+            format,
+        } => {
+            let checked = Checked {
+                database: &database,
+                sessions: &sessions,
+                kafka: &kafka,
+                redis: &redis,
+                misses: &misses,
+            };
+            checks(&checked, &format).await
+        }
         Command::Migrate { database, choices } => said(migrate::migrate(&database, &choices).await),
         Command::Uninstall { database, consent } => {
             said(uninstall::uninstall(&database, &consent).await)
@@ -285,8 +310,17 @@ pub async fn execute(command: Command) -> ExitCode {
     }
 }
 
+async fn checks(checked: &Checked<'_>, format: &Format) -> ExitCode {
+    match check::check(checked, format).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(bad) => refuse_setting(&bad),
+    }
+}
+
 /// Runs until a signal.
 async fn serve(settings: RunSettings) -> ExitCode {
+    instance::is_called(&settings.service_id);
     if let Err(line) = kafka::config::validate(&settings.kafka) {
         return fail(BAD_SETTING, &line);
     }
@@ -297,8 +331,7 @@ async fn serve(settings: RunSettings) -> ExitCode {
 }
 
 fn manual(folder: &Path) -> Result<(), String> {
-    std::fs::create_dir_all(folder)
-        .and_then(|()| clap_mangen::generate_to(command_line(), folder))
+    manual::write(command_line(), folder)
         .map_err(|error| format!("{}: {}", folder.display(), of_io(&error)))
 }
 

@@ -1,34 +1,47 @@
 //! Rows of the database on stdout: as a table, or as JSON.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use crate::cli::session::Asking;
+use crate::cli::table;
 use crate::config::database::DatabaseArgs;
 use crate::postgres::database::Database;
 use crate::postgres::error::{describe, describe_at};
 use crate::terminal::{clean, tell};
 use crate::words::of_io;
 
-/// Longer texts are cut in tables.
-const CELL: usize = 100;
-
 #[derive(Args)]
 pub struct Format {
-    /// How it is shown on stdout
-    #[arg(long, value_enum, default_value_t = Output::Table)]
+    /// How it is shown on stdout; a table is cut to the width of the terminal, `wide` has all columns in full
+    #[arg(short = 'o', long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Table,
+    Wide,
     Json,
     Jsonl,
+}
+
+impl Output {
+    /// Whether people read it.
+    pub fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
+
+    /// How wide a table of it may be.
+    pub fn width(self) -> Option<usize> {
+        match self {
+            Self::Table => table::size().0,
+            _ => None,
+        }
+    }
 }
 
 /// A connection for a command that people give.
@@ -71,75 +84,28 @@ fn advised(error: &tokio_postgres::Error, role: &str) -> String {
 
 /// `nothing` is said on stderr where a table would have no rows.
 pub fn print(rows: &[Value], output: Output, nothing: &str) -> Result<(), String> {
+    print_narrow(rows, output, nothing, &[])
+}
+
+/// The same, with the columns that a table has where not all of them fit.
+pub fn print_narrow(
+    rows: &[Value],
+    output: Output,
+    nothing: &str,
+    narrow: &[&str],
+) -> Result<(), String> {
     match output {
         Output::Json => write_line(&serde_json::to_string_pretty(rows).unwrap_or_default()),
         Output::Jsonl => rows.iter().try_for_each(|row| write_line(&row.to_string())),
-        Output::Table => {
-            let Some(Value::Object(first)) = rows.first() else {
-                tell(nothing);
-                return Ok(());
-            };
-            let mut table = new_table();
-            table.set_header(first.keys());
-            for row in rows.iter().filter_map(Value::as_object) {
-                table.add_row(row.values().map(|value| short(&cell(value))));
-            }
-            for (index, name) in first.keys().enumerate() {
-                let is_number = |row: &Value| row[name].is_number() || row[name].is_null();
-                if let (true, Some(column)) = (
-                    first[name].is_number() && rows.iter().all(is_number),
-                    table.column_mut(index),
-                ) {
-                    column.set_cell_alignment(CellAlignment::Right);
-                }
-            }
-            write_line(&table.trim_fmt())
+        Output::Table | Output::Wide if rows.is_empty() => {
+            tell(nothing);
+            Ok(())
+        }
+        Output::Table | Output::Wide => {
+            let rows: Vec<_> = rows.iter().filter_map(Value::as_object).collect();
+            write_line(&table::lines(&rows, narrow, output.width()).join("\n"))
         }
     }
-}
-
-pub fn new_table() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(
-        if std::io::stdout().is_terminal() {
-            ContentArrangement::Dynamic
-        } else {
-            ContentArrangement::Disabled
-        },
-    );
-    table
-}
-
-pub fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => time(text).unwrap_or_else(|| text.clone()),
-        other => other.to_string(),
-    }
-}
-
-/// A time as people read it, to the second: PostgreSQL's JSON has `2026-11-21T05:00:00.123456+00:00`.
-fn time(text: &str) -> Option<String> {
-    let (date, rest) = text.split_at_checked(10)?;
-    let (time, rest) = rest.strip_prefix('T')?.split_at_checked(8)?;
-    let is_like = |text: &str, shape: &str| {
-        let mut both = text.chars().zip(shape.chars());
-        both.all(|(c, s)| c.is_ascii_digit() == (s == '0') && (s == '0' || c == s))
-    };
-    let fraction = |c: char| c == '.' || c.is_ascii_digit();
-    (is_like(date, "0000-00-00") && is_like(time, "00:00:00"))
-        .then(|| format!("{date} {time}{}", rest.trim_start_matches(fraction)))
-}
-
-/// On one line, and not too long for a table.
-pub fn short(text: &str) -> String {
-    let text = clean(text);
-    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut short: String = chars.by_ref().take(CELL).collect();
-    if chars.next().is_some() {
-        short.push('…');
-    }
-    short
 }
 
 /// A line to stdout, cleaned of what a terminal would obey; a reader that has enough, as `head`, is no failure.

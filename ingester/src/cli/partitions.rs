@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
+use serde_json::Value;
+use tokio_postgres::Client;
 
-use crate::cli::output::{Format, Output, connect, failed, print, write_line};
+use crate::cli::output::{Format, connect, failed, failed_to_read, print_narrow, write_line};
+use crate::cli::table;
 use crate::config::database::DatabaseArgs;
 use crate::config::kafka::KafkaSettings;
 use crate::kafka::client::Kafka;
@@ -16,6 +20,20 @@ use crate::partition::Partition;
 
 /// How often `--watch` looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+const RUNNING: &str = "running";
+/// As ledger.partition_status has them.
+const STATES: [&str; 7] = [
+    RUNNING,
+    "starting",
+    "retrying",
+    "paused",
+    "halted",
+    "stalled",
+    "no leader",
+];
+/// Columns of the status where not all of them fit.
+const GLANCE: [&str; 5] = ["partition", "state", "lag", "leader", "reason"];
+const NOTHING_READ: &str = "no partition has been read yet";
 /// To the upper left, and nothing below.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
@@ -24,7 +42,16 @@ pub struct Status {
     /// Of this topic only
     #[arg(long)]
     topic: Option<String>,
-    /// Again every second, until Ctrl-C
+    /// In one of these states only, comma separated
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(STATES))]
+    state: Vec<String>,
+    /// All but the running ones
+    #[arg(long, conflicts_with = "state")]
+    troubled: bool,
+    /// Led by this instance only
+    #[arg(long, value_name = "SERVICE_ID")]
+    leader: Option<String>,
+    /// Again every second, until Ctrl-C; as many rows as the terminal has
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -84,24 +111,82 @@ fn partition(text: &str) -> Result<Partition, String> {
     }
 }
 
+impl Status {
+    fn is_wanted(&self, row: &Value) -> bool {
+        let state = row["state"].as_str().unwrap_or_default();
+        let leader = row["leader"].as_str().or(row["leader_svc_id"].as_str());
+        (self.state.is_empty() || self.state.iter().any(|wanted| wanted == state))
+            && !(self.troubled && state == RUNNING)
+            && (self.leader.is_none() || self.leader.as_deref() == leader)
+    }
+
+    async fn rows(&self, client: &Client) -> Result<Vec<Value>, String> {
+        let topic = self.topic.as_deref();
+        let found = match self.format.output.is_table() {
+            true => partitions::at_a_glance(client, topic).await,
+            false => partitions::all(client, topic).await,
+        };
+        let mut found = found.map_err(|error| failed_to_read(&error))?;
+        if found.is_empty() {
+            known_topic(client, topic).await?;
+        }
+        found.retain(|row| self.is_wanted(row));
+        if self.format.output.is_table() {
+            // What waits for a person stands on top; the others keep their order.
+            found.sort_by_key(|row| row["state"] == RUNNING);
+        }
+        Ok(found)
+    }
+}
+
 pub async fn status(database: &DatabaseArgs, status: &Status) -> Result<(), String> {
     let client = connect(database, "sluice status").await?;
-    let (output, topic) = (status.format.output, status.topic.as_deref());
+    let output = status.format.output;
+    let nothing = match status.state.is_empty() && !status.troubled && status.leader.is_none() {
+        true => NOTHING_READ,
+        false => "no partition is like that",
+    };
     loop {
-        let found = match output {
-            Output::Table => partitions::at_a_glance(&client, topic).await,
-            Output::Json | Output::Jsonl => partitions::all(&client, topic).await,
-        };
-        let found = found.map_err(|error| failed(&error))?;
-        if status.watch && output == Output::Table && std::io::stdout().is_terminal() {
-            print!("{CLEAR}");
+        let mut found = status.rows(&client).await?;
+        let mut left_out = 0;
+        if status.watch && output.is_table() {
+            // The header, the line about the rest, and where the cursor stands.
+            let most = table::size()
+                .1
+                .map_or(usize::MAX, |lines| lines.saturating_sub(3));
+            left_out = found.len().saturating_sub(most);
+            found.truncate(most);
+            if std::io::stdout().is_terminal() {
+                print!("{CLEAR}");
+            }
         }
-        print(&found, output, "no partition has been read yet")?;
+        print_narrow(&found, output, nothing, &GLANCE)?;
+        if left_out > 0 {
+            let more = "show them by --topic, --state, --leader or --troubled";
+            write_line(&format!("… and {left_out} more: {more}"))?;
+        }
         if !status.watch {
             return Ok(());
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// An answer where nothing is found of a topic: it may be misspelt.
+pub(super) async fn known_topic(client: &Client, topic: Option<&str>) -> Result<(), String> {
+    let Some(topic) = topic else { return Ok(()) };
+    let known = partitions::topics(client).await;
+    let known = known.map_err(|error| failed_to_read(&error))?;
+    if known.iter().any(|known| known == topic) {
+        return Ok(());
+    }
+    Err(match known.is_empty() {
+        true => format!("no partition of {topic:?} has been read, and none of any other topic"),
+        false => format!(
+            "no partition of {topic:?} has been read; topics that were: {}",
+            known.join(", ")
+        ),
+    })
 }
 
 /// What the database has committed beside what Kafka has, both asked now.
@@ -112,20 +197,26 @@ pub async fn offsets(
 ) -> Result<(), String> {
     let client = connect(database, "sluice partitions").await?;
     let committed = partitions::committed(&client, offsets.topic.as_deref()).await;
+    let committed = committed.map_err(|error| failed_to_read(&error))?;
+    if committed.is_empty() {
+        known_topic(&client, offsets.topic.as_deref()).await?;
+    }
     drop(client);
     let kafka = Arc::new(Kafka::connect(kafka, Arc::default())?);
     kafka.serve();
-    let committed = committed.map_err(|error| failed(&error))?;
     let found = partitions::beside_kafka(&committed, &kafka).await;
     let found = found.map_err(|error| {
         let refusal = kafka.refusal().unwrap_or(error);
         format!("KAFKA_BROKERS: {refusal}")
     })?;
-    print(
-        &found,
-        offsets.format.output,
-        "no partition has been read yet",
-    )
+    let narrow = [
+        "partition",
+        "commit_offset",
+        "log_end_offset",
+        "waiting",
+        "log_start_offset",
+    ];
+    print_narrow(&found, offsets.format.output, NOTHING_READ, &narrow)
 }
 
 /// Ends a halt: what Kafka holds now is what is read on.

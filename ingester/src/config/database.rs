@@ -9,6 +9,7 @@ use crate::postgres::database::{Database, Tls};
 
 /// Where PostgreSQL is. Shared by all commands.
 #[derive(ClapArgs, Clone)]
+#[command(next_help_heading = "PostgreSQL")]
 pub struct DatabaseArgs {
     /// Address of PostgreSQL, postgres://user:password@host:port/database?sslmode=…
     #[arg(long, env = "DATABASE_URL")]

@@ -10,6 +10,7 @@ use crate::config::setting::{BadSetting, bad};
 
 /// Where Kafka is and what is read. Shared by `run` and `check`.
 #[derive(ClapArgs, Clone)]
+#[command(next_help_heading = "Kafka")]
 pub struct KafkaArgs {
     /// Kafka's brokers, host:port, comma separated
     #[arg(long, env = "KAFKA_BROKERS")]
@@ -17,18 +18,22 @@ pub struct KafkaArgs {
     /// Name under which Kafka knows this client
     #[arg(long, env = "KAFKA_CLIENT_ID", default_value = "db-writer-service")]
     kafka_client_id: String,
-    /// Consumer group whose offsets are committed, for lag tools only
-    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "db-writer-group")]
-    kafka_group_id: String,
+    /// Name of this installation, after which its group and its dead letter topic are called: so that two of them on one Kafka
+    /// are kept apart
+    #[arg(long, env = "INSTALLATION", value_name = "NAME")]
+    installation: Option<String>,
+    /// Consumer group whose offsets are committed, for lag tools only [default: INSTALLATION, or db-writer-group]
+    #[arg(long, env = "KAFKA_GROUP_ID")]
+    kafka_group_id: Option<String>,
     /// Topics with balance events, comma separated; empty: none; default: balance.changed, awaited as long as it is not there
     #[arg(long, env = "BALANCE_TOPICS")]
     balance_topics: Option<String>,
     /// Topics with domain events, comma separated; default: those of all registered handlers, also later ones
     #[arg(long, env = "EVENT_TOPICS")]
     event_topics: Option<String>,
-    /// Topic that each dead letter is produced to; empty: none
-    #[arg(long, env = "DLQ_TOPIC", default_value = "db-writer.dlq")]
-    dlq_topic: String,
+    /// Topic that each dead letter is produced to; empty: none [default: INSTALLATION with .dlq behind it, or db-writer.dlq]
+    #[arg(long, env = "DLQ_TOPIC")]
+    dlq_topic: Option<String>,
     /// Topic that the verdict of each event is produced to; default: none
     #[arg(long, env = "RESULTS_TOPIC", default_value = "")]
     results_topic: String,
@@ -48,6 +53,17 @@ pub struct KafkaSettings {
     pub results_topic: Option<String>,
     /// librdkafka properties from `KAFKA_…`, with the name of the variable.
     pub properties: BTreeMap<String, (String, String)>,
+}
+
+/// Where no installation is named: as it was called before it had a name.
+const GROUP_ID: &str = "db-writer-group";
+const DLQ_TOPIC: &str = "db-writer.dlq";
+/// Kafka's own limit is 249, with what stands behind it.
+const LONGEST_NAME: usize = 200;
+
+struct Names {
+    group_id: String,
+    dlq_topic: String,
 }
 
 /// The topic that is read where BALANCE_TOPICS names none.
@@ -115,10 +131,11 @@ impl KafkaArgs {
             .iter()
             .chain(event_topics.iter().flatten())
             .collect();
-        let dlq_topic = written("DLQ_TOPIC", &self.dlq_topic, &read)?;
+        let names = self.names()?;
+        let dlq_topic = written("DLQ_TOPIC", &names.dlq_topic, &read)?;
         let results_topic = written("RESULTS_TOPIC", &self.results_topic, &read)?;
         let properties = properties(environment)?;
-        let (client_id, group_id) = (self.kafka_client_id.clone(), self.kafka_group_id.clone());
+        let (client_id, group_id) = (self.kafka_client_id.clone(), names.group_id);
         Ok(KafkaSettings {
             brokers,
             client_id,
@@ -129,6 +146,27 @@ impl KafkaArgs {
             dlq_topic,
             results_topic,
             properties,
+        })
+    }
+
+    /// What of the shared Kafka is this installation's own: as it is named, or after the installation.
+    fn names(&self) -> Result<Names, BadSetting> {
+        let installation = self.installation.as_deref();
+        let installation = installation.filter(|name| !name.is_empty());
+        if let Some(name) = installation
+            && (name.len() > LONGEST_NAME || topics("INSTALLATION", name)? != [name])
+        {
+            let form = "must have 1 to 200 letters, digits, '.', '_' and '-'";
+            return Err(bad("INSTALLATION", form));
+        }
+        let group_id = self.kafka_group_id.clone();
+        let dlq_topic = self.dlq_topic.clone();
+        Ok(Names {
+            group_id: group_id.unwrap_or_else(|| installation.unwrap_or(GROUP_ID).to_owned()),
+            dlq_topic: dlq_topic.unwrap_or_else(|| match installation {
+                Some(name) => format!("{name}.dlq"),
+                None => DLQ_TOPIC.to_owned(),
+            }),
         })
     }
 
@@ -273,7 +311,47 @@ fn topics(setting: &str, list: &str) -> Result<Vec<String>, BadSetting> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        kafka: KafkaArgs,
+    }
+
+    /// Group and dead letter topic.
+    fn names(arguments: &[&str]) -> Result<(String, String), BadSetting> {
+        let arguments = ["sluice"].into_iter().chain(arguments.iter().copied());
+        let names = Command::parse_from(arguments).kafka.names()?;
+        Ok((names.group_id, names.dlq_topic))
+    }
+
+    #[test]
+    fn two_installations_on_one_kafka_have_groups_and_dead_letter_topics_of_their_own() {
+        let pair = |group: &str, topic: &str| Ok((group.to_owned(), topic.to_owned()));
+        assert_eq!(names(&[]), pair("db-writer-group", "db-writer.dlq"));
+        assert_eq!(
+            names(&["--installation", "sluice"]),
+            pair("sluice", "sluice.dlq")
+        );
+        assert_eq!(
+            names(&[
+                "--installation",
+                "bank",
+                "--dlq-topic",
+                "",
+                "--kafka-group-id",
+                "g"
+            ]),
+            pair("g", "")
+        );
+        for wrong in ["a,b", "a b", "bank/1"] {
+            let told = names(&["--installation", wrong]).expect_err(wrong);
+            assert!(told.0.starts_with("INSTALLATION: "), "{told}");
+        }
+    }
 
     #[test]
     fn brokers_with_a_protocol_or_without_a_port_number_are_refused_and_not_quoted() {

@@ -9,4 +9,5 @@ pub mod names;
 pub mod redis_server;
 pub mod run;
 pub mod secrets;
+pub mod sessions;
 pub mod setting;

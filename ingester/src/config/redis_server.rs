@@ -10,6 +10,7 @@ use crate::tls::Files;
 
 /// Where processed events are marked.
 #[derive(ClapArgs, Clone)]
+#[command(next_help_heading = "Redis")]
 pub struct RedisArgs {
     /// Address of Redis, redis://user:password@host:port/database; rediss:// by TLS
     #[arg(long, env = "REDIS_URL")]

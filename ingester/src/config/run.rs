@@ -10,79 +10,90 @@ use crate::config::database::DatabaseArgs;
 use crate::config::kafka::{KafkaArgs, KafkaSettings};
 use crate::config::redis_server::RedisArgs;
 use crate::config::secrets::Secret;
+use crate::config::sessions::SessionArgs;
 use crate::config::setting::{BadSetting, bad};
 use crate::postgres::database::Database;
-use crate::postgres::precedence::CONTROL_CONNECTIONS;
 use crate::redis_marks::Redis;
 
 /// How `run` gathers, leads and retries.
 #[derive(ClapArgs, Clone)]
 pub struct RunArgs {
-    /// Connections to PostgreSQL at most
-    #[arg(long, env = "DB_POOL_SIZE", default_value_t = 20, value_parser = clap::value_parser!(u16).range(4..=1000))]
-    db_pool_size: u16,
+    #[command(flatten)]
+    sessions: SessionArgs,
     /// Batches of 1000 records or more that PostgreSQL gets at the same time
-    #[arg(long, env = "APPLY_CONCURRENCY", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, env = "APPLY_CONCURRENCY", help_heading = "Batches", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
     apply_concurrency: u16,
     /// Records of a batch at most
-    #[arg(long, env = "BATCH_SIZE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "BATCH_SIZE", help_heading = "Batches", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch_size: u32,
     /// Bytes of a batch at most, records and their rows
-    #[arg(long, env = "BATCH_BYTES", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=33_554_432))]
+    #[arg(long, env = "BATCH_BYTES", help_heading = "Batches", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=33_554_432))]
     batch_bytes: u32,
     /// Bytes of a payload at most; a larger one is a dead letter
-    #[arg(long, env = "MAX_EVENT_BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1024..=67_108_864))]
+    #[arg(long, env = "MAX_EVENT_BYTES", help_heading = "Batches", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1024..=67_108_864))]
     max_event_bytes: u32,
     /// Milliseconds that a batch waits for more records at the longest, where BATCHING_DELAY_MS is not set
-    #[arg(long, env = "BATCH_TIMEOUT_MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    #[arg(long, env = "BATCH_TIMEOUT_MS", help_heading = "Batches", value_parser = clap::value_parser!(u64).range(1..=600_000))]
     batch_timeout_ms: Option<u64>,
     /// Milliseconds that a batch waits for more records at the longest, counted from its first; 0 sends what is there [default: BATCH_TIMEOUT_MS, or 30]
-    #[arg(long, env = "BATCHING_DELAY_MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    #[arg(long, env = "BATCHING_DELAY_MS", help_heading = "Batches", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     batching_delay_ms: Option<u64>,
     /// Milliseconds after which a silent leader is replaced
-    #[arg(long, env = "LEASE_MS", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
+    #[arg(long, env = "LEASE_MS", help_heading = "Leadership", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
     lease_ms: u64,
     /// Milliseconds between renewals of the lease
-    #[arg(long, env = "RENEW_INTERVAL_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=300_000))]
+    #[arg(long, env = "RENEW_INTERVAL_MS", help_heading = "Leadership", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=300_000))]
     renew_interval_ms: u64,
     /// Milliseconds between looks for partitions to take over
-    #[arg(long, env = "STANDBY_POLL_MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    #[arg(long, env = "STANDBY_POLL_MS", help_heading = "Leadership", default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     standby_poll_ms: u64,
     /// Name of this instance; default: host name and a random part
-    #[arg(long, env = "SERVICE_ID")]
+    #[arg(long, env = "SERVICE_ID", help_heading = "Leadership")]
     service_id: Option<String>,
     /// Where a partition begins that was never read before
-    #[arg(long, env = "START_OFFSET", value_enum, default_value_t = StartOffset::Earliest)]
+    #[arg(long, env = "START_OFFSET", help_heading = "Leadership", value_enum, default_value_t = StartOffset::Earliest)]
     start_offset: StartOffset,
     /// Tries of a record that the database refuses
-    #[arg(long, env = "MAX_RETRY_ATTEMPTS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, env = "MAX_RETRY_ATTEMPTS", help_heading = "Records that are refused", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     max_retry_attempts: u32,
     /// Milliseconds before the second try
-    #[arg(long, env = "RETRY_DELAY_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=600_000))]
+    #[arg(long, env = "RETRY_DELAY_MS", help_heading = "Records that are refused", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=600_000))]
     retry_delay_ms: u64,
-    /// Port of /health, /metrics and their like; 0 takes a free one and logs it [default: PORT, or 3010]
-    #[arg(long, env = "DB_WRITER_SERVICE_PORT")]
-    db_writer_service_port: Option<u16>,
-    /// The same, by the name that platforms give it
-    #[arg(long, env = "PORT")]
+    /// Port of the page, /health and /metrics; 0 takes a free one and logs it [default: 3010]
+    #[arg(long, env = "PORT", help_heading = "HTTP and metrics")]
     port: Option<u16>,
+    /// Another name of PORT, which it precedes
+    #[arg(
+        long,
+        env = "DB_WRITER_SERVICE_PORT",
+        help_heading = "HTTP and metrics",
+        hide = true
+    )]
+    db_writer_service_port: Option<u16>,
     /// A further port, for /livez and /readyz alone; 0 takes a free one and logs it; default: none
-    #[arg(long, env = "PROBE_PORT")]
+    #[arg(long, env = "PROBE_PORT", help_heading = "HTTP and metrics")]
     probe_port: Option<u16>,
     /// Address to listen on
-    #[arg(long, env = "HTTP_HOST", default_value = "127.0.0.1")]
+    #[arg(
+        long,
+        env = "HTTP_HOST",
+        help_heading = "HTTP and metrics",
+        default_value = "127.0.0.1"
+    )]
     http_host: IpAddr,
-    /// Secret of those who may change something by HTTP, 16 bytes or more; default: nobody may
-    #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
+    /// Bearer token for HTTP requests that change state, 16 bytes or more; default: none, and nothing can be changed by HTTP
+    #[arg(
+        long,
+        env = "ADMIN_TOKEN",
+        help_heading = "HTTP and metrics",
+        hide_env_values = true
+    )]
     admin_token: Option<String>,
-    /// Address for the page, with the login of a member of sluice_admin; default: DATABASE_URL
-    #[arg(long, env = "OPERATOR_DATABASE_URL", hide_env_values = true)]
-    operator_database_url: Option<String>,
     /// Seconds after which a reference to nothing is counted in the metrics
-    #[arg(long, env = "DANGLING_AFTER", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    #[arg(long, env = "DANGLING_AFTER", help_heading = "HTTP and metrics", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     dangling_after: u64,
     /// Whether each further wait is twice as long
-    #[arg(long, env = "EXPONENTIAL_BACKOFF", default_value_t = true, action = ArgAction::Set)]
+    #[arg(long, env = "EXPONENTIAL_BACKOFF", help_heading = "Records that are refused", default_value_t = true, action = ArgAction::Set)]
     exponential_backoff: bool,
 }
 
@@ -135,6 +146,8 @@ pub struct RunSettings {
     pub service_id: String,
     pub start: StartOffset,
     pub retry: RetrySettings,
+    /// Which setting names the port.
+    pub port_setting: &'static str,
     pub http: SocketAddr,
     pub probes: Option<SocketAddr>,
     /// For what the page shows and does.
@@ -182,7 +195,7 @@ impl RunArgs {
                 .limit_events(self.max_event_bytes as usize),
             kafka: kafka.settings(environment)?,
             redis: redis.redis()?.map(|redis_at| (redis_at, redis.ttl())),
-            pool_size: usize::from(self.db_pool_size) - CONTROL_CONNECTIONS,
+            pool_size: self.sessions.shared_connections(),
             apply_concurrency: usize::from(self.apply_concurrency),
             connection_timeout: database.connection_timeout(),
             gate: GateSettings {
@@ -200,42 +213,32 @@ impl RunArgs {
                 delay: Duration::from_millis(self.retry_delay_ms),
                 exponential: self.exponential_backoff,
             },
-            http: SocketAddr::new(
-                self.http_host,
-                self.db_writer_service_port.or(self.port).unwrap_or(3010),
-            ),
+            port_setting: self.port().0,
+            http: SocketAddr::new(self.http_host, self.port().1),
             probes: self
                 .probe_port
                 .map(|port| SocketAddr::new(self.http_host, port)),
-            operator: self.operator(database, &service_id)?,
+            operator: self
+                .sessions
+                .operator(database, &format!("sluice page/{service_id}"))?,
             admin_token: self.admin_token()?,
             dangling_after: Duration::from_secs(self.dangling_after),
             service_id,
         })
     }
 
+    /// The setting that names the port, and the port.
+    fn port(&self) -> (&'static str, u16) {
+        match self.db_writer_service_port {
+            Some(port) => ("DB_WRITER_SERVICE_PORT", port),
+            None => ("PORT", self.port.unwrap_or(3010)),
+        }
+    }
+
     /// Who sets the longest wait of a batch only, means that one.
     fn batching_delay(&self) -> Duration {
         let given = self.batching_delay_ms.or(self.batch_timeout_ms);
         given.map_or(BATCHING_DELAY, Duration::from_millis)
-    }
-
-    /// A login of its own where one is given, so that the ingester's may do no more than before.
-    fn operator(&self, own: &DatabaseArgs, service_id: &str) -> Result<Database, BadSetting> {
-        let application = format!("sluice page/{service_id}");
-        let idle_limit = Duration::from_secs(10);
-        let url = self.operator_database_url.as_deref();
-        match url.filter(|url| !url.is_empty()) {
-            Some(url) => Database::parse(
-                url,
-                &own.tls()?,
-                own.connection_timeout(),
-                &application,
-                idle_limit,
-            )
-            .map_err(|error| bad("OPERATOR_DATABASE_URL", error)),
-            None => own.database(&application, idle_limit),
-        }
     }
 
     fn admin_token(&self) -> Result<Option<Secret>, BadSetting> {

@@ -31,6 +31,11 @@ pub(super) const SECRETS: [&str; 7] = [
     "REDIS_PASSWORD",
 ];
 
+/// Whether a setting may hold a secret.
+pub fn is_secret(name: &str) -> bool {
+    SECRETS.contains(&name)
+}
+
 pub(super) fn secret_of(argument: &clap::Arg) -> Option<&'static str> {
     let name = argument.get_env()?.to_str()?;
     SECRETS.into_iter().find(|secret| *secret == name)

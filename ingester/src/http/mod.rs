@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
@@ -39,8 +39,9 @@ use tracing::warn;
 use crate::http::places::Places;
 use crate::http::refusal::Refusal;
 use crate::http::told::Told;
-use crate::observe::metrics;
+use crate::instance;
 use crate::observe::snapshot::{Health, Processed, Snapshot};
+use crate::observe::{metrics, open};
 use crate::words::of_io;
 
 /// Connections at one time.
@@ -176,11 +177,17 @@ async fn ready(State(told): State<Arc<Told>>) -> Response {
     }
 }
 
-async fn prometheus(State(told): State<Arc<Told>>) -> Response {
+async fn prometheus(State(told): State<Arc<Told>>, headers: HeaderMap) -> Response {
     let (status, text) = told.scrape.or(|| {
         let text = told.metrics.render(&told.status.snapshot(), &told.pool);
         (StatusCode::OK, text)
     });
+    let accepted = headers.get(header::ACCEPT);
+    let accepted = accepted.and_then(|value| value.to_str().ok());
+    if accepted.is_some_and(open::is_asked_for) {
+        let text = open::of_prometheus(&String::from_utf8_lossy(&text));
+        return (status, [(header::CONTENT_TYPE, open::CONTENT_TYPE)], text).into_response();
+    }
     (
         status,
         [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
@@ -212,6 +219,9 @@ fn describe(snapshot: &Snapshot, told: &Told) -> Value {
     });
     json!({
         "status": snapshot.health().as_str(),
+        "serviceId": told.service_id,
+        "version": instance::VERSION,
+        "uptimeSeconds": instance::uptime_s(),
         "kafka": {"connected": snapshot.kafka_is_connected, "lag": snapshot.lag()},
         "database": {
             "connected": snapshot.database_is_connected,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
@@ -102,6 +103,11 @@ impl Refused {
 struct Context(Arc<Brokers>);
 
 impl ClientContext for Context {
+    /// What of it matters comes back as the error of a record.
+    fn log(&self, _: RDKafkaLogLevel, _facility: &str, message: &str) {
+        debug!("kafka: {message}");
+    }
+
     fn stats(&self, statistics: Statistics) {
         self.0.seen(&statistics);
     }

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use crate::instance::VERSION;
 use crate::observe::counts::{Counts, Staging};
 use crate::observe::history::History;
 use crate::observe::labels::{
@@ -20,6 +21,7 @@ use crate::observe::labels::{
     rejected,
 };
 use crate::observe::matters::{Matters, other_writers};
+use crate::observe::process;
 use crate::observe::scrape::{self, gauges};
 use crate::observe::snapshot::Snapshot;
 use crate::observe::trend::{Trend, standing};
@@ -351,12 +353,14 @@ impl Metrics {
         self.register_matters(&mut now);
         scrape::register(&mut now, snapshot, pool);
         let build = Family::<Version, Gauge>::default();
-        let version = env!("CARGO_PKG_VERSION");
-        build.get_or_create(&Version { version }).set(1);
+        build.get_or_create(&Version { version: VERSION }).set(1);
         now.register("build_info", "What runs here", build);
+        let mut own = Registry::default();
+        process::register(&mut own);
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &now))
+            .and_then(|()| encode_registry(&mut text, &own))
             .expect("writing to a String cannot fail");
         text
     }

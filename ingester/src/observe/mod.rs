@@ -6,6 +6,8 @@ pub mod history;
 mod labels;
 mod matters;
 pub mod metrics;
+pub mod open;
+mod process;
 mod scrape;
 pub mod snapshot;
 pub mod status;

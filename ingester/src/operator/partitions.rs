@@ -11,14 +11,15 @@ use crate::partition::Partition;
 
 // For a table people want few and short columns, a program wants all.
 const FOR_PEOPLE: &str = "
-    SELECT topic || '/' || partition AS partition, leader_svc_id AS leader,
-        round(extract(epoch FROM lease_left)::numeric, 1) AS lease_s, commit_offset, lag,
-        round(records_per_second::numeric) AS per_s, state, reason";
+    SELECT topic || '/' || partition AS partition, state, lag, round(records_per_second::numeric) AS per_s, commit_offset,
+        leader_svc_id AS leader, round(extract(epoch FROM lease_left)::numeric, 1) AS lease_s, reason";
 const FOR_PROGRAMS: &str = "
     SELECT topic, partition, leader_svc_id, extract(epoch FROM lease_left)::float8 AS lease_left_s, commit_offset, lag,
         records_per_second, state, reason, reported_at,
         extract(epoch FROM clock_timestamp() - reported_at)::float8 AS reported_s_ago, last_batch_records, last_copy_us, last_apply_us, last_commit_us";
 const FROM: &str = " FROM ledger.partition_status s WHERE $1::text IS NULL OR topic = $1 ORDER BY s.topic, s.partition";
+
+const TOPICS: &str = "SELECT DISTINCT topic FROM ledger.partition_leases ORDER BY 1";
 
 const OFFSETS: &str = "
     SELECT l.topic, l.partition, r.pruned_below, p.commit_offset, p.fencing_token
@@ -44,6 +45,12 @@ pub async fn all(client: &Client, topic: Option<&str>) -> Result<Vec<Value>, Err
 /// The same for people: few and short columns.
 pub async fn at_a_glance(client: &Client, topic: Option<&str>) -> Result<Vec<Value>, Error> {
     rows(client, &format!("{FOR_PEOPLE}{FROM}"), &[&topic]).await
+}
+
+/// The topics of which partitions were read.
+pub async fn topics(client: &Client) -> Result<Vec<String>, Error> {
+    let rows = client.query(TOPICS, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// What the database has committed of each partition.

@@ -255,7 +255,7 @@ fn disk(shown: &Shown, plan: &Plan, event: Option<f64>, kept: f64, say: &mut Say
         let there = longest.min(days);
         let figure = event.map(|event| events * (there * (event - kept) + days * kept) / 1e9);
         let how = format!(
-            "`sluice prune --older-than {}d` every day: {there} days of events, and of {days} days the rows in schema domain \
+            "`sluice prune --older-than {}d --apply` every day: {there} days of events, and of {days} days the rows in schema domain \
              and in tables of your own, {kept:.0} bytes of an event, which are not pruned",
             plan.keep_days
         );

@@ -200,6 +200,11 @@ impl Database {
         format!("{host}:{port}")
     }
 
+    /// The database's name, where it is given.
+    pub fn name(&self) -> Option<&str> {
+        self.config.get_dbname()
+    }
+
     pub fn user(&self) -> &str {
         self.config.get_user().unwrap_or("postgres")
     }

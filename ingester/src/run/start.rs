@@ -105,7 +105,7 @@ struct Serving {
 }
 
 async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, String> {
-    let listener = http::bind("DB_WRITER_SERVICE_PORT", settings.http).await?;
+    let listener = http::bind(settings.port_setting, settings.http).await?;
     let address = listener.local_addr().map_err(|error| of_io(&error))?;
     let probes = match settings.probes {
         Some(address) => Some(http::bind("PROBE_PORT", address).await?),
@@ -154,7 +154,6 @@ async fn serve(settings: &RunSettings, service: &Service) -> Result<Serving, Str
 fn log_settings(settings: &RunSettings) {
     let event_topics = settings.kafka.event_topics.as_ref();
     info!(
-        service_id = settings.service_id,
         balance_topics = settings.kafka.balance_topics.join(","),
         event_topics = event_topics.map(|names| names.join(",")),
         database = settings.database.address(),

@@ -154,6 +154,11 @@ fn run(scene: &Scene, user: Option<&str>, statements: &str) -> (bool, String) {
     if let Some(user) = user.filter(|_| !statements.starts_with(AS_SUPERUSER)) {
         command.args(["-c", &format!("SET SESSION AUTHORIZATION {user}")]);
     }
+    // As a member of the role that the example names, and with no more rights.
+    if let Some(role) = statements.strip_prefix("-- as sluice_") {
+        let role = role.lines().next().unwrap_or_default();
+        command.args(["-c", &format!("SET ROLE sluice_{role}")]);
+    }
     let mut psql = command
         .args(["-f", "-"])
         .stdin(Stdio::piped())
@@ -331,6 +336,11 @@ async fn the_first_steps_lead_to_verdicts() {
     let (_, at) = scene.database.admin_url.rsplit_once('@').expect("a URL");
     let database_url = format!("postgres://bank_ingester:choose-one@{at}");
     let operator_url = format!("postgres://bank_operator:choose-another@{at}");
+    // By the tutorial's login and token the page can be used at once.
+    let page =
+        "sluice check -o jsonl | grep -q '\"check\":\"role sluice_admin\",\"verdict\":\"ok\"'";
+    let steps = steps.replacen("sluice check\n", &format!("sluice check\n{page}\n"), 1);
+    assert!(steps.contains(page), "{steps}");
     let mut shell = shell(&format!("{steps}\necho $!; wait"))
         .envs([
             ("ADMIN_DATABASE_URL", scene.database.admin_url.as_str()),
@@ -550,6 +560,87 @@ async fn the_readmes_installation_works() {
     ]);
     run_to_end(shell);
     stack.kafka.delete_topic("balance.changed").await;
+}
+
+/// By a superuser what only a superuser may, by the DBA everything else; and what is left is nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dba_without_superuser_installs_upgrades_and_backs_up_as_the_page_says() {
+    const DATABASE: &str = "bank";
+    let stack = Stack::get();
+    let server = connect(&stack.admin_url("postgres")).await;
+    let forget = async || {
+        for statement in [
+            "DROP DATABASE IF EXISTS bank",
+            "DROP ROLE IF EXISTS bank_operator",
+            "DROP ROLE IF EXISTS bank_ingester",
+            "DROP ROLE IF EXISTS bank_dba",
+        ] {
+            server.batch_execute(statement).await.expect(statement);
+        }
+    };
+    forget().await;
+    let create = format!("CREATE DATABASE {DATABASE}");
+    server
+        .batch_execute(&create)
+        .await
+        .expect("a superuser may");
+    let superuser = stack.admin_url(DATABASE);
+    let (_, at) = superuser.rsplit_once('@').expect("a URL");
+    let [dba, ingester] =
+        ["bank_dba", "bank_ingester"].map(|user| format!("postgres://{user}:choose-one@{at}"));
+    let folder = stack.dir.join("installing");
+    std::fs::create_dir(&folder).expect("a folder of our own");
+    let steps = scripts("docs/installing.md");
+    let is_last = |script: &&String| script.contains("sluice uninstall");
+    let (last, steps): (Vec<&String>, Vec<&String>) = steps.iter().partition(is_last);
+    assert_eq!(last.len(), 1, "uninstalling comes last");
+    // One shell, for what is exported counts for the commands that follow.
+    let check = format!(
+        "DATABASE_URL={ingester} KAFKA_BROKERS={} BALANCE_TOPICS= EVENT_TOPICS=none.yet DLQ_TOPIC= sluice check -o jsonl || true",
+        stack.kafka.brokers
+    );
+    let run = |scripts: &[&String], check: &str| {
+        let scripts: Vec<&str> = scripts.iter().map(|script| script.as_str()).collect();
+        let mut shell = shell(&format!("{}\n{check}", scripts.concat()));
+        shell
+            .current_dir(&folder)
+            .envs([("SUPERUSER_URL", &superuser), ("DBA_URL", &dba)]);
+        run_to_end(shell)
+    };
+    let said = run(&steps, &check);
+    for look in [
+        "migrations",
+        "role sluice_writer",
+        "least privilege",
+        "functions, views, triggers, columns, grants",
+    ] {
+        let fits = format!("{{\"check\":\"{look}\",\"verdict\":\"ok\"");
+        assert!(said.contains(&fits), "{look}: {said}");
+    }
+    let said = run(&last, "true");
+    assert!(said.contains("removed schema ledger"), "{said}");
+    forget().await;
+}
+
+#[test]
+fn every_example_of_the_operations_says_as_whom() {
+    let path = repository().join("docs/operations.md");
+    let document = std::fs::read_to_string(path).expect("a document");
+    let mut blocks = 0;
+    for (language, mark) in [("```sh\n", "# as "), ("```sql\n", "-- as ")] {
+        for block in document.split(language).skip(1) {
+            let first = block.lines().next().expect("a line");
+            let role = first.strip_prefix(mark);
+            assert!(
+                role.is_some_and(
+                    |role| ["superuser", "sluice_admin", "sluice_reader"].contains(&role)
+                ),
+                "as whom? {first}"
+            );
+            blocks += 1;
+        }
+    }
+    assert!(blocks > 10, "{blocks}");
 }
 
 /// Each test that the contract names is there.

@@ -405,8 +405,46 @@ async fn a_replay_of_ten_thousand_that_is_stopped_and_killed_goes_on_and_applies
 
     let unknown = dlq(&["show", "0"]).output().expect("sluice dlq");
     assert_eq!(unknown.status.code(), Some(1));
-    let vague = dlq(&["discard", "--apply"]).output().expect("sluice dlq");
+    let vague = dlq(&["discard", "--apply", "--why", "noise"])
+        .output()
+        .expect("sluice dlq");
     assert!(String::from_utf8_lossy(&vague.stderr).contains("which dead letters?"));
+    // Nothing is changed without a reason.
+    for command in ["replay", "discard", "restore"] {
+        for (reason, told) in [
+            (&[][..], "--why <WHY>"),
+            (&["--why", " "], "WHY: \" \" is no reason"),
+        ] {
+            let arguments = [&[command, "--id", "1", "--apply"][..], reason].concat();
+            let refused = dlq(&arguments).output().expect("sluice dlq");
+            let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(2), "{words}");
+            assert!(words.contains(told), "{words}");
+        }
+    }
+    // A misspelt topic or code is answered by what there is.
+    let answer = |arguments: &[&str]| {
+        let output = dlq(arguments).output().expect("sluice dlq");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for arguments in [
+        &["list", "--topic", "nots"][..],
+        &["list", "--code", "HANDLER_FALED"],
+        &["stats", "--topic", "nots"],
+    ] {
+        let told = answer(arguments);
+        assert!(
+            told.contains("no dead letter matches; there are: "),
+            "{told}"
+        );
+        assert!(told.contains(&notes.topic), "{told}");
+    }
+    let told = answer(&["list", "--id", "0"]);
+    assert!(
+        told.contains("there is no dead letter 0; there are: "),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -512,7 +550,7 @@ async fn dead_letters_are_found_by_every_filter_and_shown_in_every_form() {
     );
     let (_, _, told) = dlq(&["discard", "--id", &id, "--why", "noise", "--apply"]);
     assert!(told.starts_with("1 of 1 letters discarded"), "{told}");
-    let (_, _, told) = dlq(&["discard", "--id", &id, "--apply"]);
+    let (_, _, told) = dlq(&["discard", "--id", &id, "--apply", "--why", "noise"]);
     assert!(
         told.starts_with("no parked letter matches; left out: 1 NOT_PARKED"),
         "{told}"

@@ -837,14 +837,14 @@ async fn results_that_are_given_up_hold_pruning_until_somebody_says_so_and_it_sa
     ingester.stop().await;
     scene.kafka().delete_records(topic, 0, 20).await;
     let prune = || {
-        let arguments = ["prune", "--topic", topic, "--older-than", "0s"];
+        let arguments = ["prune", "--topic", topic, "--older-than", "0s", "--apply"];
         sluice(&scene, &arguments, &database.url)
     };
     let pruned = "SELECT pruned_below FROM ledger.retention";
     let held = prune();
     assert!(held.status.success(), "{}", words(&held));
     let said = format!(
-        "{topic}/0: what is from offset 10 on stays, for RESULTS_TOPIC has not got its verdicts yet"
+        "{topic}/0: records from offset 10 on stay, because RESULTS_TOPIC does not have their verdicts yet"
     );
     assert!(words(&held).contains(&said), "{}", words(&held));
     assert_eq!(database.count(pruned).await, 10);

@@ -5,6 +5,7 @@ mod answers;
 mod bank;
 mod browser;
 mod browser_letters;
+mod check;
 mod conformance;
 mod crashes;
 mod disasters;

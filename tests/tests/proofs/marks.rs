@@ -118,6 +118,8 @@ async fn rejected_and_dead_events_are_not_marked_as_processed() {
         "--payload",
         &file,
         "--apply",
+        "--why",
+        "a test",
     ];
     let admin = [("DATABASE_URL", scene.database.admin_url.as_str())];
     let replayed = sluice_command(&arguments, &admin).output().expect("sluice");

@@ -37,7 +37,7 @@ fn documented() -> BTreeMap<String, Documented> {
     let document = read("docs/metrics.md");
     let rows = document
         .lines()
-        .filter(|line| line.starts_with("| `sluice_"));
+        .filter(|line| line.starts_with("| `sluice_") || line.starts_with("| `process_"));
     let metrics = rows.map(|row| {
         let cells: Vec<&str> = row.split(" | ").collect();
         let (labels, values) = cells[2].split_once('=').unwrap_or((cells[2], ""));
@@ -173,7 +173,44 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         })
         .await;
     }
+    let host = format!("Host: {}", ingester.address().await);
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.3";
+    let open = ingester
+        .ask("GET /metrics", &[host.as_str(), accept], "")
+        .await;
+    assert!(
+        open.head
+            .contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{}",
+        open.head
+    );
+    assert!(open.body.ends_with("\n# EOF\n") && !scrape.contains("# EOF"));
+    assert!(
+        open.body.contains("\n# TYPE sluice_records counter\n"),
+        "{}",
+        open.body
+    );
+    assert_eq!(
+        samples(&open.body).len(),
+        samples(&scrape).len(),
+        "the same is told"
+    );
+    let health: Value = ingester.get("/health").await.1.parse().expect("JSON");
+    assert_eq!(health["serviceId"], *ingester.service_id);
+    assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+    assert!(health["uptimeSeconds"].is_u64(), "{health}");
     ingester.stop().await;
+    let log = ingester.log();
+    let signed = format!(
+        "service_id={} version={} uptime_s=",
+        ingester.service_id,
+        env!("CARGO_PKG_VERSION")
+    );
+    let unsigned: Vec<&str> = log.lines().filter(|line| !line.contains(&signed)).collect();
+    assert!(
+        unsigned.is_empty(),
+        "log lines that do not say who wrote them: {unsigned:#?}"
+    );
     let age = format!("sluice_event_age_seconds_sum{{topic=\"{topic}\"}} ");
     let age = scrape.lines().find_map(|line| line.strip_prefix(&age));
     let age: f64 = age.expect("a sum").parse().expect("seconds");
@@ -201,6 +238,9 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     }
 }
 
+/// Where people read the documents, in the rules that are shipped.
+const BOOK: &str = "https://sluice.example.org/docs/";
+
 const RULES: &str = "deploy/prometheus/alerts.yml";
 const RULE_TESTS: &str = "deploy/prometheus/alerts_test.yml";
 
@@ -224,7 +264,7 @@ fn every_alert_fires_clears_and_has_a_run_book() {
         for part in [
             "summary: ",
             "description: ",
-            &format!("runbook_url: docs/{run_book}\n"),
+            &format!("runbook_url: {BOOK}operations/#{}\n", alert.to_lowercase()),
         ] {
             assert!(rule.contains(part), "{alert} has no {part}");
         }
@@ -273,11 +313,47 @@ fn alerts_and_dashboard_ask_for_documented_metrics_only() {
             assert!(expression.contains("sluice_"), "{expression}");
         }
         assert_eq!(panel["datasource"]["uid"], "${datasource}");
+        assert!(
+            panel["description"]
+                .as_str()
+                .is_some_and(|text| text.len() > 20),
+            "{panel}"
+        );
     }
     for (file, text) in [("dashboard", &dashboard), ("rules", &read(RULES))] {
         for name in names(text) {
             let known = |name: &str| documented.contains_key(name);
             assert!(known(base(name, known)), "{file}: {name}");
+        }
+    }
+}
+
+/// One Prometheus may scrape several installations: neither rules nor dashboard add up what belongs to two of them.
+#[test]
+fn alerts_and_dashboard_tell_installations_apart() {
+    let rules = read(RULES);
+    let dashboard: Value = read("deploy/grafana/sluice.json").parse().expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let shown: Vec<&str> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().expect("targets"))
+        .filter_map(|target| target["expr"].as_str())
+        .collect();
+    for expression in &shown {
+        for name in names(expression) {
+            let chosen = format!("{name}{{namespace=~\"$namespace\",job=~\"$job\"");
+            assert!(expression.contains(&chosen), "{expression}");
+        }
+    }
+    let asked = rules.lines().filter(|line| line.contains("sluice_"));
+    for expression in asked {
+        for aggregated in ["sum", "max", "count"] {
+            let bare = format!("{aggregated}(");
+            assert!(!expression.contains(&bare), "{expression}");
+        }
+        for (at, _) in expression.match_indices(" by (") {
+            let labels = &expression[at + 5..];
+            assert!(labels.starts_with("namespace, job"), "{expression}");
         }
     }
 }

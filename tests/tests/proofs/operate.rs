@@ -215,11 +215,15 @@ async fn the_offsets_of_kafka_and_database_stand_side_by_side() {
     };
     let expected = json!([partition(0, [4, 10, 13, 3]), partition(1, [0, 0, 0, 0])]);
     assert_eq!(told, expected);
-    let (status, _, nothing) = sluice(&scene, &["partitions", "--topic", "nowhere"]);
-    assert_eq!(
-        (status, nothing.as_str()),
-        (Some(0), "no partition has been read yet\n")
-    );
+    for command in ["partitions", "status"] {
+        let (status, stdout, told) = sluice(&scene, &[command, "--topic", "nowhere"]);
+        let named = format!(
+            "no partition of \"nowhere\" has been read; topics that were: {}",
+            scene.topic
+        );
+        assert_eq!((status, stdout.as_str()), (Some(1), ""));
+        assert!(told.contains(&named), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

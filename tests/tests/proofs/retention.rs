@@ -94,8 +94,8 @@ async fn pruning_under_load_holds_nobody_up_and_breaks_no_audit() {
             slow.batch_execute("COMMIT").await.expect("committed");
         }
         let arguments = ["--older-than", "0s", "--max-records", "500"];
-        let dry = pruned(&scene, &[&arguments[..], &["--dry-run"]].concat());
-        let done = pruned(&scene, &arguments);
+        let dry = pruned(&scene, &arguments);
+        let done = pruned(&scene, &[&arguments[..], &["--apply"]].concat());
         assert_eq!(dry, done, "what was told is what was removed");
         assert_eq!(done.len(), 2);
         for partition in &done {
@@ -133,23 +133,26 @@ async fn what_kafka_still_holds_or_is_young_is_not_pruned() {
     sent(0..100);
     let mut ingester = scene.ingester();
     scene.caught_up().await;
-    let all = pruned(&scene, &["--older-than", "0s"]);
+    let all = pruned(&scene, &["--older-than", "0s", "--apply"]);
     assert_eq!(all[0]["records"], 0, "Kafka holds them all");
     assert_eq!(all[0]["pruned_below"], 0);
     kafka.delete_records(&scene.topic, 0, 60).await;
-    let young = pruned(&scene, &[]);
+    let young = pruned(&scene, &["--apply"]);
     assert_eq!(young[0]["records"], 0, "30 days are not over");
     let age = "UPDATE ledger.balance_log SET created_at = created_at - interval '31 days' WHERE kafka_offset < 40";
     scene.database.client.execute(age, &[]).await.expect("aged");
     assert_eq!(pruned(&scene, &["--dry-run"])[0]["records"], 40);
+    // A dry run unless it is told to.
     assert_eq!(pruned(&scene, &["--partition", "0"])[0]["records"], 40);
+    let applied = pruned(&scene, &["--partition", "0", "--apply"]);
+    assert_eq!(applied[0]["records"], 40);
     assert_eq!(pruned(&scene, &["--older-than", "1 h"])[0]["records"], 0);
 
     // Kafka has lost what was not read yet: there is nothing to prune of that.
     ingester.stop().await;
     sent(100..200);
     kafka.delete_records(&scene.topic, 0, 150).await;
-    let to_the_end = pruned(&scene, &["--older-than", "0s"]);
+    let to_the_end = pruned(&scene, &["--older-than", "0s", "--apply"]);
     assert_eq!(to_the_end[0]["pruned_below"], 100);
     assert_eq!(to_the_end[0]["identities"], 60);
     scene.database.audit(&scene.topic).await;
@@ -188,8 +191,18 @@ async fn what_cannot_be_pruned_is_said_in_one_line() {
     for (arguments, status, told) in [
         (
             vec!["--topic", "nowhere"],
-            0,
-            "no such partition has been read yet",
+            1,
+            "no partition of \"nowhere\" has been read; topics that were: ",
+        ),
+        (
+            vec!["--topic", topic, "--partition", "7"],
+            1,
+            "/7 has not been read",
+        ),
+        (
+            vec!["--topic", topic, "--apply", "--dry-run"],
+            2,
+            "cannot be used with",
         ),
         (
             vec!["--topic", topic, "--older-than", "soon"],

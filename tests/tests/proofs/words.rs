@@ -44,12 +44,140 @@ fn assert_plain(what: &str, text: &str) {
 /// Exit status, and both outputs.
 fn said(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let output = sluice_command(arguments, environment).output();
-    let output = output.expect("sluice runs");
+    let output = output.expect("sluice runs, and ends by itself");
     let both = [output.stdout, output.stderr].concat();
     (
         output.status.code(),
         String::from_utf8_lossy(&both).into_owned(),
     )
+}
+
+/// Each way to be wrong, and a word of the line that says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_message_has_the_words_of_a_library() {
+    let scene = Scene::new(1).await;
+    let url = scene.database.url.as_str();
+    let (_, at) = scene.database.admin_url.rsplit_once('@').expect("a URL");
+    let stranger = format!("postgres://nobody:wrong@{at}");
+    let elsewhere = format!("{url}_that_is_not_there");
+    let tls = format!("{url}?sslmode=require");
+    let kafka = scene.kafka().brokers.as_str();
+    let folder = scene.stack.dir.join(unique("migrations"));
+    std::fs::create_dir(&folder).expect("a folder of our own");
+    std::fs::write(folder.join("V1__wrong.sql"), "SELECT nothing").expect("written");
+    let folder = folder.display().to_string();
+    let migrate = ["migrate", "--also", &folder];
+    let page = ["events", "find", "e"];
+    let admin = scene.database.admin_url.as_str();
+    for (arguments, changed, told) in [
+        (
+            &["run"][..],
+            ("BATCH_SIZE", "many"),
+            "is not a whole number",
+        ),
+        (&["run"], ("BATCH_SIZE", "0"), "must be from 1 to 100000"),
+        (&["run"], ("HTTP_HOST", "here"), "is not an IP address"),
+        (
+            &["run"],
+            ("RUST_LOG", "sluice=loud"),
+            "RUST_LOG: must be a level",
+        ),
+        (
+            &["run"],
+            ("KAFKA_BROKERS", "kafka://b1:9092"),
+            "KAFKA_SECURITY_PROTOCOL",
+        ),
+        (
+            &["run"],
+            ("KAFKA_NO_SUCH", "1"),
+            "librdkafka has no property no.such",
+        ),
+        (
+            &["run"],
+            ("DATABASE_URL", "postgres://h:port/d"),
+            "DATABASE_URL: ",
+        ),
+        (
+            &["run"],
+            ("DATABASE_URL", "host=h port=x"),
+            "the value of port cannot be used",
+        ),
+        (
+            &["run"],
+            ("DATABASE_URL", &stranger),
+            "said: password authentication failed",
+        ),
+        (
+            &["status"],
+            ("ADMIN_DATABASE_URL", &tls),
+            "server does not support TLS",
+        ),
+        (&["run"], ("DB_SSLROOTCERT", "/no/such/ca"), "no such file"),
+        (
+            &["run"],
+            ("ADMIN_TOKEN_FILE", "/no/such/file"),
+            "no such file",
+        ),
+        (
+            &["status"],
+            ("ADMIN_DATABASE_URL", "postgres://127.0.0.1:1/d"),
+            "connection refused",
+        ),
+        (
+            &["status"],
+            ("ADMIN_DATABASE_URL", "postgres://no.such.host.invalid/d"),
+            "the host name is not known",
+        ),
+        (
+            &["status"],
+            ("ADMIN_DATABASE_URL", &elsewhere),
+            "does not exist",
+        ),
+        (
+            &["check"],
+            ("DATABASE_URL", "postgres://127.0.0.1:1/d"),
+            "connection refused",
+        ),
+        (&["check"], ("KAFKA_BROKERS", "127.0.0.1:1"), "Kafka"),
+        (
+            &["check"],
+            ("REDIS_URL", "redis://127.0.0.1:1"),
+            "connection refused",
+        ),
+        (
+            &["events", "topics", "--create"],
+            ("KAFKA_BROKERS", "127.0.0.1:1"),
+            "KAFKA_BROKERS",
+        ),
+        (
+            &migrate,
+            ("ADMIN_DATABASE_URL", admin),
+            "migration V1__wrong: column \"nothing\" does not exist",
+        ),
+        (&page, ("ADMIN_DATABASE_URL", url), "permission denied"),
+        (&["man", "/proc/no/folder"], ("PORT", "0"), "no such file"),
+    ] {
+        let mut environment = vec![
+            ("DATABASE_URL", url),
+            ("ADMIN_DATABASE_URL", admin),
+            ("KAFKA_BROKERS", kafka),
+            ("BALANCE_TOPICS", scene.topic.as_str()),
+            ("HTTP_HOST", "127.0.0.1"),
+            ("PORT", "0"),
+        ];
+        environment.retain(|(name, _)| *name != changed.0);
+        environment.push(changed);
+        let (_, text) = said(arguments, &environment);
+        let what = format!("{arguments:?} with {changed:?}");
+        // Tables break their lines.
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let words = words.join(" ");
+        assert!(
+            words.contains(told),
+            "{what} does not say {told:?}:\n{text}"
+        );
+        assert_plain(&what, &text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +239,8 @@ async fn a_fault_is_one_line_at_error_however_many_partitions_it_stops() {
             .kafka()
             .produce(&topic, partition, [Message::of(event)]);
     }
-    let settings = [("EVENT_TOPICS", topic.as_str())];
+    // In JSON a line has more fields, and none with a source file.
+    let settings = [("EVENT_TOPICS", topic.as_str()), ("LOG_FORMAT", "json")];
     let mut ingester = Ingester::start(&scene.stack, &scene.database.url, &scene.topic, &settings);
     ingester
         .logs_times(3, "no handler for events", Duration::from_secs(30))
