@@ -153,17 +153,18 @@ async fn a_dry_run_shows_the_money_and_moves_none_and_an_event_is_found_without_
     );
     assert!(gone.await.is_err(), "it waits for the lock");
     transaction.rollback().await.expect("a rollback");
-    let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()";
-    wait_until("no transaction to be open", STALL, async || {
-        scene.database.count(open).await == 0
+    // As soon as the dry run has got its lock and has done its work.
+    let works = "SELECT count(*) FROM pg_stat_activity
+        WHERE state = 'active' AND query LIKE '%replay_dead_letters%' AND pid <> pg_backend_pid()";
+    wait_until("the dry run to end", STALL, async || {
+        scene.database.count(works).await == 0
     })
     .await;
-    assert_eq!(count(&scene, "PARKED").await, 3);
-
     let real = json!({"ids": [1], "dry_run": false, "by": "ann", "why": "mended"});
     let (_, done) = post(&ingester, "/api/dead-letters/replay", &real).await;
     assert_eq!(done["outcomes"][0]["changes"][0]["available_after"], "1.5");
     assert_eq!(scene.database.count(moved).await, 1);
+    assert_eq!(count(&scene, "PARKED").await, 2, "the dry run is undone");
 
     let found = async |query: &str| {
         let (status, answer) = get(&ingester, &format!("/api/events?{query}")).await;
