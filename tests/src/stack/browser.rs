@@ -217,6 +217,14 @@ impl Browser {
         self.script(body, css).await == true
     }
 
+    /// Waits until the focus is there: what has to be asked for first takes a moment.
+    pub async fn gets_focus(&self, css: &str) {
+        wait_until(&format!("{css} to have the focus"), PATIENCE, async || {
+            self.has_focus(css).await
+        })
+        .await;
+    }
+
     /// By the Tab key alone, and only to where the focus can be seen.
     pub async fn tab_to(&self, css: &str) {
         for _ in 0..TABS {

@@ -149,7 +149,7 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
         .reads("#partition-dialog .done", "/1 is paused")
         .await;
     assert!(browser.reads(&state, "paused").await < SOON);
-    assert!(browser.has_focus("[data-action=resume]").await);
+    browser.gets_focus("[data-action=resume]").await;
     browser
         .reads(&row(&scene, 1, ".reason"), "ticket 4711 (ann)")
         .await;
@@ -181,10 +181,7 @@ async fn partitions_are_seen_live_paused_resumed_and_moved() {
     let other = names.iter().find(|name| **name != former).expect("another");
     browser.reads(&leader, other).await;
     browser.click("#partition-dialog [data-close]").await;
-    assert!(
-        browser.has_focus(&row(&scene, 1, "button.name")).await,
-        "the focus comes back"
-    );
+    browser.gets_focus(&row(&scene, 1, "button.name")).await;
 
     // All instances, with their versions.
     visit(&browser, "instances").await;

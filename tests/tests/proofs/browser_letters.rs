@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use proofs::browser::Browser;
-use proofs::scene::{STALL, Scene};
-use proofs::wait::wait_until;
+use proofs::scene::Scene;
 use proofs::workload::{Message, credit};
 use serde_json::json;
 use thirtyfour::Key;
@@ -27,7 +26,7 @@ async fn dead_letters_are_worked_on_by_keyboard_alone() {
     browser.tab_to("#sections a[href='#/letters']").await;
     browser.press(Key::Enter).await;
     browser.shows("[data-view=letters]").await;
-    assert!(browser.has_focus("#letters-title").await);
+    browser.gets_focus("#letters-title").await;
     browser.reads("#parked", "2 parked").await;
     browser.reads("#letters tbody", "INVALID_EVENT").await;
     // What comes in payloads is text and nothing else.
@@ -43,7 +42,7 @@ async fn dead_letters_are_worked_on_by_keyboard_alone() {
     browser.shows("#token-dialog").await;
     browser.press(Key::Escape).await;
     browser.hides("#token-dialog").await;
-    assert!(browser.has_focus("#unlock").await, "the focus comes back");
+    browser.gets_focus("#unlock").await;
     browser.press(Key::Enter).await;
     browser.tab_to("#token").await;
     browser.press(TOKEN).await;
@@ -58,27 +57,25 @@ async fn dead_letters_are_worked_on_by_keyboard_alone() {
     browser.tab_to("#letters tbody input").await;
     browser.press(Key::Right).await;
     browser.press(Key::Down).await;
-    assert!(browser.has_focus(malformed).await);
+    browser.gets_focus(malformed).await;
     browser.press(Key::Enter).await;
     browser.reads("#letter-facts", "MALFORMED_JSON").await;
     assert_eq!(browser.text("#payload").await, "{");
     correct(&scene, &browser).await;
-    assert!(browser.has_focus("#letter-title").await);
+    browser.gets_focus("#letter-title").await;
     browser.reads("#letter-facts", "REPLAYED").await;
     browser.press(Key::Escape).await;
     browser.hides("#letter-dialog").await;
     // Its row has gone; the focus is at the next one.
     let other = "#letters [aria-label='Look at dead letter 2']";
-    wait_until("the focus at the next row", STALL, async || {
-        browser.has_focus(other).await
-    })
-    .await;
+    browser.gets_focus(other).await;
 
     discard_and_undo(&scene, &browser).await;
 
     // Who has done what is seen there.
     browser.tab_to("#which-status").await;
     browser.press("Any").await;
+    browser.reads("#letters-count", "of 2 letters").await;
     browser.tab_to("#letters tbody button").await;
     browser.press(Key::End).await;
     browser.press(Key::Enter).await;
@@ -144,7 +141,7 @@ async fn correct(scene: &Scene, browser: &Browser) {
             "1 of 1 dead letter replayed: 1 APPLIED",
         )
         .await;
-    assert!(browser.has_focus("#deed-dialog .done").await);
+    browser.gets_focus("#deed-dialog .done").await;
     browser.reads("#outcomes .money", money).await;
     assert_eq!(scene.database.count(parked).await, 1);
     assert_eq!(scene.database.count(balance).await, 12);
@@ -156,6 +153,7 @@ async fn correct(scene: &Scene, browser: &Browser) {
 async fn discard_and_undo(scene: &Scene, browser: &Browser) {
     let parked = "SELECT count(*) FROM ledger.dead_letters WHERE status = 'PARKED'";
     for is_undone in [true, false] {
+        browser.shows("#choose-all:enabled").await;
         browser.tab_to("#choose-all").await;
         browser.press(" ").await;
         browser.reads("#discard-chosen", "Discard 1").await;
