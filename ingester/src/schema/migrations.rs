@@ -76,7 +76,19 @@ pub async fn missing(client: &Client) -> Result<Vec<String>, tokio_postgres::Err
     let has_platform = platform.level(client).await?.is_some();
     let lines = [Some(&tables), has_platform.then_some(&platform)];
     let texts: Vec<&str> = lines.into_iter().flatten().flat_map(Line::texts).collect();
-    objects::missing(client, &texts).await
+    let mut missing = objects::missing(client, &texts).await?;
+    missing.extend(family_behind(client).await?);
+    Ok(missing)
+}
+
+/// Says so where the family that comes with Sluice is installed, and not to its newest migration.
+async fn family_behind(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let platform = Line::of_platform();
+    let newest = platform.newest();
+    let level = platform.level(client).await?.map(|(level, _)| level);
+    Ok(level
+        .filter(|level| *level < newest)
+        .map(|level| format!("family platform is at migration {level} of {newest}: {RUN_MIGRATE}")))
 }
 
 /// The newest migration of the tables that this binary knows.
@@ -147,15 +159,10 @@ pub async fn fits(client: &Client) -> Result<Result<(), Misfit>, tokio_postgres:
         Standing::At(level, name) if level > newest => Err(Misfit::Wrong(too_new(level, &name))),
         Standing::Foreign(level, name) => Err(Misfit::Wrong(foreign(level, &name))),
         Standing::At(level, _) if level == newest => {
-            let platform = Line::of_platform();
-            match (platform.level(client).await?, missing(client).await?) {
-                // A database may do without the family.
-                (Some((level, _)), _) if level < platform.newest() => Err(Misfit::Behind(format!(
-                    "family platform is at migration {level} of {}: {RUN_MIGRATE}",
-                    platform.newest()
-                ))),
-                (_, missing) if missing.is_empty() => Ok(()),
-                (_, missing) => Err(Misfit::Wrong(missing.join("; "))),
+            match (family_behind(client).await?, missing(client).await?) {
+                (Some(behind), _) => Err(Misfit::Behind(behind)),
+                (None, missing) if missing.is_empty() => Ok(()),
+                (None, missing) => Err(Misfit::Wrong(missing.join("; "))),
             }
         }
         Standing::OnBridge => Err(Misfit::Behind(format!(

@@ -166,6 +166,28 @@ async fn a_history_that_is_neither_of_0_6_0_nor_of_this_line_is_refused_and_noth
     assert_eq!(catalog(&database).await, before);
 }
 
+/// A migration of it was interrupted, or came with a newer version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_is_behind_is_named_by_check() {
+    let stack = Stack::get();
+    let database = Database::create(&stack).await;
+    let back = "DELETE FROM ledger.platform_schema_history WHERE version = 2";
+    let changed = database.client.batch_execute(back).await;
+    changed.expect("refinery's table");
+    let environment = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("KAFKA_BROKERS", stack.kafka.brokers.as_str()),
+    ];
+    let output = sluice_command(&["check"], &environment).output();
+    let output = output.expect("sluice can be run");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success(), "{printed}");
+    // The table breaks lines.
+    let words: Vec<&str> = printed.split_whitespace().collect();
+    let told = "family platform is at migration 1 of 2";
+    assert!(words.join(" ").contains(told), "{printed}");
+}
+
 /// A file of version 0.6.0, `sluice` or `sluice.so`, built by `tests/upgrade/run.sh`.
 fn previous(file: &str) -> PathBuf {
     let folder = std::env::var_os("SLUICE_PREVIOUS").expect("SLUICE_PREVIOUS: run make upgrade");
