@@ -196,6 +196,7 @@ pub async fn compare_partition(
     } else {
         0
     };
+    let timed_from = deeds.timed_from(&topic, partition);
     let mut stored = Stored::open(&admin_url, &place).await;
     // A letter that was replayed was judged on what corrected it.
     let mut originals = HashMap::new();
@@ -223,7 +224,10 @@ pub async fn compare_partition(
         let offset = records[index].offset;
         let found = stored.take(offset, &mut report, &place).await;
         let met = (accounts == Accounts::Shared).then(|| balances_met(&found));
-        let expected = ledger.judge(&records, index, met.as_ref());
+        let mut expected = ledger.judge(&records, index, met.as_ref());
+        if offset < timed_from && found.times().all(|time_us| time_us.is_none()) {
+            expected.time_us = None;
+        }
         report.records += 1;
         let is_open = matches!(expected.verdict, Verdict::Dead(_));
         let letter = deeds.letter(&topic, partition, offset);
@@ -334,6 +338,14 @@ async fn pruned_below(admin_url: &str, place: &Place<'_>) -> i64 {
 struct Found {
     verdict: Option<VerdictRow>,
     log: Vec<LogRow>,
+}
+
+impl Found {
+    /// The event's time as it stands in the verdict and in each row of the log.
+    fn times(&self) -> impl Iterator<Item = Option<i64>> {
+        let log = self.log.iter().map(|row| row.time_us);
+        log.chain(self.verdict.iter().map(|row| row.time_us))
+    }
 }
 
 /// Verdicts and log rows of a partition, read side by side in offset order.
@@ -517,9 +529,7 @@ fn compare_record(
             )
         });
     }
-    let times = found.log.iter().map(|row| row.time_us);
-    let mut times = times.chain([row.time_us]);
-    if row.verdict != "DEAD" && times.any(|time_us| time_us != expected.time_us) {
+    if row.verdict != "DEAD" && found.times().any(|time_us| time_us != expected.time_us) {
         report.differs(|| {
             format!(
                 "{}: not its own time {:?}",

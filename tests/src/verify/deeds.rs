@@ -42,6 +42,9 @@ pub struct Deeds {
     /// By topic, partition and offset.
     pub letters: HashMap<(String, i32, i64), Letter>,
     pub corrections: Vec<Correction>,
+    /// By topic and partition, of a database that was upgraded: the offset from which all records have their event's time.
+    /// Version 0.6.0 stored none.
+    pub timed_from: HashMap<(String, i32), i64>,
 }
 
 impl Letter {
@@ -62,6 +65,11 @@ impl Letter {
 impl Deeds {
     pub fn letter(&self, topic: &str, partition: i32, offset: i64) -> Option<&Letter> {
         self.letters.get(&(topic.to_owned(), partition, offset))
+    }
+
+    pub(crate) fn timed_from(&self, topic: &str, partition: i32) -> i64 {
+        let place = (topic.to_owned(), partition);
+        self.timed_from.get(&place).copied().unwrap_or(0)
     }
 
     /// Adds what must be there to `book`; answers what may be there besides.

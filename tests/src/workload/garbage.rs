@@ -27,6 +27,12 @@ const BROKEN_FIELDS: &[(&str, &str)] = &[
     ("\"data\":{", "\"note\":\"\\ud800\",\"data\":{"),
 ];
 
+/// Whether a change has a field that is none of the five: until version 1.0.0 it was ignored.
+pub fn has_unknown_field(payload: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(payload);
+    text.contains("\"avaliableDelta\":") || text.contains("\"note\":1,\"currencyCode\":")
+}
+
 const NO_EVENT_AT_ALL: &[&[u8]] = &[
     b"not json",
     b" ",

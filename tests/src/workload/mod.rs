@@ -46,6 +46,8 @@ pub struct Workload {
     pub forgets: bool,
     /// Keeps ids and accounts of several topics in one database apart.
     pub lane: i32,
+    /// Whether version 0.6.0 reads all of it, too, as the contract says now.
+    pub fits_0_6_0: bool,
 }
 
 impl Workload {
@@ -56,6 +58,7 @@ impl Workload {
             shared: false,
             forgets: false,
             lane: 0,
+            fits_0_6_0: false,
         }
     }
 
@@ -64,6 +67,14 @@ impl Workload {
         Self {
             lane: 16 * lane,
             ..self
+        }
+    }
+
+    /// Without what version 0.6.0 applied and later ones refuse.
+    pub fn fitting_0_6_0(seed: u64) -> Self {
+        Self {
+            fits_0_6_0: true,
+            ..Self::new(seed)
         }
     }
 
@@ -82,6 +93,7 @@ impl Workload {
             shared: true,
             forgets: false,
             lane: 0,
+            fits_0_6_0: false,
         }
     }
 
@@ -94,6 +106,7 @@ impl Workload {
             lane: self.lane,
             shared: self.shared,
             forgets: self.forgets,
+            fits_0_6_0: self.fits_0_6_0,
             serial: 0,
             recent: Vec::new(),
             early: Vec::new(),
@@ -114,6 +127,7 @@ pub struct Stream {
     lane: i32,
     shared: bool,
     forgets: bool,
+    fits_0_6_0: bool,
     serial: u64,
     /// Good events, each with its id and source as they stand in the text.
     recent: Vec<Sent>,
@@ -148,6 +162,8 @@ impl Stream {
     fn garbage(&mut self) -> Message {
         let good = self.event(None).payload.unwrap_or_default();
         let payload = garbage::payload(&mut self.rng, &good);
+        let is_sent = |payload: &Vec<u8>| !self.fits_0_6_0 || !garbage::has_unknown_field(payload);
+        let payload = payload.filter(is_sent);
         let headers = self.headers();
         Message {
             key: self.key(0),

@@ -1,11 +1,13 @@
 //! From version 0.6.0 to this one: what it ends in, and while events come in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proofs::compare::Accounts;
+use proofs::compare::{Accounts, Source, compare_topics};
 use proofs::database::{Database, migrate};
+use proofs::deeds::Deeds;
 use proofs::ingester::Ingester;
 use proofs::rng::seed;
 use proofs::scene::{STALL, Scene, assert_mixed};
@@ -228,7 +230,7 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
         Ingester::start_build(previous("sluice"), &scene.stack, url, topic, &settings)
     };
     let mut olds = [old(), old()];
-    let feed = scene.feed(&Workload::new(seed()), 3_000);
+    let feed = scene.feed(&Workload::fitting_0_6_0(seed()), 3_000);
     let (domain_events, stop) = feed_follows(&scene, &follows);
     scene.committed_beyond(6_000).await;
     let goes_on = async || {
@@ -250,6 +252,7 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let start = Instant::now();
     migrate(&scene.stack, &scene.database.name).await;
     println!("migrated under load in {:?}", start.elapsed());
+    let timed_from = committed_offsets(&scene).await;
     let names = [&olds[0].service_id, &olds[1].service_id, &new.service_id].map(String::clone);
     let names = names.each_ref().map(String::as_str);
     wait_until("each leads two of the six partitions", STALL, async || {
@@ -277,7 +280,27 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     feed.stop().await;
     stop.send(()).expect("it goes on until it is told");
     let followed = domain_events.await.expect("all were sent");
-    assert_mixed(&scene.verify(Accounts::OfOnePartition).await);
+    scene.caught_up().await;
+    let deeds = Arc::new(Deeds {
+        timed_from,
+        ..Deeds::default()
+    });
+    let topics = [(
+        scene.topic.as_str(),
+        scene.partitions,
+        Accounts::OfOnePartition,
+    )];
+    let report = compare_topics(
+        Source::Topic,
+        &scene.stack,
+        &scene.database,
+        &topics,
+        &deeds,
+    )
+    .await;
+    report.assert_none();
+    assert_mixed(&report);
+    scene.verify_invariants().await;
     scene.database.audit(&scene.topic).await;
     // Neither what old sessions did nor what new ones do refuses one of them.
     let applied = format!(
@@ -290,6 +313,16 @@ async fn an_upgrade_under_load_with_old_and_new_ingesters_loses_nothing() {
     let rows = "SELECT count(*) FROM domain.follows WHERE following";
     assert_eq!(scene.database.count(rows).await, followed);
     new.stop().await;
+}
+
+/// How far each partition of the balance topic is committed.
+async fn committed_offsets(scene: &Scene) -> HashMap<(String, i32), i64> {
+    const OFFSETS: &str =
+        "SELECT partition, commit_offset FROM ledger.partition_leader_locks WHERE topic = $1";
+    let rows = scene.database.client.query(OFFSETS, &[&scene.topic]).await;
+    let rows = rows.expect("a view of the contract");
+    let offset = |row: &tokio_postgres::Row| ((scene.topic.clone(), row.get(0)), row.get(1));
+    rows.iter().map(offset).collect()
 }
 
 /// Follows of ever new pairs, 1,000 a second, until the sender is told to stop; answers how many there were.
