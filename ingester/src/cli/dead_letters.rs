@@ -25,7 +25,7 @@ pub enum Dlq {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
-        status: Status,
+        status: LetterStatus,
         #[command(flatten)]
         most: Most,
         #[command(flatten)]
@@ -45,7 +45,7 @@ pub enum Dlq {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
-        status: Status,
+        status: LetterStatus,
         #[command(flatten)]
         format: Format,
     },
@@ -72,7 +72,7 @@ pub enum Dlq {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
-        status: Status,
+        status: LetterStatus,
         /// How many at most; default: all
         #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
         limit: Option<i64>,
@@ -116,7 +116,7 @@ pub struct Which {
 }
 
 #[derive(Args)]
-pub struct Status {
+pub struct LetterStatus {
     /// With this status; default: any
     #[arg(long, ignore_case = true, value_parser = PossibleValuesParser::new(["PARKED", "REPLAYED", "DISCARDED"]).map(|status| status.to_uppercase()))]
     status: Option<String>,
@@ -177,7 +177,7 @@ impl Which {
     }
 }
 
-impl Status {
+impl LetterStatus {
     fn query<'f>(&'f self, filter: &'f Filter, limit: Option<i64>) -> Query<'f> {
         Query {
             filter,

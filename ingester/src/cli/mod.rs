@@ -159,7 +159,7 @@ pub enum OfPartitions {
         #[command(flatten)]
         database: DatabaseArgs,
         #[command(flatten)]
-        status: partitions::Status,
+        status: partitions::StatusArgs,
     },
     /// Offsets of partitions: what Kafka has, and what the database has of it
     Partitions {

@@ -38,7 +38,7 @@ const NOTHING_READ: &str = "no partition has been read yet";
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 #[derive(Args)]
-pub struct Status {
+pub struct StatusArgs {
     /// Of this topic only
     #[arg(long)]
     topic: Option<String>,
@@ -111,7 +111,7 @@ fn partition(text: &str) -> Result<Partition, String> {
     }
 }
 
-impl Status {
+impl StatusArgs {
     fn is_wanted(&self, row: &Value) -> bool {
         let state = row["state"].as_str().unwrap_or_default();
         let leader = row["leader"].as_str().or(row["leader_svc_id"].as_str());
@@ -139,7 +139,7 @@ impl Status {
     }
 }
 
-pub async fn status(database: &DatabaseArgs, status: &Status) -> Result<(), String> {
+pub async fn status(database: &DatabaseArgs, status: &StatusArgs) -> Result<(), String> {
     let client = connect(database, "sluice status").await?;
     let output = status.format.output;
     let nothing = match status.state.is_empty() && !status.troubled && status.leader.is_none() {

@@ -15,7 +15,7 @@ use crate::batch::slice::{Content, Slice};
 use crate::commit::edge::Edge;
 use crate::commit::parts::Parts;
 use crate::config::run::RetrySettings;
-use crate::observe::counts::Counts;
+use crate::observe::counts::BatchCounts;
 use crate::observe::metrics::Metrics;
 use crate::observe::snapshot::State;
 use crate::observe::status::Status;
@@ -71,12 +71,12 @@ pub struct Applier<E> {
 
 impl<E: Edge> Applier<E> {
     /// Commits the whole batch, in as few transactions as its records allow; returns its counts.
-    pub async fn commit(&self, batch: &Sealed) -> Result<Counts, Failure> {
+    pub async fn commit(&self, batch: &Sealed) -> Result<BatchCounts, Failure> {
         fault_point!("batch.taken");
         if self.keeps_headers {
             self.keep_headers(batch).await?;
         }
-        let mut counts = Counts::default();
+        let mut counts = BatchCounts::default();
         let mut parts = Parts::whole(batch.records());
         while let Some(part) = parts.earliest() {
             let (slice, place) = (batch.slice(part.clone()), Place::of(batch, &part));
@@ -134,7 +134,7 @@ impl<E: Edge> Applier<E> {
         batch: &Sealed,
         index: usize,
         text: &str,
-    ) -> Result<Counts, Failure> {
+    ) -> Result<BatchCounts, Failure> {
         let offset = batch.offset_of(index);
         warn!(partition = %self.partition, offset, "record becomes a dead letter: an operator ordered it with `sluice bury`");
         let dead = batch.dead_slice(index, DeadReason::Buried, text, 1);
@@ -153,7 +153,7 @@ impl<E: Edge> Applier<E> {
         index: usize,
         slice: &Slice<'_>,
         mut text: String,
-    ) -> Result<Counts, Failure> {
+    ) -> Result<BatchCounts, Failure> {
         let offset = batch.offset_of(index);
         let mut attempts = 1;
         for wait in self.retry.waits() {
@@ -277,7 +277,7 @@ impl<E: Edge> Applier<E> {
 }
 
 enum Persisted {
-    Committed(Counts),
+    Committed(BatchCounts),
     /// The database refuses these records, with its message.
     Refused(String),
     /// An operator buries the record at this offset; with the database's earlier error.

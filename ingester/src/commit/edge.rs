@@ -2,7 +2,7 @@
 
 use crate::batch::record::Kind;
 use crate::batch::slice::Slice;
-use crate::observe::counts::Counts;
+use crate::observe::counts::BatchCounts;
 use crate::postgres::error::{Consequence, is_ours, ordered_offset};
 use crate::postgres::pool::AskError;
 
@@ -35,7 +35,10 @@ pub trait Edge {
     fn ended(&self) -> impl Future<Output = ()> + Send;
 
     /// One try to commit a part of a batch.
-    fn attempt(&self, slice: &Slice<'_>) -> impl Future<Output = Result<Counts, Refusal>> + Send;
+    fn attempt(
+        &self,
+        slice: &Slice<'_>,
+    ) -> impl Future<Output = Result<BatchCounts, Refusal>> + Send;
 
     /// Stores the headers of records for their results, by the records' offsets.
     fn keep_headers(

@@ -20,7 +20,7 @@ use crate::commit::edge::{Edge, Refusal};
 use crate::commit::group::Group;
 use crate::commit::statements::{Statements, timed};
 use crate::leases::lease::Leadership;
-use crate::observe::counts::Counts;
+use crate::observe::counts::BatchCounts;
 use crate::observe::metrics::Metrics;
 use crate::observe::snapshot::LastBatch;
 use crate::observe::status::Status;
@@ -69,7 +69,7 @@ impl Edge for Writer {
         self.leadership.ended().await;
     }
 
-    async fn attempt(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
+    async fn attempt(&self, slice: &Slice<'_>) -> Result<BatchCounts, Refusal> {
         if let Content::Balance(staged) = &slice.content
             && staged.is_small()
             && let Some(done) = self.group.commit(self.call(slice, staged)).await
@@ -149,7 +149,7 @@ impl Writer {
         &self,
         slice: &Slice<'_>,
         waited: Option<Duration>,
-    ) -> Result<Counts, Refusal> {
+    ) -> Result<BatchCounts, Refusal> {
         let mut connection = Disposable::of(&self.pool).await?;
         let client = connection.client();
         let (row, took) = {
@@ -180,7 +180,7 @@ impl Writer {
         );
     }
 
-    fn committed(&self, slice: &Slice<'_>, row: &Row, took: Took) -> Counts {
+    fn committed(&self, slice: &Slice<'_>, row: &Row, took: Took) -> BatchCounts {
         for (phase, took) in [
             ("turn", took.turn),
             ("copy", took.copy),
@@ -199,7 +199,7 @@ impl Writer {
         };
         self.status.batch_took(&self.partition, took);
         let rejections: Vec<i64> = row.get("rejections");
-        let counts = Counts {
+        let counts = BatchCounts {
             applied: row.get("applied"),
             rejected: row.get("rejected"),
             duplicates: row.get("duplicates"),

@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 /// What a batch did.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
+pub struct BatchCounts {
     pub applied: i64,
     pub rejected: i64,
     pub duplicates: i64,
@@ -16,7 +16,7 @@ pub struct Counts {
     pub rejections: [i64; RejectReason::ALL.len()],
 }
 
-impl AddAssign for Counts {
+impl AddAssign for BatchCounts {
     fn add_assign(&mut self, other: Self) {
         self.applied += other.applied;
         self.rejected += other.rejected;

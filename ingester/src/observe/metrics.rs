@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tracing::debug;
 
 use crate::instance::VERSION;
-use crate::observe::counts::{Counts, Staging};
+use crate::observe::counts::{BatchCounts, Staging};
 use crate::observe::history::History;
 use crate::observe::labels::{
     Change, Decided, Failed, Phase, Rejected, Topic, Total, Version, Writer, decided, failed,
@@ -225,7 +225,7 @@ impl Metrics {
     }
 
     /// What a batch came to.
-    pub fn committed(&self, topic: &str, counts: &Counts) {
+    pub fn committed(&self, topic: &str, counts: &BatchCounts) {
         if counts.dead > 0 {
             self.more_matters.notify_one();
         }

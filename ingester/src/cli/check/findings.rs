@@ -15,10 +15,10 @@ pub(super) const LIMIT: Duration = Duration::from_secs(8);
 pub(super) struct Finding {
     what: String,
     found: String,
-    verdict: Verdict,
+    verdict: Level,
 }
 
-pub(super) enum Verdict {
+pub(super) enum Level {
     Fits,
     /// What nobody can call right or wrong from here, and what to do where it is wrong.
     Note(String),
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
     Fails(String),
 }
 
-impl Verdict {
+impl Level {
     fn as_str(&self) -> &'static str {
         match self {
             Self::Fits => "ok",
@@ -49,7 +49,7 @@ impl Verdict {
 pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn push(&mut self, what: impl Into<String>, found: impl Into<String>, verdict: Verdict) {
+    fn push(&mut self, what: impl Into<String>, found: impl Into<String>, verdict: Level) {
         self.0.push(Finding {
             what: what.into(),
             found: found.into(),
@@ -58,11 +58,11 @@ impl Findings {
     }
 
     pub(super) fn fits(&mut self, what: impl Into<String>, found: impl Into<String>) {
-        self.push(what, found, Verdict::Fits);
+        self.push(what, found, Level::Fits);
     }
 
     pub(super) fn note(&mut self, what: impl Into<String>, found: impl Into<String>, advice: &str) {
-        self.push(what, found, Verdict::Note(advice.to_owned()));
+        self.push(what, found, Level::Note(advice.to_owned()));
     }
 
     pub(super) fn warns(
@@ -71,7 +71,7 @@ impl Findings {
         found: impl Into<String>,
         advice: &str,
     ) {
-        self.push(what, found, Verdict::Warns(advice.to_owned()));
+        self.push(what, found, Level::Warns(advice.to_owned()));
     }
 
     pub(super) fn fails(
@@ -80,7 +80,7 @@ impl Findings {
         found: impl Into<String>,
         advice: &str,
     ) {
-        self.push(what, found, Verdict::Fails(advice.to_owned()));
+        self.push(what, found, Level::Fails(advice.to_owned()));
     }
 
     /// `advice` is what to change when `fits` is false.
@@ -98,7 +98,7 @@ impl Findings {
     }
 
     pub(super) fn anything_fails(&self) -> bool {
-        let fails = |finding: &Finding| matches!(finding.verdict, Verdict::Fails(_));
+        let fails = |finding: &Finding| matches!(finding.verdict, Level::Fails(_));
         self.0.iter().any(fails)
     }
 

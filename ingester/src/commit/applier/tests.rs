@@ -44,7 +44,7 @@ impl Edge for Fake {
         }
     }
 
-    async fn attempt(&self, slice: &Slice<'_>) -> Result<Counts, Refusal> {
+    async fn attempt(&self, slice: &Slice<'_>) -> Result<BatchCounts, Refusal> {
         let mut seen = self.seen.lock().expect("ours");
         seen.tries += 1;
         let Content::Balance(staged) = &slice.content else {
@@ -72,9 +72,9 @@ impl Edge for Fake {
             }
         }
         seen.committed.push((slice.span.from(), slice.span.next()));
-        Ok(Counts {
+        Ok(BatchCounts {
             applied: records.len() as i64,
-            ..Counts::default()
+            ..BatchCounts::default()
         })
     }
 
@@ -119,7 +119,7 @@ fn batch() -> Sealed {
     batch.seal()
 }
 
-async fn commit(troubles: Vec<Trouble>, ends_after: usize) -> (Result<Counts, Failure>, Seen) {
+async fn commit(troubles: Vec<Trouble>, ends_after: usize) -> (Result<BatchCounts, Failure>, Seen) {
     let applier = Applier {
         edge: Fake {
             troubles: Mutex::new(troubles),
