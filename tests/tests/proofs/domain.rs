@@ -571,7 +571,7 @@ async fn dead_letters_are_found_by_every_filter_and_shown_in_every_form() {
     let stranger = sluice_command(&["dlq", "stats"], &[("DATABASE_URL", &scene.database.url)])
         .output()
         .expect("sluice dlq");
-    assert!(String::from_utf8_lossy(&stranger.stderr).contains("sluice_admin"));
+    assert!(String::from_utf8_lossy(&stranger.stderr).contains("sluice_reader"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
