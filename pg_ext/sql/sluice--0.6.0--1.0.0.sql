@@ -605,6 +605,82 @@ BEGIN
 END
 $$;
 
+-- Nobody listens to a notification of a handler's change: instances look for handlers by themselves.
+
+CREATE OR REPLACE FUNCTION sluice.register_handler(
+    event_type text, handler text, parks_key boolean DEFAULT false,
+    max_failures integer DEFAULT 100, failure_window integer DEFAULT 200)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    existing text := (SELECT h.handler FROM ledger.event_handlers h WHERE h.event_type = register_handler.event_type);
+    plain text := regexp_replace(register_handler.handler, '\s*\(.*\)\s*$', '');
+    found regprocedure;
+    result regtype;
+BEGIN
+    IF event_type IS NULL OR event_type !~ '^[a-zA-Z0-9._-]{1,249}$' THEN
+        RAISE EXCEPTION 'event type % cannot be the name of a Kafka topic', quote_nullable(event_type)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use letters, digits, dot, underscore and dash, at most 249.';
+    END IF;
+    IF existing IS NOT NULL THEN
+        RAISE EXCEPTION 'event type % has a handler already: %', event_type, existing
+            USING ERRCODE = 'duplicate_object',
+                HINT = format('To change what it does, CREATE OR REPLACE FUNCTION %s; to bind another, SELECT sluice.unregister_handler(%L) first.', existing, event_type);
+    END IF;
+    found := to_regprocedure(plain || '(domain.event[])');
+    IF found IS NULL AND to_regproc(plain) IS NOT NULL THEN
+        RAISE EXCEPTION 'function % does not take (domain.event[])', plain
+            USING ERRCODE = 'invalid_function_definition',
+                HINT = format('CREATE FUNCTION %s(events domain.event[]) RETURNS void …', plain);
+    ELSIF found IS NULL THEN
+        RAISE EXCEPTION 'there is no function %(domain.event[])', plain
+            USING ERRCODE = 'undefined_function',
+                HINT = format('CREATE FUNCTION %s(events domain.event[]) RETURNS void …', plain);
+    END IF;
+    SELECT p.prorettype, format('%I.%I', n.nspname, p.proname) INTO result, plain
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE p.oid = found AND p.prokind = 'f' AND NOT p.proretset;
+    IF result IS DISTINCT FROM 'void'::regtype THEN
+        RAISE EXCEPTION 'function % must return void', found
+            USING ERRCODE = 'invalid_function_definition', HINT = format('Drop it and CREATE FUNCTION %s(events domain.event[]) RETURNS void …', plain);
+    END IF;
+    IF NOT has_function_privilege('sluice_handler', found, 'EXECUTE')
+        OR NOT has_schema_privilege('sluice_handler', (SELECT p.pronamespace FROM pg_proc p WHERE p.oid = found), 'USAGE') THEN
+        RAISE EXCEPTION 'role sluice_handler may not call %', found
+            USING ERRCODE = 'insufficient_privilege',
+                HINT = format('GRANT EXECUTE ON FUNCTION %s TO sluice_handler, and USAGE on its schema.', found);
+    END IF;
+    INSERT INTO ledger.event_handlers (event_type, handler, parks_key, max_failures, failure_window, registered_by)
+    VALUES (event_type, plain, parks_key, max_failures, failure_window, session_user);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION sluice.unregister_handler(event_type text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM ledger.event_handlers h WHERE h.event_type = unregister_handler.event_type;
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION sluice.resume_handler(event_type text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE ledger.event_handlers h
+    SET paused_at = NULL, pause_reason = NULL, paused_version = NULL, resumed_at = clock_timestamp()
+    WHERE h.event_type = resume_handler.event_type AND h.paused_at IS NOT NULL;
+    RETURN FOUND;
+END
+$$;
+
 -- --- Dead letters and corrections ---
 
 DROP FUNCTION sluice.replay_letters(text, integer, bigint[], bytea);
@@ -612,7 +688,7 @@ CREATE FUNCTION sluice.replay_letters(ids bigint[], payload bytea)
 RETURNS TABLE (id bigint, topic text, partition integer, kafka_offset bigint, verdict text, reason text, message text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'replay_letters_wrapper';
+AS 'MODULE_PATHNAME', 'replay_letters_by_id_wrapper';
 COMMENT ON FUNCTION sluice.replay_letters(bigint[], bytea) IS
 'Tries those of these dead letters that are parked, under their locks; sluice.replay_dead_letters is the one to call.';
 

@@ -652,7 +652,6 @@ BEGIN
     END IF;
     INSERT INTO ledger.event_handlers (event_type, handler, parks_key, max_failures, failure_window, registered_by)
     VALUES (event_type, plain, parks_key, max_failures, failure_window, session_user);
-    NOTIFY sluice_handlers;
 END
 $$;
 COMMENT ON FUNCTION sluice.register_handler IS
@@ -666,7 +665,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     DELETE FROM ledger.event_handlers h WHERE h.event_type = unregister_handler.event_type;
-    NOTIFY sluice_handlers;
     RETURN FOUND;
 END
 $$;
@@ -702,7 +700,6 @@ BEGIN
     UPDATE ledger.event_handlers h
     SET paused_at = NULL, pause_reason = NULL, paused_version = NULL, resumed_at = clock_timestamp()
     WHERE h.event_type = resume_handler.event_type AND h.paused_at IS NOT NULL;
-    NOTIFY sluice_handlers;
     RETURN FOUND;
 END
 $$;
@@ -1065,7 +1062,7 @@ CREATE FUNCTION sluice.replay_letters(ids bigint[], payload bytea)
 RETURNS TABLE (id bigint, topic text, partition integer, kafka_offset bigint, verdict text, reason text, message text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'replay_letters_wrapper';
+AS 'MODULE_PATHNAME', 'replay_letters_by_id_wrapper';
 COMMENT ON FUNCTION sluice.replay_letters IS
 'Tries those of these dead letters that are parked, under their locks; sluice.replay_dead_letters is the one to call.';
 
