@@ -246,10 +246,11 @@ async fn a_superuser_who_replays_is_left_nothing_by_a_hostile_handler() {
     for (trick, may) in TRICKS {
         let letter = evil.letter().await;
         evil.behave(trick).await;
-        // A session of its own, in one transaction, with a lock, a cursor, a channel and a table that stay.
+        // A session of its own that has loaded the library and its settings, in one transaction, with a lock, a cursor, a
+        // channel and a table that stay.
         let admin = evil.database.admin().await;
         admin
-            .batch_execute("CREATE TEMP TABLE mine (x int); LISTEN mine; SELECT pg_advisory_lock(1); BEGIN; DECLARE mine CURSOR FOR SELECT 1")
+            .batch_execute("SELECT sluice.last_batch_rejections(); CREATE TEMP TABLE mine (x int); LISTEN mine; SELECT pg_advisory_lock(1); BEGIN; DECLARE mine CURSOR FOR SELECT 1")
             .await
             .expect("a session");
         let cursors = "SELECT name FROM pg_cursors WHERE name IN ('mine', 'evil') ORDER BY 1";
