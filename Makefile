@@ -14,7 +14,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help setup build install-extension test unit coverage demo up down bench bench-peers acceptance soak nemesis disasters faults mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
+.PHONY: help setup build install-extension test unit coverage demo up down bench bench-peers samples acceptance soak nemesis disasters faults mutants upgrade lint fmt doc book package test-package check-deploy check-versions audit
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,10 @@ bench: build ## ratios and times, written to bench/README.md (BENCH=domain: one 
 bench-peers: build ## user.updated against the Debezium JDBC sink, fetched by Maven; written to bench/README.md
 	@scripts/setup.sh --peers
 	@BENCH=peers BENCH_WRITE=1 scripts/with-stack.sh target/release/bench
+
+samples: build ## the samples of docs/publishing.md in all five languages (Node.js and Go from Debian, their clients from npm and the Go proxy)
+	@scripts/setup.sh --samples
+	@scripts/with-stack.sh cargo test --release --workspace --test proofs -- --test-threads=1 --ignored samples::
 
 acceptance: build ## take-over times, latency, cost when idle and of HTTP, memory: a table, exit status 1 on a miss
 	@scripts/with-stack.sh target/release/acceptance

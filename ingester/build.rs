@@ -1,6 +1,6 @@
 //! A new migration is a reason to build anew.
 fn main() {
-    for folder in ["migrations", "bridge", "families"] {
+    for folder in ["migrations", "bridge", "families", "schemas"] {
         println!("cargo:rerun-if-changed=../{folder}");
     }
 }

@@ -10,6 +10,6 @@ python3 -m venv "$book/tools" || { echo "book: python3 and python3-venv are miss
 rm -rf "$book/src"
 mkdir -p "$book/src"
 # In the same folders as here, so that links between them work.
-git ls-files '*.md' 'docs/*' 'bench/*.svg' LICENSE | xargs cp --parents -t "$book/src"
+git ls-files '*.md' 'docs/*' 'bench/*.svg' 'samples/*' LICENSE | xargs cp --parents -t "$book/src"
 "$book/tools/bin/mkdocs" build --quiet
 echo "book: $book/site/index.html"

@@ -3,10 +3,11 @@
 # axe-core from npm.
 # Starts no service and creates no database cluster. If nothing is missing it prints nothing and takes a moment.
 #
-#   scripts/setup.sh [--package|--peers]
+#   scripts/setup.sh [--package|--peers|--samples]
 #
 # --package: the packages for building Debian packages, without those for tests and the demo;
-# --peers: also what `make bench-peers` compares Sluice with: Kafka Connect with Debezium's JDBC sink.
+# --peers: also what `make bench-peers` compares Sluice with: Kafka Connect with Debezium's JDBC sink;
+# --samples: also the clients of the samples in Node.js and Go, which take minutes to build.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,6 +23,8 @@ have_file() { compgen -G "$1" >/dev/null; }
 kafka_is_here() { have_file "$kafka_home/kafka_*.jar"; }
 kafka_tools_are_here() { have_file "$kafka_tools_home/kafka-tools-*.jar"; }
 connect_is_here() { have_file "$connect_home/connect-runtime-*.jar"; }
+python_is_here() { have_file "$python_home/lib/python3*/site-packages/confluent_kafka/__init__.py"; }
+node_is_here() { [ -d "$node_home/node_modules" ]; }
 jars_are_here() { kafka_is_here && kafka_tools_are_here && { [ $peers = no ] || connect_is_here; }; }
 axe_is_here() { [ -e "$axe_home/axe.min.js" ]; }
 # Kafka 4 needs Java 17; the version is in quotes on the first line: openjdk version "17.0.15"
@@ -29,6 +32,9 @@ java_fits() {
   local version
   version=$(java -version 2>&1 | sed -n "s/.*version \"\([0-9]*\).*/\1/p") && [ "${version:-0}" -ge 17 ]
 }
+
+# A sample is run from its source.
+java_compiles() { java --list-modules 2>/dev/null | grep -q '^jdk\.compiler'; }
 
 missing_packages() {
   have_file /usr/lib/postgresql/15/bin/postgres || echo postgresql-15
@@ -57,7 +63,15 @@ missing_packages() {
   have_file '/usr/lib/*/faketime/libfaketime.so.1' || echo libfaketime
   # The documentation sends records with it.
   have kcat || echo kcat
-  java_fits || echo openjdk-17-jre-headless
+  { java_fits && java_compiles; } || echo openjdk-17-jdk-headless
+  python_is_here || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+  if [ $samples_too = yes ]; then
+    have node || echo nodejs
+    have npm || echo npm
+    # Or the build would fetch them from elsewhere.
+    have_file /usr/include/node/node.h || echo libnode-dev
+    have go || echo golang-go
+  fi
   jars_are_here || have mvn || echo maven
   axe_is_here || have npm || echo npm
 }
@@ -190,12 +204,38 @@ fetch_axe() {
   trap - EXIT
 }
 
-package=no peers=no
+# --- clients of the samples ---
+
+fetch_python_client() {
+  say "installing the Python sample's client from PyPI into $python_home"
+  mkdir -p "$java_cache"
+  # In its place from the beginning, for a venv cannot be moved.
+  { python3 -m venv "$python_home" \
+    && "$python_home/bin/pip" install -q --disable-pip-version-check -r "$samples/python/requirements.txt"; } >&2 \
+    || { rm -rf "$python_home"; say "it could not be installed, its test will fail"; }
+}
+
+# Built from its source: what npm would download otherwise is not in its registry.
+fetch_node_client() {
+  local folder log
+  folder=$(mktemp -d "$java_cache/fetching-XXXXXX")
+  log=$(mktemp)
+  say "building the Node.js sample's client in $node_home: this takes minutes"
+  cp "$samples/node/package.json" "$folder"
+  CKJS_LINKING=dynamic npm_config_nodedir=/usr npm_config_build_from_source=@confluentinc/kafka-javascript \
+    npm install --prefix "$folder" --no-audit --no-fund >"$log" 2>&1 \
+    || { rm -rf "$folder"; die "npm could not build it: $(grep -m 1 -i 'error' "$log") (whole log: $log)"; }
+  mv -T "$folder" "$node_home"
+  rm -f "$log"
+}
+
+package=no peers=no samples_too=no
 case ${1:-} in
   "") ;;
   --package) package=yes ;;
   --peers) peers=yes ;;
-  *) die "usage: scripts/setup.sh [--package|--peers]" ;;
+  --samples) samples_too=yes ;;
+  *) die "usage: scripts/setup.sh [--package|--peers|--samples]" ;;
 esac
 
 check_rust
@@ -213,3 +253,5 @@ fi
 [ $package = yes ] || axe_is_here || fetch_axe
 [ $peers = no ] || connect_is_here || fetch "Kafka Connect and Debezium's JDBC sink" "$connect_pom" "$connect_home"
 [ $package = yes ] || "$here/promtool.sh" --version >/dev/null 2>&1 || fetch_promtool
+[ $package = yes ] || python_is_here || fetch_python_client
+[ $samples_too = no ] || node_is_here || fetch_node_client

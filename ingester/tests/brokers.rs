@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sluice::config::kafka::KafkaSettings;
+use sluice::config::kafka::{KafkaSettings, ResultsKey};
 use sluice::kafka::client::Kafka;
 
 const TOPIC: &str = "balances";
@@ -105,6 +105,7 @@ async fn a_client_finds_its_only_broker_again_after_it_named_none() {
         event_topics: None,
         dlq_topic: None,
         results_topic: None,
+        results_key: ResultsKey::Partition,
         properties: BTreeMap::new(),
     };
     let kafka = Arc::new(Kafka::connect(&settings, Arc::default()).expect("settings that fit"));

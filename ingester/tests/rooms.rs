@@ -301,6 +301,7 @@ fn the_architecture_names_what_is_there() {
         "migrations/",
         "bridge/",
         "families/",
+        "schemas/",
         "deploy/",
     ];
     let paths = named

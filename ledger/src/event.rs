@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::account::AccountKey;
 use crate::amount::Amount;
+use crate::fields::text_of_envelope;
 use crate::identity::Identity;
 use crate::verdict::DeadReason;
 
@@ -66,6 +67,12 @@ impl fmt::Display for Defect {
 }
 
 impl std::error::Error for Defect {}
+
+/// The type that an event gives itself, where its payload can be read as far as there. The topic of a record, not this,
+/// decides how it is decoded; who checks an event before it is sent has no topic yet.
+pub fn own_type(payload: &[u8]) -> Option<Cow<'_, str>> {
+    text_of_envelope(payload, "eventType")
+}
 
 /// Refuses a payload that is larger than whoever runs this allows.
 ///

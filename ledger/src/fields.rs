@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::identity::MAX_ID_BYTES;
-use crate::json::{Text, Token};
+use crate::json::{Malformed, Reader, Text, Token};
 
 /// A fault in a text that is JSON. Remembered instead of returned, because the rest of the
 /// text may still turn out not to be JSON, which comes first.
@@ -73,6 +73,25 @@ pub(crate) fn string(token: Token<'_>) -> Option<Cow<'_, str>> {
     } else {
         None
     }
+}
+
+/// A text of the envelope, read by itself, where the payload has that field and is JSON as far as there.
+pub(crate) fn text_of_envelope<'a>(payload: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
+    let read = || -> Result<Option<Cow<'a, str>>, Malformed> {
+        let mut reader = Reader::new(payload)?;
+        if !matches!(reader.value()?, Token::Object) {
+            return Ok(None);
+        }
+        while let Some(key) = reader.next_key()? {
+            let token = reader.value()?;
+            if &*key.value() == name {
+                return Ok(string(token));
+            }
+            reader.skip(token)?;
+        }
+        Ok(None)
+    };
+    read().ok().flatten()
 }
 
 pub(crate) fn is_id(text: &str) -> bool {

@@ -1,7 +1,6 @@
 //! RFC 3339 timestamps, to the microsecond.
 
-use crate::fields::string;
-use crate::json::{Malformed, Reader, Token};
+use crate::fields::text_of_envelope;
 use std::ops::RangeInclusive;
 
 /// What an RFC 3339 timestamp can be, in microseconds since 1970: the years 0 to 9999, a day more on either side for
@@ -130,21 +129,7 @@ fn day_of_month(days_since_1970: i64) -> i64 {
 
 /// The timestamp of an envelope in microseconds since 1970, read no further than that. What is no event may have one, too.
 pub fn of_envelope(payload: &[u8]) -> Option<i64> {
-    let read = || -> Result<Option<i64>, Malformed> {
-        let mut reader = Reader::new(payload)?;
-        if !matches!(reader.value()?, Token::Object) {
-            return Ok(None);
-        }
-        while let Some(key) = reader.next_key()? {
-            let token = reader.value()?;
-            if &*key.value() == "timestamp" {
-                return Ok(string(token).and_then(|text| parse_us(&text)));
-            }
-            reader.skip(token)?;
-        }
-        Ok(None)
-    };
-    read().ok().flatten()
+    text_of_envelope(payload, "timestamp").and_then(|text| parse_us(&text))
 }
 
 #[cfg(test)]

@@ -6,18 +6,21 @@ use std::sync::Arc;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use crate::cli::event_check::Check;
 use crate::cli::find::Find;
 use crate::cli::output::write_line;
 use crate::config::database::DatabaseArgs;
 use crate::config::kafka::{KafkaArgs, KafkaSettings};
 use crate::kafka::client::Kafka;
 use crate::kafka::creation;
-use crate::operator::events::{parsed_schema, schema, types};
+use crate::operator::events::{described, parsed_schema, schema, types};
 
 #[derive(clap::Subcommand)]
 pub enum Events {
     #[command(flatten)]
     Types(Types),
+    /// Decode events as the ingesters would, without Kafka and PostgreSQL; exit status 1 with the reasons where one is refused
+    Check(Check),
     /// What became of an event: where it is, its verdict, its changes, its dead letter, and whether its sender was told
     Find {
         #[command(flatten)]
@@ -37,16 +40,16 @@ pub enum Events {
 
 #[derive(clap::Subcommand)]
 pub enum Types {
-    /// All types with what each one says
+    /// All types with what each one says, and the records that Sluice writes: result, dead-letter
     List,
-    /// The JSON Schema of a type
+    /// The JSON Schema of a type, or of a record that Sluice writes
     Schema {
-        /// For example user.created
+        /// For example user.created, balance.changed, result, dead-letter
         event_type: String,
     },
-    /// A sample event of a type, ready to be sent
+    /// A sample event of a type, ready to be sent; or a sample of a record that Sluice writes
     Sample {
-        /// For example user.created
+        /// For example user.created, balance.changed, result, dead-letter
         event_type: String,
     },
 }
@@ -83,7 +86,7 @@ fn list() -> Result<String, String> {
     table
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic);
-    for event_type in types() {
+    for event_type in described() {
         let schema = parsed_schema(event_type)?;
         let meaning = schema["description"]
             .as_str()
@@ -162,6 +165,7 @@ fn refused(kafka: &Kafka, error: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::kafka::ResultsKey;
 
     #[test]
     fn the_topics_of_the_settings_are_made_with_those_of_the_types() {
@@ -174,6 +178,7 @@ mod tests {
             event_topics: Some(vec!["review.written".to_owned(), "user.created".to_owned()]),
             dlq_topic: Some("db-writer.dlq".to_owned()),
             results_topic: None,
+            results_key: ResultsKey::Partition,
             properties: Default::default(),
         };
         let topics = all_topics(&settings);

@@ -4,6 +4,7 @@
 mod arguments;
 pub mod check;
 pub mod dead_letters;
+mod event_check;
 pub mod events;
 pub mod find;
 mod letters;
@@ -138,7 +139,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Dlq,
     },
-    /// Event types that come with Sluice: list, schema, sample, topics; and what became of an event: find
+    /// Event types that come with Sluice: list, schema, sample, topics; events before they are sent: check; and what became of one: find
     Events {
         #[command(subcommand)]
         command: Events,
@@ -350,6 +351,11 @@ async fn of_events(command: &Events) -> ExitCode {
     match command {
         Events::Types(types) => match events::types_as_text(types) {
             Ok(text) => said(write_line(&text)),
+            Err(line) => fail(BAD_SETTING, &line),
+        },
+        Events::Check(check) => match event_check::check_events(check) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
             Err(line) => fail(BAD_SETTING, &line),
         },
         Events::Find { database, find } => said(find::find(database, find).await),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::config::secrets::{both_set, read_secret};
 use crate::config::setting::{BadSetting, bad};
@@ -37,6 +37,18 @@ pub struct KafkaArgs {
     /// Topic that the verdict of each event is produced to; default: none
     #[arg(long, env = "RESULTS_TOPIC", default_value = "")]
     results_topic: String,
+    /// Key of the records in RESULTS_TOPIC: topic/partition, the event's id, the account of its first change, or its source
+    #[arg(long, env = "RESULTS_KEY", value_enum, default_value_t = ResultsKey::Partition)]
+    results_key: ResultsKey,
+}
+
+/// What the results of one key have in common. They keep their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ResultsKey {
+    Partition,
+    Event,
+    Account,
+    Source,
 }
 
 #[derive(Clone)]
@@ -51,6 +63,7 @@ pub struct KafkaSettings {
     pub event_topics: Option<Vec<String>>,
     pub dlq_topic: Option<String>,
     pub results_topic: Option<String>,
+    pub results_key: ResultsKey,
     /// librdkafka properties from `KAFKA_…`, with the name of the variable.
     pub properties: BTreeMap<String, (String, String)>,
 }
@@ -145,6 +158,7 @@ impl KafkaArgs {
             event_topics,
             dlq_topic,
             results_topic,
+            results_key: self.results_key,
             properties,
         })
     }

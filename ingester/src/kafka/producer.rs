@@ -25,6 +25,8 @@ const DELIVERY: Duration = Duration::from_secs(5);
 
 /// The topic's own limit applies, not librdkafka's default of a megabyte.
 const MESSAGE_MAX_BYTES: (&str, &str) = ("message.max.bytes", "1000000000");
+/// The partition that Java's clients and the samples choose for a key.
+const PARTITIONER: (&str, &str) = ("partitioner", "murmur2_random");
 
 /// The limit of a topic if the brokers do not tell: less than Kafka's default.
 const LIMIT_BYTES: usize = 1_000_000;
@@ -129,9 +131,10 @@ impl TopicProducer {
             .set(STATISTICS.0, STATISTICS.1)
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", DELIVERY.as_millis().to_string());
-        let (property, value) = MESSAGE_MAX_BYTES;
-        if !settings.properties.contains_key(property) {
-            config.set(property, value);
+        for (property, value) in [MESSAGE_MAX_BYTES, PARTITIONER] {
+            if !settings.properties.contains_key(property) {
+                config.set(property, value);
+            }
         }
         let brokers = Arc::new(Brokers::new(&settings.brokers)?);
         Ok(Self {

@@ -62,6 +62,7 @@ pub async fn registered(client: &Client) -> Result<Vec<String>, tokio_postgres::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::kafka::ResultsKey;
 
     fn settings(events: Option<&[&str]>) -> KafkaSettings {
         KafkaSettings {
@@ -73,6 +74,7 @@ mod tests {
             event_topics: events.map(|names| names.iter().map(|name| (*name).into()).collect()),
             dlq_topic: None,
             results_topic: None,
+            results_key: ResultsKey::Partition,
             properties: BTreeMap::new(),
         }
     }

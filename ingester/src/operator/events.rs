@@ -1,13 +1,21 @@
-//! The event types that come with Sluice, from the schemas of this build, and what became of an event.
+//! The JSON Schemas of this build: of the event types that come with Sluice, and of the records that it writes itself.
+//! And what became of an event.
 
-use include_dir::{Dir, include_dir};
+use include_dir::{Dir, File, include_dir};
+use ledger::event::BALANCE_CHANGED;
 use serde_json::Value;
 use tokio_postgres::{Client, Error};
 
 use crate::operator::rows::rows;
 
-static SCHEMAS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../families/platform/events");
+/// Of the core: balance events, and what Sluice produces to `RESULTS_TOPIC` and `DLQ_TOPIC`.
+static CORE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../schemas");
+/// Of the domain events that come with Sluice.
+static FAMILIES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../families/platform/events");
 const ENDING: &str = ".schema.json";
+
+/// The records that Sluice writes itself.
+pub const WRITTEN: [&str; 2] = ["result", "dead-letter"];
 
 const FIND: &str = "SELECT * FROM sluice.find_event($1, $2)";
 
@@ -55,24 +63,32 @@ pub async fn find_of_any(
     Ok(found)
 }
 
-/// The names of all types.
+/// The names of all types of domain events.
 pub fn types() -> Vec<&'static str> {
-    let names = SCHEMAS.files().filter_map(|file| file.path().to_str());
+    let names = FAMILIES.files().filter_map(|file| file.path().to_str());
     let mut types: Vec<_> = names.filter_map(|name| name.strip_suffix(ENDING)).collect();
     types.sort_unstable();
     types
 }
 
-/// The JSON Schema of a type, as it is written.
-pub fn schema(event_type: &str) -> Result<&'static str, String> {
-    let file = SCHEMAS.get_file(format!("{event_type}{ENDING}"));
-    file.and_then(include_dir::File::contents_utf8)
-        .ok_or_else(|| {
-            format!("no event type {event_type:?} comes with Sluice; see `sluice events list`")
-        })
+/// All that has a schema: balance events, domain events, what Sluice writes.
+pub fn described() -> Vec<&'static str> {
+    let mut all = vec![BALANCE_CHANGED];
+    all.extend(types());
+    all.extend(WRITTEN);
+    all
+}
+
+/// The JSON Schema of an event type or a record, as it is written.
+pub fn schema(name: &str) -> Result<&'static str, String> {
+    let file = format!("{name}{ENDING}");
+    let found = CORE.get_file(&file).or_else(|| FAMILIES.get_file(&file));
+    found.and_then(File::contents_utf8).ok_or_else(|| {
+        format!("no event type {name:?} comes with Sluice; see `sluice events list`")
+    })
 }
 
 /// The same, read.
-pub fn parsed_schema(event_type: &str) -> Result<Value, String> {
-    serde_json::from_str(schema(event_type)?).map_err(|error| error.to_string())
+pub fn parsed_schema(name: &str) -> Result<Value, String> {
+    serde_json::from_str(schema(name)?).map_err(|error| error.to_string())
 }

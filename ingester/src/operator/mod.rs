@@ -2,6 +2,7 @@
 //! answers of HTTP, and prints nothing.
 
 pub mod dead_letters;
+pub mod event_check;
 pub mod events;
 pub mod jobs;
 pub mod overview;

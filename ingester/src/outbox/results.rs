@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tracing::warn;
 
 use crate::back_off::back_off;
+use crate::config::kafka::ResultsKey;
 use crate::kafka::headers::of_json;
 use crate::kafka::producer::{Message, TopicProducer};
 use crate::leases::lease::{Held, Leadership, led_among};
@@ -52,6 +54,7 @@ const DISPENSABLE: [(&str, &str); 3] = [
 pub struct Results {
     pub pool: Pool,
     pub producer: TopicProducer,
+    pub key: ResultsKey,
     pub status: Arc<Status>,
     /// Partitions of which the database knows that they have results: they are pruned only up to what was produced.
     pub begun: HashSet<Partition>,
@@ -129,20 +132,22 @@ impl Results {
         let rows = rows.map_err(|failed| failed.describe())?;
         drop(client);
         fault_point!("results.read");
-        // One key for all results of a partition keeps their order.
-        let key = format!("{topic}/{number}");
-        let mut messages: Vec<Message<'_>> = rows
+        let results = rows
             .iter()
-            .filter_map(|row| {
-                Some(Message {
-                    key: Some(key.as_bytes()),
-                    payload: Some(row.get::<_, Option<&str>>("result")?.as_bytes().into()),
-                    headers: Vec::new(),
-                    original_headers: row
-                        .get::<_, Option<Value>>("headers")
-                        .map(|headers| of_json(&headers))
-                        .unwrap_or_default(),
-                })
+            .filter_map(|row| Some((row, row.get::<_, Option<&str>>("result")?)));
+        let results: Vec<(&Row, &str, String)> = results
+            .map(|(row, result)| (row, result, key_of(result, self.key, partition)))
+            .collect();
+        let mut messages: Vec<Message<'_>> = results
+            .iter()
+            .map(|(row, result, key)| Message {
+                key: Some(key.as_bytes()),
+                payload: Some(result.as_bytes().into()),
+                headers: Vec::new(),
+                original_headers: row
+                    .get::<_, Option<Value>>("headers")
+                    .map(|headers| of_json(&headers))
+                    .unwrap_or_default(),
             })
             .collect();
         let bytes: usize = messages.iter().map(Message::size).sum();
@@ -179,6 +184,22 @@ impl Results {
     }
 }
 
+/// The key of a result: results of one key keep their order. Where a result has nothing of the kind that is asked for, it
+/// has the key that all results of its partition have otherwise.
+fn key_of(result: &str, key: ResultsKey, partition: &Partition) -> String {
+    let read = || serde_json::from_str::<Value>(result).unwrap_or_default();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let own = match key {
+        ResultsKey::Partition => None,
+        ResultsKey::Event => text(&read()["eventId"]),
+        ResultsKey::Source => text(&read()["source"]),
+        ResultsKey::Account => read()["balances"][0]["accountId"]
+            .as_i64()
+            .map(|id| id.to_string()),
+    };
+    own.unwrap_or_else(|| partition.to_string())
+}
+
 /// Leaves out the headers of the original, then parts of the result, and adds the length of each as a header; false
 /// where there is nothing left to leave out.
 fn shorten(message: &mut Message<'_>) -> bool {
@@ -209,6 +230,25 @@ fn shorten(message: &mut Message<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_result_has_the_key_that_is_asked_for_or_that_of_its_partition() {
+        let partition = Partition {
+            topic: "balance.changed".to_owned(),
+            number: 3,
+        };
+        let whole = r#"{"eventId":"e-1","source":"s","balances":[{"accountId":-9223372036854775808},{"accountId":7}]}"#;
+        let bare = r#"{"eventId":null,"source":null,"balances":[]}"#;
+        for (key, of_whole) in [
+            (ResultsKey::Partition, "balance.changed/3"),
+            (ResultsKey::Event, "e-1"),
+            (ResultsKey::Source, "s"),
+            (ResultsKey::Account, "-9223372036854775808"),
+        ] {
+            assert_eq!(key_of(whole, key, &partition), of_whole);
+            assert_eq!(key_of(bare, key, &partition), "balance.changed/3");
+        }
+    }
 
     #[test]
     fn a_result_that_is_too_large_loses_its_headers_then_its_balances() {

@@ -196,6 +196,7 @@ fn results(
     let results = Results {
         pool: service.pool.clone(),
         producer,
+        key: settings.kafka.results_key,
         status: service.status.clone(),
         begun: HashSet::new(),
     };

@@ -75,15 +75,7 @@ impl EventType {
     }
 
     pub fn validator(&self) -> Validator {
-        let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
-        compiler.enable_format_assertions();
-        compiler
-            .add_resource("schema.json", self.schema.clone())
-            .expect("a schema");
-        let index = compiler
-            .compile("schema.json", &mut schemas)
-            .unwrap_or_else(|error| panic!("the schema of {}: {error}", self.name));
-        Validator { schemas, index }
+        Validator::of(&self.name, self.schema.clone())
     }
 }
 
@@ -93,6 +85,18 @@ pub struct Validator {
 }
 
 impl Validator {
+    pub fn of(name: &str, schema: Value) -> Self {
+        let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
+        compiler.enable_format_assertions();
+        compiler
+            .add_resource("schema.json", schema)
+            .expect("a schema");
+        let index = compiler
+            .compile("schema.json", &mut schemas)
+            .unwrap_or_else(|error| panic!("the schema of {name}: {error}"));
+        Self { schemas, index }
+    }
+
     /// What is wrong with an event, if something is.
     pub fn refusal(&self, event: &Value) -> Option<String> {
         self.schemas
