@@ -756,6 +756,117 @@ COMMENT ON FUNCTION sluice.blames_record IS
 'Whether an error with this SQLSTATE and message inside a handler is the fault of the event that met it, or of the handler, so that the event may become a dead letter for it. Any other is trouble of the database.';
 GRANT EXECUTE ON FUNCTION sluice.blames_record TO sluice_handler;
 
+-- --- Handlers: tried on events before these are sent ---
+
+CREATE FUNCTION sluice.try_handler(event_type text, events jsonb)
+RETURNS TABLE (nth bigint, event_id text, verdict text, reason text, message text, relation text, written jsonb)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    payloads bytea[];
+    before jsonb;
+    verdicts jsonb;
+    rows jsonb;
+BEGIN
+    IF event_type = 'balance.changed' THEN
+        RAISE EXCEPTION 'balance.changed has no handler: sluice.apply_balance_changes tries changes on the balances as they are'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF jsonb_typeof(events) = 'object' THEN
+        events := jsonb_build_array(events);
+    END IF;
+    IF jsonb_typeof(events) IS DISTINCT FROM 'array' THEN
+        RAISE EXCEPTION 'events must be an event or an array of events' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    payloads := ARRAY(
+        SELECT convert_to(e.event::text, 'UTF8') FROM jsonb_array_elements(events) WITH ORDINALITY AS e (event, n) ORDER BY e.n);
+    before := sluice.handler_counts();
+    BEGIN
+        SELECT jsonb_agg(to_jsonb(t) ORDER BY t.nth) INTO verdicts FROM sluice.try_events(event_type, payloads) t;
+        rows := sluice.handler_rows(before);
+        -- Undoes all that the handler wrote; variables keep their values.
+        RAISE EXCEPTION USING ERRCODE = 'SLTRY';
+    EXCEPTION WHEN SQLSTATE 'SLTRY' THEN
+        -- A handler may raise it, too.
+        IF rows IS NULL THEN
+            RAISE;
+        END IF;
+    END;
+    RETURN QUERY
+    SELECT v.nth, v.event_id, v.verdict, v.reason, v.message, NULL::text, NULL::jsonb
+    FROM jsonb_to_recordset(verdicts) AS v (nth bigint, event_id text, verdict text, reason text, message text)
+    ORDER BY v.nth;
+    RETURN QUERY
+    SELECT NULL::bigint, NULL::text, NULL::text, NULL::text, r.message, r.relation, r.written
+    FROM jsonb_to_recordset(rows) AS r (relation text, written jsonb, message text)
+    ORDER BY r.relation, r.written;
+END
+$$;
+COMMENT ON FUNCTION sluice.try_handler IS
+'Calls the handler of a type with events, as sluice_handler and as for a batch, and undoes it: one row for each event with the verdict that it would get, then one for each row that the handler wrote, as it left it. events: one event or an array. Whether an identity was used before is not looked at. Reads the tables that were written from beginning to end, and locks what it writes until the statement ends.';
+GRANT EXECUTE ON FUNCTION sluice.try_handler TO sluice_admin;
+
+CREATE FUNCTION sluice.try_events(event_type text, payloads bytea[])
+RETURNS TABLE (nth bigint, event_id text, verdict text, reason text, message text)
+LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'try_events_wrapper';
+COMMENT ON FUNCTION sluice.try_events IS
+'Calls the handler of a type with these payloads and answers what each event would come to; sluice.try_handler undoes it.';
+
+CREATE FUNCTION sluice.handler_counts()
+RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(s.relid, jsonb_build_array(s.n_tup_ins + s.n_tup_upd, s.n_tup_del)), '{}')
+    FROM pg_stat_xact_user_tables s WHERE s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0
+$$;
+COMMENT ON FUNCTION sluice.handler_counts IS
+'How many rows this transaction has written and deleted so far, by table.';
+GRANT EXECUTE ON FUNCTION sluice.handler_counts TO sluice_handler;
+
+CREATE FUNCTION sluice.handler_rows(before jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    touched record;
+    of_table jsonb;
+    rows jsonb := '[]';
+BEGIN
+    FOR touched IN
+        SELECT c.key::oid::regclass AS relation,
+            (c.value ->> 0)::bigint - coalesce((before -> c.key ->> 0)::bigint, 0) AS written,
+            (c.value ->> 1)::bigint - coalesce((before -> c.key ->> 1)::bigint, 0) AS deleted
+        FROM jsonb_each(sluice.handler_counts()) c
+        WHERE has_table_privilege(c.key::oid, 'SELECT')
+    LOOP
+        IF touched.written > 0 THEN
+            EXECUTE format('SELECT jsonb_agg(jsonb_build_object(''relation'', %L, ''written'', to_jsonb(row_of.*)))
+                FROM %s row_of WHERE sluice.is_written_here(row_of.xmin::text::bigint)', touched.relation, touched.relation) INTO of_table;
+            rows := rows || coalesce(of_table, '[]');
+        END IF;
+        IF touched.deleted > 0 THEN
+            rows := rows || jsonb_build_object('relation', touched.relation, 'message', format('%s rows deleted', touched.deleted));
+        END IF;
+    END LOOP;
+    RETURN rows;
+END
+$$;
+COMMENT ON FUNCTION sluice.handler_rows IS
+'The rows that this transaction has written since, as role sluice_handler sees them.';
+
+CREATE FUNCTION sluice.is_written_here(xid bigint)
+RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'is_written_here_wrapper';
+COMMENT ON FUNCTION sluice.is_written_here IS
+'Whether a row with this xmin was written by the current transaction.';
+GRANT EXECUTE ON FUNCTION sluice.is_written_here TO sluice_handler;
+
 -- --- Handlers: how they read fields and look for what is referred to. These run as their caller ---
 
 CREATE FUNCTION sluice.read_id(value jsonb, event_id text, field text, required boolean)
@@ -2009,15 +2120,40 @@ BEGIN
     )
     SELECT t.kafka_offset, json_build_object(
         'topic', topic, 'partition', partition, 'offset', t.kafka_offset, 'eventId', t.event_id, 'source', t.source,
-        'verdict', t.verdict, 'reason', t.reason,
+        'eventType', (SELECT CASE WHEN p.is_domain THEN topic ELSE 'balance.changed' END
+            FROM ledger.partition_progress p WHERE p.partition_id = results_at.partition_id),
+        'verdict', t.verdict, 'reason', t.reason, 'message', d.error_message,
         'eventTime', to_char(t.event_time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
         'createdAt', to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
         'balances', coalesce(b.list, '[]'))::text
-    FROM told t LEFT JOIN balances b USING (kafka_offset);
+    FROM told t
+    LEFT JOIN balances b USING (kafka_offset)
+    -- Only of dead records, so that no other is looked up.
+    LEFT JOIN LATERAL (
+        SELECT l.error_message FROM ledger.dead_letters l
+        WHERE t.verdict = 'DEAD' AND l.topic = results_at.topic AND l.partition = results_at.partition
+            AND l.kafka_offset = t.kafka_offset
+    ) d ON true;
 END
 $$;
 COMMENT ON FUNCTION sluice.results_at IS
 'The results of these offsets, as JSON.';
+
+CREATE FUNCTION sluice.dead_letter_keys(topic text, partition integer, kafka_offsets bigint[])
+RETURNS TABLE (kafka_offset bigint, key bytea)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT d.kafka_offset, d.key FROM ledger.dead_letters d
+    WHERE d.topic = dead_letter_keys.topic AND d.partition = dead_letter_keys.partition
+        AND d.kafka_offset = ANY (kafka_offsets) AND d.key IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION sluice.dead_letter_keys IS
+'The keys of dead records, for their results; those without a key are left out.';
+GRANT EXECUTE ON FUNCTION sluice.dead_letter_keys TO sluice_writer;
 
 CREATE FUNCTION sluice.mark_results(topic text, partition integer, next_offset bigint, changed_verdicts bigint[])
 RETURNS void
@@ -2236,3 +2372,6 @@ $$;
 ALTER FUNCTION sluice.call_handler OWNER TO sluice_handler;
 REVOKE ALL ON FUNCTION sluice.call_handler FROM sluice_handler;
 GRANT EXECUTE ON FUNCTION sluice.call_handler TO sluice_owner;
+ALTER FUNCTION sluice.handler_rows OWNER TO sluice_handler;
+REVOKE ALL ON FUNCTION sluice.handler_rows FROM sluice_handler;
+GRANT EXECUTE ON FUNCTION sluice.handler_rows TO sluice_owner;

@@ -17,12 +17,14 @@ use crate::arguments::{all_given, given, span};
 use crate::balances::{apply, correct};
 use crate::domain::events;
 use crate::domain::records::Records;
+use crate::domain::trial::{self, Tried};
 use crate::error::raise;
 use crate::memory;
 use crate::partition::fence::BatchHead;
 use crate::partition::{Leadership, PartitionName, instances, leader};
 use crate::pg::holders;
 use crate::pg::references::{self, TableId};
+use crate::pg::session;
 use crate::replay;
 use crate::steps;
 
@@ -284,6 +286,41 @@ fn heartbeat(
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave(service_id: Option<&str>) {
     instances::leave(given("service_id", service_id));
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn try_events(
+    event_type: Option<&str>,
+    payloads: Option<Array<'_, &[u8]>>,
+) -> TableIterator<
+    'static,
+    (
+        name!(nth, i64),
+        name!(event_id, Option<String>),
+        name!(verdict, &'static str),
+        name!(reason, Option<&'static str>),
+        name!(message, Option<String>),
+    ),
+> {
+    let (event_type, payloads) = (given("event_type", event_type), given("payloads", payloads));
+    let records = payloads.len();
+    memory::ensure(records * memory::BYTES_PER_ROW + carried(Some(&payloads)) * memory::COPIES);
+    let tried = trial::try_events(event_type, payloads.iter().collect());
+    TableIterator::new(tried.into_iter().zip(1..).map(|(tried, nth)| {
+        let Tried {
+            event_id,
+            verdict,
+            reason,
+            message,
+        } = tried;
+        (nth, event_id, verdict.as_str(), reason, message)
+    }))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn is_written_here(xid: i64) -> bool {
+    session::is_of_this_transaction(xid as u32)
 }
 
 #[pg_extern(volatile, parallel_unsafe)]

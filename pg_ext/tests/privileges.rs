@@ -35,6 +35,7 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("count_prunable", &[]),
     ("dangling_references", &[WRITER, READER]),
     ("dead_letter_headers", &[WRITER]),
+    ("dead_letter_keys", &[WRITER]),
     ("discard_dead_letters", &[ADMIN]),
     ("end_results", &[ADMIN]),
     ("event_identity", &[]),
@@ -43,8 +44,11 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("find_event", &[READER]),
     ("forget_result_headers", &[WRITER]),
     ("halt_partition", &[WRITER]),
+    ("handler_counts", &[HANDLER]),
+    ("handler_rows", &[]),
     ("heartbeat", &[WRITER]),
     ("is_processed", &[]),
+    ("is_written_here", &[HANDLER]),
     ("keep_result_headers", &[WRITER]),
     ("keep_topic_id", &[WRITER]),
     ("known_partition", &[]),
@@ -91,6 +95,8 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("step_down", &[ADMIN]),
     ("transaction_holder", &[]),
     ("trip_breaker", &[WRITER]),
+    ("try_events", &[]),
+    ("try_handler", &[ADMIN]),
     ("unmarked_replays", &[WRITER]),
     ("unprocessed_records", &[WRITER]),
     ("unpublished_dead_letters", &[WRITER]),
@@ -376,11 +382,13 @@ async fn functions_run_as_roles_that_cannot_log_in_with_a_path_of_their_own() {
         WHERE n.nspname = 'sluice' AND p.prorettype <> 'trigger'::regtype
             AND NOT (obj_description(p.oid) IS NOT NULL AND CASE
                 -- What handlers call for every event, as themselves.
-                WHEN p.proname ~ '^read_' OR p.proname IN ('absent', 'settle_handler') THEN NOT p.prosecdef AND p.proowner = 'sluice_owner'::regrole
+                WHEN p.proname ~ '^read_' OR p.proname IN ('absent', 'is_written_here', 'settle_handler') THEN NOT p.prosecdef AND p.proowner = 'sluice_owner'::regrole
                 WHEN NOT p.prosecdef THEN false
                 -- Handlers run as a role that has no ledger.
                 WHEN p.proname = 'call_handler' THEN p.proowner = 'sluice_handler'::regrole
                     AND 'search_path=pg_catalog, domain, pg_temp' = ANY (p.proconfig)
+                WHEN p.proname = 'handler_rows' THEN p.proowner = 'sluice_handler'::regrole
+                    AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
                 ELSE p.proowner = 'sluice_owner'::regrole AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
             END)";
     let found: Vec<String> = rows(&admin, definers)

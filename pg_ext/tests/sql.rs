@@ -198,8 +198,9 @@ async fn results_are_told_from_where_they_were_left_and_again_when_a_replay_chan
             panic!("id, source and time: {event:?}");
         };
         let (verdict, reason) = verdict.split_once(' ').expect("verdict and reason");
+        let message = if verdict == "DEAD" { "atest" } else { "null" };
         Some(format!(
-            "{{topic:balance.changed,partition:0,offset:{offset},eventId:{event_id},source:{source},verdict:{verdict},reason:{reason},eventTime:{time},balances:[{balances}]}}"
+            "{{topic:balance.changed,partition:0,offset:{offset},eventId:{event_id},source:{source},eventType:balance.changed,verdict:{verdict},reason:{reason},message:{message},eventTime:{time},balances:[{balances}]}}"
         ))
     };
     let result = |offset: i64, event: &str, verdict: &str, balances: &str| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::cli::event_check::Check;
+use crate::cli::event_try::Try;
 use crate::cli::find::Find;
 use crate::cli::output::write_line;
 use crate::config::database::DatabaseArgs;
@@ -21,6 +22,13 @@ pub enum Events {
     Types(Types),
     /// Decode events as the ingesters would, without Kafka and PostgreSQL; exit status 1 with the reasons where one is refused
     Check(Check),
+    /// Call the handler of a type with events and show what it would write: in PostgreSQL, rolled back, without Kafka. Exit status 1 where it refuses one
+    Try {
+        #[command(flatten)]
+        database: Box<DatabaseArgs>,
+        #[command(flatten)]
+        events: Try,
+    },
     /// What became of an event: where it is, its verdict, its changes, its dead letter, and whether its sender was told
     Find {
         #[command(flatten)]

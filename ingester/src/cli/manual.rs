@@ -9,7 +9,7 @@ use clap_mangen::Man;
 use crate::config::secrets::is_secret;
 
 /// Lines that people type, each with what it is for. A page shows those of its own command.
-const EXAMPLES: [(&str, &str); 36] = [
+const EXAMPLES: [(&str, &str); 38] = [
     (
         "sluice migrate && sluice check && sluice run",
         "from an empty database to committed events",
@@ -126,6 +126,14 @@ const EXAMPLES: [(&str, &str); 36] = [
         "an event that is ready to be sent",
     ),
     (
+        "sluice events check events.jsonl",
+        "whether events can be decoded, before they are sent",
+    ),
+    (
+        "sluice events try user.created events.jsonl",
+        "what the handler of the type makes of them, rolled back",
+    ),
+    (
         "sluice events find dep-1 --source bank",
         "what became of an event",
     ),
@@ -145,7 +153,7 @@ const EXIT_STATUS: [(&str, &str); 3] = [
     ("0", "Done, or stopped by SIGTERM or SIGINT."),
     (
         "1",
-        "Something fails that does not heal by itself; for check: something does not fit.",
+        "Something fails that does not heal by itself; for check: something does not fit; for events check and try: an event is refused.",
     ),
     ("2", "A setting or an argument is wrong; one line names it."),
 ];

@@ -5,6 +5,7 @@ mod arguments;
 pub mod check;
 pub mod dead_letters;
 mod event_check;
+mod event_try;
 pub mod events;
 pub mod find;
 mod letters;
@@ -139,7 +140,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Dlq,
     },
-    /// Event types that come with Sluice: list, schema, sample, topics; events before they are sent: check; and what became of one: find
+    /// Event types that come with Sluice: list, schema, sample, topics; events before they are sent: check, try; and what became of one: find
     Events {
         #[command(subcommand)]
         command: Events,
@@ -357,6 +358,11 @@ async fn of_events(command: &Events) -> ExitCode {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(line) => fail(BAD_SETTING, &line),
+        },
+        Events::Try { database, events } => match event_try::try_events(database, events).await {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(line) => fail(1, &line),
         },
         Events::Find { database, find } => said(find::find(database, find).await),
         Events::Topics { kafka, topics } => match kafka.settings(environment()) {

@@ -76,10 +76,10 @@ impl Findings {
 }
 
 /// An event in a file.
-struct Given<'f> {
-    file: &'f str,
-    line: usize,
-    payload: &'f [u8],
+pub struct Given<'f> {
+    pub file: &'f str,
+    pub line: usize,
+    pub payload: &'f [u8],
 }
 
 impl Given<'_> {
@@ -103,6 +103,10 @@ impl Given<'_> {
 
 pub fn check(files: &[File], rules: &Rules) -> Findings {
     let given: Vec<Given<'_>> = files.iter().flat_map(events_of).collect();
+    check_given(&given, rules)
+}
+
+pub fn check_given(given: &[Given<'_>], rules: &Rules) -> Findings {
     let mut changes = Vec::new();
     let mut findings = Findings::default();
     let decoded: Vec<Result<(String, EventHead<'_>), Refused>> = given
@@ -111,7 +115,7 @@ pub fn check(files: &[File], rules: &Rules) -> Findings {
         .collect();
     let carried: Vec<_> = decoded
         .iter()
-        .zip(&given)
+        .zip(given)
         .map(|(decoded, event)| {
             let (_, head) = decoded.as_ref().ok()?;
             Some((head.identity(), PayloadHash::of(event.payload)))
@@ -205,7 +209,7 @@ fn conflict(event: &Given<'_>, head: &EventHead<'_>, owner: Option<&Given<'_>>) 
 
 /// The events of a file. Each stands on a line of its own, or on several that only together are one JSON text; empty lines
 /// do not count.
-fn events_of(file: &File) -> Vec<Given<'_>> {
+pub fn events_of(file: &File) -> Vec<Given<'_>> {
     let bytes = &file.bytes;
     let (mut events, mut at, mut line) = (Vec::new(), 0, 1);
     while at < bytes.len() {

@@ -18,6 +18,7 @@ const ENDING: &str = ".schema.json";
 pub const WRITTEN: [&str; 2] = ["result", "dead-letter"];
 
 const FIND: &str = "SELECT * FROM sluice.find_event($1, $2)";
+const TRY: &str = "SELECT * FROM sluice.try_handler($1, $2::text::jsonb)";
 
 // Those that have sent something lately: of each partition the last records are asked, by the keys of the tables.
 const SOURCES: &str = "
@@ -61,6 +62,16 @@ pub async fn find_of_any(
         }
     }
     Ok(found)
+}
+
+/// What the handler of a type makes of events, rolled back: a row for each event, then one for each row that it wrote.
+pub async fn try_handler(
+    client: &Client,
+    event_type: &str,
+    payloads: &[&str],
+) -> Result<Vec<Value>, Error> {
+    let events = format!("[{}]", payloads.join(","));
+    rows(client, TRY, &[&event_type, &events]).await
 }
 
 /// The names of all types of domain events.

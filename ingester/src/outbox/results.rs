@@ -2,7 +2,7 @@
 //! them. Read from committed verdicts, at least once, in the order of each partition; the database
 //! records the progress of each partition.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,12 +41,14 @@ const UNSENT: &str = "
     ) u
     WHERE coalesce(u.bytes_before, 0) < $4 ORDER BY u.nth";
 const MARK: &str = "SELECT sluice.mark_results($1, $2, $3, $4)";
+const DEAD_KEYS: &str = "SELECT kafka_offset, key FROM sluice.dead_letter_keys($1, $2, $3)";
 const FORGET_HEADERS: &str = "SELECT sluice.forget_result_headers($1, $2)";
 
 /// What is left out of a result that is too large, in this order, with the header that says so. Topic, partition and
 /// offset still identify its record.
-const DISPENSABLE: [(&str, &str); 3] = [
+const DISPENSABLE: [(&str, &str); 4] = [
     ("balances", "sluice-balances-omitted"),
+    ("message", "sluice-message-omitted"),
     ("source", "sluice-source-omitted"),
     ("eventId", "sluice-event-id-omitted"),
 ];
@@ -130,18 +132,18 @@ impl Results {
             .answer_over(CHUNK_BYTES as usize, client.query(UNSENT, &which))
             .await;
         let rows = rows.map_err(|failed| failed.describe())?;
-        drop(client);
-        fault_point!("results.read");
         let results = rows
             .iter()
             .filter_map(|row| Some((row, row.get::<_, Option<&str>>("result")?)));
-        let results: Vec<(&Row, &str, String)> = results
-            .map(|(row, result)| (row, result, key_of(result, self.key, partition)))
-            .collect();
+        let results: Vec<(&Row, &str)> = results.collect();
+        let keys = self.keys(&client, partition, &results).await?;
+        drop(client);
+        fault_point!("results.read");
         let mut messages: Vec<Message<'_>> = results
             .iter()
-            .map(|(row, result, key)| Message {
-                key: Some(key.as_bytes()),
+            .zip(&keys)
+            .map(|((row, result), key)| Message {
+                key: Some(key),
                 payload: Some(result.as_bytes().into()),
                 headers: Vec::new(),
                 original_headers: row
@@ -172,6 +174,40 @@ impl Results {
         self.forget_headers(&client, partition).await
     }
 
+    /// The key of each result. A dead record has no account; its own key is the sender's word for it. Whatever has nothing of
+    /// the kind that is asked for has the key that all results of the partition have otherwise.
+    async fn keys(
+        &self,
+        client: &Object,
+        partition: &Partition,
+        results: &[(&Row, &str)],
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let otherwise = partition.to_string().into_bytes();
+        if self.key == ResultsKey::Partition {
+            return Ok(vec![otherwise; results.len()]);
+        }
+        let results = results
+            .iter()
+            .map(|(_, result)| serde_json::from_str(result).unwrap_or_default());
+        let results: Vec<Value> = results.collect();
+        let offset = |result: &Value| result["offset"].as_i64().unwrap_or_default();
+        let dead = results.iter().filter(|result| result["verdict"] == "DEAD");
+        let dead: Vec<i64> = dead.map(offset).collect();
+        let mut dead_keys: HashMap<i64, Vec<u8>> = HashMap::new();
+        if self.key == ResultsKey::Account && !dead.is_empty() {
+            let which: [&(dyn ToSql + Sync); 3] = [&partition.topic, &partition.number, &dead];
+            let rows = client.answer(client.query(DEAD_KEYS, &which)).await;
+            let rows = rows.map_err(|failed| failed.describe())?;
+            dead_keys.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
+        }
+        let keys = results.iter().map(|result| {
+            let own = own_key(result, self.key).map(String::into_bytes);
+            let own = own.or_else(|| dead_keys.get(&offset(result)).cloned());
+            own.unwrap_or_else(|| otherwise.clone())
+        });
+        Ok(keys.collect())
+    }
+
     async fn forget_headers(&self, client: &Object, partition: &Partition) -> Result<(), String> {
         let told: [&(dyn ToSql + Sync); 2] = [&partition.topic, &partition.number];
         let forgotten = client.answer(client.execute(FORGET_HEADERS, &told)).await;
@@ -184,20 +220,18 @@ impl Results {
     }
 }
 
-/// The key of a result: results of one key keep their order. Where a result has nothing of the kind that is asked for, it
-/// has the key that all results of its partition have otherwise.
-fn key_of(result: &str, key: ResultsKey, partition: &Partition) -> String {
-    let read = || serde_json::from_str::<Value>(result).unwrap_or_default();
+/// What a result has of the kind that is asked for. Results of one key keep their order.
+fn own_key(result: &Value, key: ResultsKey) -> Option<String> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let own = match key {
+    match key {
         ResultsKey::Partition => None,
-        ResultsKey::Event => text(&read()["eventId"]),
-        ResultsKey::Source => text(&read()["source"]),
-        ResultsKey::Account => read()["balances"][0]["accountId"]
-            .as_i64()
-            .map(|id| id.to_string()),
-    };
-    own.unwrap_or_else(|| partition.to_string())
+        ResultsKey::Event => text(&result["eventId"]),
+        ResultsKey::Source => text(&result["source"]),
+        ResultsKey::Account => {
+            let account = result["balances"][0]["accountId"].as_i64();
+            account.map(|id| id.to_string())
+        }
+    }
 }
 
 /// Leaves out the headers of the original, then parts of the result, and adds the length of each as a header; false
@@ -232,21 +266,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_has_the_key_that_is_asked_for_or_that_of_its_partition() {
-        let partition = Partition {
-            topic: "balance.changed".to_owned(),
-            number: 3,
-        };
-        let whole = r#"{"eventId":"e-1","source":"s","balances":[{"accountId":-9223372036854775808},{"accountId":7}]}"#;
-        let bare = r#"{"eventId":null,"source":null,"balances":[]}"#;
+    fn a_result_has_the_key_that_is_asked_for() {
+        let accounts = serde_json::json!([{"accountId": i64::MIN}, {"accountId": 7}]);
+        let whole = serde_json::json!({"eventId": "e-1", "source": "s", "balances": accounts});
+        let bare = serde_json::json!({"eventId": null, "source": null, "balances": []});
         for (key, of_whole) in [
-            (ResultsKey::Partition, "balance.changed/3"),
-            (ResultsKey::Event, "e-1"),
-            (ResultsKey::Source, "s"),
-            (ResultsKey::Account, "-9223372036854775808"),
+            (ResultsKey::Partition, None),
+            (ResultsKey::Event, Some("e-1")),
+            (ResultsKey::Source, Some("s")),
+            (ResultsKey::Account, Some("-9223372036854775808")),
         ] {
-            assert_eq!(key_of(whole, key, &partition), of_whole);
-            assert_eq!(key_of(bare, key, &partition), "balance.changed/3");
+            assert_eq!(own_key(&whole, key).as_deref(), of_whole);
+            assert_eq!(own_key(&bare, key), None);
         }
     }
 
@@ -254,7 +285,7 @@ mod tests {
     fn a_result_that_is_too_large_loses_its_headers_then_its_balances() {
         let balances = r#"[{"accountId":42,"available":"12.5","currencyCode":"USD","frozen":"0","shardId":1}]"#;
         let result = format!(
-            r#"{{"topic":"balance.changed","partition":3,"offset":4711,"eventId":"e\u0001","source":null,"verdict":"APPLIED","balances":{balances}}}"#
+            r#"{{"topic":"balance.changed","partition":3,"offset":4711,"eventId":"e\u0001","source":null,"verdict":"APPLIED","message":"too long","balances":{balances}}}"#
         );
         let mut message = Message {
             key: Some(b"balance.changed/3"),
@@ -265,7 +296,7 @@ mod tests {
         assert!(shorten(&mut message));
         assert!(message.original_headers.is_empty());
         assert_eq!(message.payload.as_deref(), Some(result.as_bytes()));
-        for _ in ["balances", "eventId"] {
+        for _ in ["balances", "message", "eventId"] {
             assert!(shorten(&mut message));
         }
         assert!(!shorten(&mut message));
@@ -273,12 +304,13 @@ mod tests {
             serde_json::from_slice(message.payload.as_deref().expect("a result")).expect("JSON");
         let expected = serde_json::json!({
             "topic": "balance.changed", "partition": 3, "offset": 4711, "eventId": null, "source": null,
-            "verdict": "APPLIED", "balances": null,
+            "verdict": "APPLIED", "message": null, "balances": null,
         });
         assert_eq!(left, expected);
         let headers = [
             ("sluice-headers-omitted", 13),
             ("sluice-balances-omitted", balances.len()),
+            ("sluice-message-omitted", r#""too long""#.len()),
             ("sluice-event-id-omitted", r#""e\u0001""#.len()),
         ];
         assert_eq!(

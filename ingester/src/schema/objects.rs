@@ -8,7 +8,7 @@ use crate::schema::shipped::{self, SCRIPT};
 use crate::schema::views::{self, Trigger};
 
 /// Functions of schema `sluice` that the ingester's login calls.
-const FUNCTIONS: [&str; 34] = [
+const FUNCTIONS: [&str; 35] = [
     "acquire_partition_lock",
     "renew_partition_lock",
     "release_partition_lock",
@@ -34,6 +34,7 @@ const FUNCTIONS: [&str; 34] = [
     "mark_results",
     "keep_result_headers",
     "result_headers",
+    "dead_letter_keys",
     "forget_result_headers",
     "unprocessed_records",
     "unmarked_replays",

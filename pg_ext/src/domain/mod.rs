@@ -3,3 +3,4 @@
 pub mod events;
 pub mod handlers;
 pub mod records;
+pub mod trial;

@@ -34,6 +34,12 @@ pub fn reads_committed() -> bool {
     level < pg_sys::XACT_REPEATABLE_READ as i32
 }
 
+/// Whether a transaction id is that of the current transaction or of one of its subtransactions that was not undone.
+pub fn is_of_this_transaction(xid: u32) -> bool {
+    // SAFETY: any number may be asked for; the answer comes from this backend's own memory.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(pg_sys::TransactionId::from(xid)) }
+}
+
 /// A setting of this session, whether PostgreSQL knows it or not.
 pub fn setting(name: &str) -> Option<String> {
     let name = CString::new(name).ok()?;

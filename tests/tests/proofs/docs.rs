@@ -13,12 +13,13 @@ use proofs::workload::{Message, credit};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The documents, and who runs their SQL: a superuser where nobody is named.
-const DOCUMENTS: [(&str, Option<&str>); 5] = [
+const DOCUMENTS: [(&str, Option<&str>); 6] = [
     ("contract.md", None),
     ("sql.md", Some(ALICE)),
     ("operations.md", None),
     ("page.md", None),
     ("events.md", None),
+    ("publishing.md", None),
 ];
 const ALICE: &str = "alice";
 /// A block that begins with this line is always run as superuser.

@@ -238,7 +238,9 @@ async fn results_and_dead_letters_are_as_their_schemas_say() {
         );
         let listed = printed(&["list"]);
         assert!(
-            listed.lines().any(|line| line.starts_with(name)),
+            listed
+                .lines()
+                .any(|line| line.split_whitespace().next() == Some(name)),
             "{listed}"
         );
     }
@@ -247,7 +249,11 @@ async fn results_and_dead_letters_are_as_their_schemas_say() {
     for topic in [&letters, &results] {
         scene.kafka().create_topic(topic, 1, &[]).await;
     }
-    let settings = [("DLQ_TOPIC", letters.as_str()), ("RESULTS_TOPIC", &results)];
+    let settings = [
+        ("DLQ_TOPIC", letters.as_str()),
+        ("RESULTS_TOPIC", &results),
+        ("RESULTS_KEY", "account"),
+    ];
     let mut ingester = scene.ingester_with(&settings);
     let mut keyed = Message::of("{");
     keyed.key = Some(b"42".to_vec());
@@ -277,7 +283,25 @@ async fn results_and_dead_letters_are_as_their_schemas_say() {
         let payload = record.message.payload.expect("a result");
         let result: Value = serde_json::from_slice(&payload).expect("JSON");
         assert_eq!(schema.refusal(&result), None, "{result}");
-        verdicts.push(result["verdict"].as_str().expect("a verdict").to_owned());
+        let verdict = result["verdict"].as_str().expect("a verdict").to_owned();
+        assert_eq!(result["eventType"], "balance.changed");
+        let says_why = result["message"]
+            .as_str()
+            .is_some_and(|words| !words.is_empty());
+        assert_eq!(says_why, verdict == "DEAD", "{result}");
+        // By the account, which of a dead record is its key, if it has one.
+        let key = record
+            .message
+            .key
+            .map(|key| String::from_utf8_lossy(&key).into_owned());
+        let has_account = verdict == "APPLIED" || verdict == "REJECTED" || result["offset"] == 7;
+        let otherwise = format!("{}/0", scene.topic);
+        assert_eq!(
+            key.as_deref(),
+            Some(if has_account { "42" } else { &otherwise }),
+            "{result}"
+        );
+        verdicts.push(verdict);
     }
     let expected = [
         "APPLIED",
@@ -297,6 +321,140 @@ async fn results_and_dead_letters_are_as_their_schemas_say() {
     }
     for topic in [&letters, &results] {
         scene.kafka().delete_topic(topic).await;
+    }
+    scene.verify_invariants().await;
+}
+
+/// A user as the handler of user.created takes it, or without what it needs.
+fn user(event_id: &str, name: &str) -> String {
+    format!(
+        r#"{{"eventId":"{event_id}","eventType":"user.created","data":{{"userId":"{event_id}",{name}"email":"a@example.org","role":"USER"}}}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_tried_on_events_and_nothing_of_it_stays() {
+    let scene = Scene::new(1).await;
+    let (address, operator) = scene.operator().await;
+    let client = &scene.database.client;
+    let named = r#""username":"ada","#;
+    let events = [user("u-1", named), user("u-2", ""), user("u-1", named)].join("\n");
+    let try_them = |event_type: &str, input: &str| {
+        let environment = [("ADMIN_DATABASE_URL", address.as_str())];
+        let mut child = sluice_command(&["events", "try", event_type, "-"], &environment)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sluice");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let told =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text"));
+        (output.status.code(), told.concat())
+    };
+    let (status, told) = try_them("user.created", &events);
+    assert_eq!(status, Some(1), "{told}");
+    for part in [
+        "HANDLER_FAILED",
+        r#"event u-2: field "username" is required"#,
+        "DUPLICATE",
+        "domain.users {",
+        r#""user_id":"u-1""#,
+        "Rolled back",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let verdicts: Vec<Vec<&str>> = told
+        .lines()
+        .filter(|line| line.trim_start().starts_with("stdin:"))
+        .map(|line| line.split_whitespace().take(3).collect())
+        .collect();
+    let expected = [
+        ["stdin:1", "u-1", "APPLIED"],
+        ["stdin:2", "u-2", "DEAD"],
+        ["stdin:3", "u-1", "DUPLICATE"],
+    ];
+    assert_eq!(verdicts, expected);
+    let (status, told) = try_them("user.created", &user("u-3", named));
+    assert_eq!(status, Some(0), "{told}");
+    // What cannot be decoded does not get as far.
+    let (status, told) = try_them(
+        "user.created",
+        r#"{"eventId":"u-4","eventType":"user.created","data":{"a":1,"a":2}}"#,
+    );
+    assert_eq!(status, Some(1), "{told}");
+    assert!(
+        told.contains("data.a") && told.contains("nothing was tried"),
+        "{told}"
+    );
+    for (event_type, words) in [
+        ("review.written", "register_handler"),
+        ("balance.changed", "apply_balance_changes"),
+    ] {
+        let event = match event_type {
+            "balance.changed" => printed(&["sample", event_type]),
+            _ => r#"{"eventId":"x","eventType":"review.written","data":{}}"#.to_owned(),
+        };
+        let (status, told) = try_them(event_type, &event);
+        assert_eq!(status, Some(1), "{told}");
+        assert!(told.contains(words), "{words}: {told}");
+    }
+
+    // The same in SQL; a change of a row that is there is undone, too, and so is a deletion.
+    client
+        .batch_execute(
+            "CREATE TABLE domain.x_notes (id text PRIMARY KEY, body text);
+             GRANT SELECT, INSERT, UPDATE, DELETE ON domain.x_notes TO sluice_handler;
+             INSERT INTO domain.x_notes VALUES ('old', 'as it was'), ('gone', NULL);
+             CREATE FUNCTION domain.x_on_note(events domain.event[]) RETURNS void LANGUAGE sql AS $$
+                 INSERT INTO domain.x_notes SELECT e.data ->> 'id', e.data ->> 'body' FROM unnest(events) e
+                 ON CONFLICT (id) DO UPDATE SET body = excluded.body;
+                 DELETE FROM domain.x_notes WHERE id = 'gone'
+             $$;
+             SELECT sluice.register_handler('note.written', 'domain.x_on_note')",
+        )
+        .await
+        .expect("a handler");
+    let note = |id: &str| json!({"eventId": id, "eventType": "note.written", "data": {"id": id, "body": "new"}});
+    let both = json!([note("old"), note("fresh")]).to_string();
+    let tried = format!(
+        "SET ROLE {operator};
+         SELECT coalesce(nth || ' ' || event_id || ' ' || verdict, relation || ' ' || coalesce(written::text, message))
+         FROM sluice.try_handler('note.written', '{both}');
+         RESET ROLE"
+    );
+    let answers = client.simple_query(&tried).await.expect("it may");
+    let answers: Vec<String> = answers
+        .iter()
+        .filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+        .collect();
+    let expected = [
+        "1 old APPLIED",
+        "2 fresh APPLIED",
+        r#"domain.x_notes {"id": "old", "body": "new"}"#,
+        r#"domain.x_notes {"id": "fresh", "body": "new"}"#,
+        "domain.x_notes 1 rows deleted",
+    ];
+    let mut sorted = (answers.clone(), expected.map(str::to_owned).to_vec());
+    sorted.0.sort();
+    sorted.1.sort();
+    assert_eq!(sorted.0, sorted.1);
+    let notes = "SELECT count(*) FROM domain.x_notes WHERE body IS DISTINCT FROM 'new'";
+    assert_eq!(scene.database.count(notes).await, 2);
+    for table in [
+        "domain.users",
+        "ledger.event_identities",
+        "ledger.verdicts",
+        "ledger.dead_letters",
+    ] {
+        let rows = format!("SELECT count(*) FROM {table}");
+        assert_eq!(scene.database.count(&rows).await, 0, "{table}");
     }
     scene.verify_invariants().await;
 }
