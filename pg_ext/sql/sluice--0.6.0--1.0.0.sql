@@ -1877,7 +1877,7 @@ COMMENT ON FUNCTION sluice.handler_rows IS
 
 CREATE FUNCTION sluice.is_written_here(xid bigint)
 RETURNS boolean
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'is_written_here_wrapper';
 COMMENT ON FUNCTION sluice.is_written_here IS
 'Whether a row with this xmin was written by the current transaction.';

@@ -319,8 +319,8 @@ fn try_events(
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
-fn is_written_here(xid: i64) -> bool {
-    session::is_of_this_transaction(xid as u32)
+fn is_written_here(xid: Option<i64>) -> bool {
+    xid.is_some_and(|xid| session::is_of_this_transaction(xid as u32))
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
