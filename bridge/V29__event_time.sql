@@ -51,11 +51,15 @@ UPDATE ledger.balance_checkpoints SET pruned_event_time_until = pruned_until;
 ALTER TABLE ledger.balance_checkpoints ALTER pruned_event_time_until SET NOT NULL;
 COMMENT ON COLUMN ledger.balance_checkpoints.pruned_event_time_until IS 'The latest own time of the removed changes (that of its commit where an event gave none): from there on the balance is known by event time.';
 
-CREATE OR REPLACE VIEW ledger.balance_change_logs AS
+-- Amounts without their trailing zeros have another type, so both views are made again.
+DROP VIEW ledger.balance_change_logs, ledger.account_history;
+
+CREATE VIEW ledger.balance_change_logs AS
 SELECT
     p.topic, p.partition, l.kafka_offset, l.change_no, l.event_id,
     l.account_id, l.shard_id, l.currency_code,
-    l.available_delta, l.frozen_delta, l.available_after, l.frozen_after,
+    trim_scale(l.available_delta) AS available_delta, trim_scale(l.frozen_delta) AS frozen_delta,
+    trim_scale(l.available_after) AS available_after, trim_scale(l.frozen_after) AS frozen_after,
     CASE WHEN l.reject_reason IS NULL THEN 'APPLIED' ELSE 'REJECTED' END AS status,
     l.reject_reason,
     l.created_at,
@@ -78,13 +82,14 @@ FROM (
 ) v
 JOIN ledger.partition_leases p USING (partition_id);
 
-CREATE OR REPLACE VIEW ledger.account_history AS
+CREATE VIEW ledger.account_history AS
 SELECT b.account_id, b.shard_id, b.currency_code, h.nth,
     CASE WHEN h.partition_id IS NOT NULL THEN h.created_at ELSE (
         SELECT c.pruned_until FROM ledger.balance_checkpoints c
         WHERE c.account_id = b.account_id AND c.shard_id = b.shard_id AND c.currency_code = b.currency_code
     ) END AS created_at,
-    h.available_delta, h.frozen_delta, h.available_after, h.frozen_after,
+    trim_scale(h.available_delta) AS available_delta, trim_scale(h.frozen_delta) AS frozen_delta,
+    trim_scale(h.available_after) AS available_after, trim_scale(h.frozen_after) AS frozen_after,
     h.event_id, h.source,
     (SELECT p.topic FROM ledger.partition_leases p WHERE p.partition_id = h.partition_id) AS topic,
     (SELECT p.partition FROM ledger.partition_leases p WHERE p.partition_id = h.partition_id) AS partition,

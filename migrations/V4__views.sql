@@ -67,7 +67,9 @@ FROM ledger.partition_leader_locks l
 JOIN ledger.partition_leases i USING (topic, partition)
 LEFT JOIN ledger.partition_halts h USING (topic, partition)
 LEFT JOIN ledger.partition_reports r ON r.partition_id = i.partition_id AND r.service_id = l.leader_svc_id
-    AND r.reported_at > clock_timestamp() - interval '10 s';
+    AND r.reported_at > clock_timestamp() - interval '10 s'
+-- Manual corrections are logged as a partition that no instance leads.
+WHERE l.topic <> 'manual corrections';
 COMMENT ON VIEW ledger.partition_status IS 'Each partition: who leads it and for how long, whether it runs, records that wait in Kafka, records committed per second, and the last batch by phase in microseconds. What the leader says of it is up to 2 s old, and NULL once it is older than 10 s.';
 COMMENT ON COLUMN ledger.partition_status.topic IS 'The Kafka topic.';
 COMMENT ON COLUMN ledger.partition_status.partition IS 'The partition of the topic, counted from 0.';
@@ -88,7 +90,8 @@ CREATE VIEW ledger.balance_change_logs AS
 SELECT
     p.topic, p.partition, l.kafka_offset, l.change_no, l.event_id,
     l.account_id, l.shard_id, l.currency_code,
-    l.available_delta, l.frozen_delta, l.available_after, l.frozen_after,
+    trim_scale(l.available_delta) AS available_delta, trim_scale(l.frozen_delta) AS frozen_delta,
+    trim_scale(l.available_after) AS available_after, trim_scale(l.frozen_after) AS frozen_after,
     CASE WHEN l.reject_reason IS NULL THEN 'APPLIED' ELSE 'REJECTED' END AS status,
     l.reject_reason,
     l.created_at,
@@ -128,7 +131,7 @@ FROM (
     FROM ledger.verdicts e
 ) v
 JOIN ledger.partition_leases p USING (partition_id);
-COMMENT ON VIEW ledger.event_verdicts IS 'Exactly one row for every record below the committed offset.';
+COMMENT ON VIEW ledger.event_verdicts IS 'Exactly one row for every record below the committed offset, and under topic ''manual corrections'' one for each correction by hand.';
 COMMENT ON COLUMN ledger.event_verdicts.topic IS 'The Kafka topic.';
 COMMENT ON COLUMN ledger.event_verdicts.partition IS 'The partition of the topic, counted from 0.';
 COMMENT ON COLUMN ledger.event_verdicts.kafka_offset IS 'The offset of the record in its partition.';
@@ -145,7 +148,8 @@ SELECT b.account_id, b.shard_id, b.currency_code, h.nth,
         SELECT c.pruned_until FROM ledger.balance_checkpoints c
         WHERE c.account_id = b.account_id AND c.shard_id = b.shard_id AND c.currency_code = b.currency_code
     ) END AS created_at,
-    h.available_delta, h.frozen_delta, h.available_after, h.frozen_after,
+    trim_scale(h.available_delta) AS available_delta, trim_scale(h.frozen_delta) AS frozen_delta,
+    trim_scale(h.available_after) AS available_after, trim_scale(h.frozen_after) AS frozen_after,
     h.event_id, h.source,
     (SELECT p.topic FROM ledger.partition_leases p WHERE p.partition_id = h.partition_id) AS topic,
     (SELECT p.partition FROM ledger.partition_leases p WHERE p.partition_id = h.partition_id) AS partition,

@@ -724,6 +724,12 @@ BEGIN
         -- As everybody locks.
         ORDER BY d.topic COLLATE "C", d.partition, d.kafka_offset
         LIMIT max_rows);
+    IF cardinality(found) = 0 AND ids IS NULL THEN
+        RAISE NOTICE 'no % dead letter fits', lower(wanted) USING HINT = coalesce((
+            SELECT 'There are such of ' || string_agg(format('%s (%s)', t.topic, t.error_code), ', ') || '.'
+            FROM (SELECT DISTINCT d.topic, d.error_code FROM ledger.dead_letters d WHERE d.status = wanted
+                ORDER BY 1, 2 LIMIT 20) t), 'There is none at all.');
+    END IF;
     RETURN QUERY SELECT * FROM unnest(found);
     -- Those that were meant and are left out, with the reason.
     RETURN QUERY
@@ -830,6 +836,7 @@ BEGIN
         NULL; -- all is as before, but for what was found out
     END;
     IF NOT dry_run THEN
+        PERFORM sluice.ask_why(why);
         INSERT INTO ledger.dead_letter_actions (dead_letter_id, action, by_user, why, verdict, reason, payload)
         SELECT o.id, 'REPLAY', session_user, replay_dead_letters.why, o.verdict, o.reason, replay_dead_letters.payload
         FROM unnest(outcomes) o;
@@ -858,6 +865,9 @@ DECLARE
     seen ledger.dead_letters;
     wanted text := CASE action WHEN 'RESTORE' THEN 'DISCARDED' ELSE 'PARKED' END;
 BEGIN
+    IF NOT dry_run THEN
+        PERFORM sluice.ask_why(why);
+    END IF;
     FOR letter IN SELECT * FROM sluice.find_dead_letters(action, ids, topic, error_code, key, since, until, max_rows) LOOP
         IF letter.verdict IS NOT NULL THEN
             -- What counts is what stands there under the lock.
@@ -882,6 +892,20 @@ END
 $$;
 COMMENT ON FUNCTION sluice.settle_dead_letters(text, bigint[], text, text, bytea, timestamptz, timestamptz, text, integer, boolean) IS
 'What sluice.discard_dead_letters and sluice.restore_dead_letters do; they are the ones to call.';
+
+CREATE FUNCTION sluice.ask_why(why text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF coalesce(btrim(why), '') = '' THEN
+        RAISE NOTICE 'no reason was given' USING HINT = 'why => ''…'' is kept with each dead letter in ledger.dead_letter_actions.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sluice.ask_why(text) IS
+'Raises a notice where a change by hand is made without its reason.';
 
 CREATE OR REPLACE FUNCTION sluice.discard_dead_letters(
     ids bigint[] DEFAULT NULL, topic text DEFAULT NULL, error_code text DEFAULT NULL, key bytea DEFAULT NULL,
@@ -1108,6 +1132,126 @@ $$;
 COMMENT ON FUNCTION sluice.check_clock(text) IS
 'Refuses what is not the name of a clock: created_at, the database''s, or event_time, the sender''s.';
 
+CREATE FUNCTION sluice.tell_unknown_balance(account_id bigint, shard_id integer, currency_code text)
+RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    others text;
+BEGIN
+    IF EXISTS (SELECT FROM ledger.account_balances b WHERE b.account_id = tell_unknown_balance.account_id
+        AND b.shard_id = tell_unknown_balance.shard_id AND b.currency_code = tell_unknown_balance.currency_code)
+    THEN
+        RETURN;
+    END IF;
+    SELECT string_agg(format('%s (shard %s)', o.currency_code, o.shard_id), ', ') INTO others
+    FROM (SELECT b.currency_code, b.shard_id FROM ledger.account_balances b
+        WHERE b.account_id = tell_unknown_balance.account_id ORDER BY 2, 1 LIMIT 20) o;
+    RAISE NOTICE 'account % has no balance in % (shard %)', account_id, currency_code, shard_id
+        USING HINT = coalesce('It has balances in ' || others || '.', 'It has no balance at all.');
+END
+$$;
+COMMENT ON FUNCTION sluice.tell_unknown_balance(bigint, integer, text) IS
+'Raises a notice for a balance that does not exist, and names those that the account has.';
+
+CREATE OR REPLACE FUNCTION sluice.apply_balance_changes(changes jsonb, reason text, dry_run boolean DEFAULT true)
+RETURNS SETOF sluice.corrected
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    event jsonb := jsonb_build_object(
+        'eventId', gen_random_uuid(), 'eventType', 'balance.changed', 'source', 'manual:' || session_user,
+        'data', jsonb_build_object('changes', changes));
+    place record;
+    outcomes sluice.corrected[];
+BEGIN
+    IF coalesce(btrim(reason), '') = '' THEN
+        RAISE EXCEPTION 'reason is missing' USING ERRCODE = 'invalid_parameter_value', HINT = 'Say why, for those who read the log later.';
+    END IF;
+    BEGIN
+        SELECT * INTO place FROM sluice.correct_balances(event::text, reason);
+        outcomes := ARRAY(
+            SELECT (l.event_id, l.account_id, l.shard_id, l.currency_code, trim_scale(l.available_delta), trim_scale(l.frozen_delta),
+                trim_scale(l.available_after), trim_scale(l.frozen_after), CASE WHEN l.reject_reason IS NULL THEN 'APPLIED' ELSE 'REJECTED' END,
+                l.reject_reason)::sluice.corrected
+            FROM ledger.balance_log l
+            WHERE l.partition_id = place.partition_id AND l.kafka_offset = place.kafka_offset
+            ORDER BY l.change_no);
+        IF dry_run THEN
+            RAISE EXCEPTION USING ERRCODE = 'S0DRY';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'S0DRY' THEN
+        NULL; -- all is as before, but for what was found out
+    END;
+    RETURN QUERY SELECT * FROM unnest(outcomes);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION sluice.verify_balances()
+RETURNS TABLE (
+    account_id bigint, shard_id integer, currency_code text,
+    available numeric, logged_available numeric, frozen numeric, logged_frozen numeric)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT b.account_id, b.shard_id, b.currency_code, trim_scale(b.available), trim_scale(s.available), trim_scale(b.frozen), trim_scale(s.frozen)
+    FROM ledger.account_balances b
+    FULL JOIN (
+        SELECT l.account_id, l.shard_id, l.currency_code, sum(l.available) AS available, sum(l.frozen) AS frozen
+        FROM (
+            SELECT g.account_id, g.shard_id, g.currency_code, g.available_delta AS available, g.frozen_delta AS frozen
+            FROM ledger.balance_log g
+            WHERE g.reject_reason IS NULL
+            UNION ALL
+            SELECT c.account_id, c.shard_id, c.currency_code, c.available, c.frozen FROM ledger.balance_checkpoints c
+        ) l
+        GROUP BY 1, 2, 3
+    ) s ON (s.account_id, s.shard_id, s.currency_code) = (b.account_id, b.shard_id, b.currency_code)
+    WHERE b.available IS DISTINCT FROM s.available OR b.frozen IS DISTINCT FROM s.frozen;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION sluice.offset_gaps(topic text, partition integer)
+RETURNS TABLE (first_offset bigint, next_offset bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM ledger.partition_leases l
+        WHERE l.topic = offset_gaps.topic AND l.partition = offset_gaps.partition)
+    THEN
+        RAISE NOTICE 'no ingester has read %/% yet', topic, partition
+            USING HINT = 'SELECT topic, partition FROM ledger.partition_status shows the partitions that are known.';
+    END IF;
+    RETURN QUERY
+    WITH place AS (
+        SELECT p.partition_id, p.commit_offset
+        FROM ledger.partition_progress p JOIN ledger.partition_leases l USING (partition_id)
+        WHERE l.topic = offset_gaps.topic AND l.partition = offset_gaps.partition
+    ), covered AS (
+        SELECT l.kafka_offset AS first, l.kafka_offset + 1 AS next
+        FROM place JOIN ledger.balance_log l USING (partition_id) WHERE l.change_no = 0
+        UNION ALL
+        SELECT v.kafka_offset, v.kafka_offset + 1 FROM place JOIN ledger.verdicts v USING (partition_id)
+        UNION ALL
+        SELECT h.first_offset, h.next_offset FROM place JOIN ledger.offset_holes h USING (partition_id)
+        UNION ALL
+        SELECT 0, r.pruned_below FROM place JOIN ledger.retention r USING (partition_id)
+        UNION ALL
+        SELECT commit_offset, commit_offset FROM place
+    ), gaps AS (
+        SELECT coalesce(max(c.next) OVER (ORDER BY c.first, c.next ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS first,
+            c.first AS next
+        FROM covered c
+    )
+    SELECT g.first, g.next FROM gaps g WHERE g.first < g.next ORDER BY 1;
+END
+$$;
+
 CREATE FUNCTION sluice.brought_forward_until(account_id bigint, shard_id integer, currency_code text)
 RETURNS timestamptz
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1144,6 +1288,7 @@ BEGIN
         FROM ledger.account_history h
         WHERE h.account_id = account_history.account_id AND h.shard_id = account_history.shard_id
             AND h.currency_code = account_history.currency_code AND h.created_at >= since AND h.created_at < until;
+        PERFORM sluice.tell_unknown_balance(account_id, shard_id, currency_code) WHERE NOT FOUND;
         RETURN;
     END IF;
     brought_forward := sluice.brought_forward_until(account_id, shard_id, currency_code);
@@ -1165,12 +1310,13 @@ BEGIN
     )
     SELECT s.place, CASE WHEN s.is_brought_forward THEN s.happened ELSE s.event_time END, s.created_at, s.available_delta, s.frozen_delta,
         -- Which of the pruned changes happened before one that is left, nobody knows.
-        CASE WHEN s.happened < brought_forward THEN NULL ELSE s.available END,
-        CASE WHEN s.happened < brought_forward THEN NULL ELSE s.frozen END,
+        CASE WHEN s.happened < brought_forward THEN NULL ELSE trim_scale(s.available) END,
+        CASE WHEN s.happened < brought_forward THEN NULL ELSE trim_scale(s.frozen) END,
         s.event_id, s.source, s.topic, s.partition, s.kafka_offset, s.change_no
     FROM summed s
     WHERE s.happened >= since AND s.happened < until
     ORDER BY s.place;
+    PERFORM sluice.tell_unknown_balance(account_id, shard_id, currency_code) WHERE NOT FOUND;
 END
 $$;
 COMMENT ON FUNCTION sluice.account_history(bigint, integer, text, timestamptz, timestamptz, text) IS
@@ -1206,12 +1352,14 @@ BEGIN
         IF pruned_until IS NULL OR pruned_until <= at THEN
             -- Events need not have been committed in the order in which they happened: each is looked at.
             RETURN QUERY
-            SELECT sum(coalesce(h.available_delta, h.available_after)), sum(coalesce(h.frozen_delta, h.frozen_after))
+            SELECT trim_scale(sum(coalesce(h.available_delta, h.available_after))),
+                trim_scale(sum(coalesce(h.frozen_delta, h.frozen_after)))
             FROM ledger.account_history h
             WHERE h.account_id = balance_as_of.account_id AND h.shard_id = balance_as_of.shard_id
                 AND h.currency_code = balance_as_of.currency_code
                 AND (h.kafka_offset IS NULL OR coalesce(h.event_time, h.created_at) <= balance_as_of.at)
             HAVING count(*) > 0;
+            PERFORM sluice.tell_unknown_balance(account_id, shard_id, currency_code) WHERE NOT FOUND;
             RETURN;
         END IF;
     END IF;
@@ -1219,6 +1367,7 @@ BEGIN
         RAISE EXCEPTION 'the log of this balance was pruned up to %', pruned_until
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Ask for that moment or a later one.';
     END IF;
+    PERFORM sluice.tell_unknown_balance(account_id, shard_id, currency_code);
 END
 $$;
 COMMENT ON FUNCTION sluice.balance_as_of(bigint, integer, text, timestamptz, text) IS
@@ -1678,7 +1827,7 @@ BEGIN
     FOR f IN
         SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'sluice'::regnamespace
-            AND p.proname IN ('is_processed', 'unprocessed_records', 'unmarked_replays', 'mark_replays')
+            AND p.proname IN ('is_processed', 'unprocessed_records', 'unmarked_replays', 'mark_replays', 'tell_unknown_balance', 'ask_why')
     LOOP
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO sluice_owner', f);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);

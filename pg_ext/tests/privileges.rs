@@ -105,6 +105,8 @@ const FUNCTIONS: &[(&str, &[&str])] = &[
     ("verify_balances", &[READER]),
     ("withdraw_burial", &[ADMIN]),
     ("why_left_out", &[]),
+    ("ask_why", &[]),
+    ("tell_unknown_balance", &[]),
 ];
 
 /// What the writer may read of whole tables and views; of leases and progress it may read some columns.

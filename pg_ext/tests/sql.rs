@@ -24,7 +24,7 @@ async fn corrections_follow_the_rules_of_events_and_name_who_made_them() {
         )
     };
     let credit = r#"[{"accountId": 1, "currencyCode": "USD", "availableDelta": 12.5}]"#;
-    let applied = Some("APPLIED 12.500000000000000000".to_owned());
+    let applied = Some("APPLIED 12.5".to_owned());
     assert_eq!(text(&admin, &correct(credit, "gift", true)).await, applied);
     assert_eq!(available(&database, 1).await, None, "only a dry run");
     assert_eq!(text(&admin, &correct(credit, "gift", false)).await, applied);
@@ -77,10 +77,9 @@ async fn audits_find_nothing_where_all_is_well_and_name_what_is_not() {
             "SELECT available::text || ' ' || frozen::text FROM sluice.balance_as_of(1, 0, 'USD', {at})"
         )
     };
-    let zeros = "0".repeat(18);
     assert_eq!(
-        text(&admin, &at("clock_timestamp()")).await,
-        Some(format!("6.{zeros} 1.{zeros}"))
+        text(&admin, &at("clock_timestamp()")).await.as_deref(),
+        Some("6 1")
     );
     assert_eq!(text(&admin, &at("'-infinity'")).await, None);
 
@@ -94,8 +93,8 @@ async fn audits_find_nothing_where_all_is_well_and_name_what_is_not() {
         .await
         .expect("sabotage");
     assert_eq!(
-        text(&admin, verify).await,
-        Some(format!("1 7.{zeros} -4.{zeros}"))
+        text(&admin, verify).await.as_deref(),
+        Some("1 7 -4")
     );
     assert_eq!(text(&admin, gaps).await.as_deref(), Some("2-4 6-8"));
 }
