@@ -92,10 +92,7 @@ async fn audits_find_nothing_where_all_is_well_and_name_what_is_not() {
         )
         .await
         .expect("sabotage");
-    assert_eq!(
-        text(&admin, verify).await.as_deref(),
-        Some("1 7 -4")
-    );
+    assert_eq!(text(&admin, verify).await.as_deref(), Some("1 7 -4"));
     assert_eq!(text(&admin, gaps).await.as_deref(), Some("2-4 6-8"));
 }
 
