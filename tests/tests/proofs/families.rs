@@ -1354,6 +1354,9 @@ async fn domain_is_for_handlers_to_write_and_for_readers_to_read() {
     let readers = [
         "sluice.absent(regclass,text[],text[])",
         "sluice.blames_record(text,text)",
+        // What a handler that is tried has written, by counts and by row.
+        "sluice.handler_counts()",
+        "sluice.is_written_here(bigint)",
         "sluice.read_amount(jsonb,text,text,boolean,boolean)",
         "sluice.read_currency(jsonb,text,text,boolean)",
         "sluice.read_id(jsonb,text,text,boolean)",
